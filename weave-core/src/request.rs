@@ -1,0 +1,503 @@
+//! The generation request (msg_type 0x0001) for Stable Diffusion 3.5.
+//!
+//! | payload offset | size | field | range |
+//! | --- | --- | --- | --- |
+//! | 0 | 8 | request_id | chosen by the client |
+//! | 8 | 4 | model_id | 0 |
+//! | 12 | 4 | width | 64 to 2048, a multiple of 64 |
+//! | 16 | 4 | height | 64 to 2048, a multiple of 64 |
+//! | 20 | 4 | steps | 1 to 100 |
+//! | 24 | 4 | cfg_scale | 0.0 to 20.0 |
+//! | 28 | 8 | seed | 0: the server draws one |
+//! | 36 | 24 | (offset, length) of the prompt for CLIP-L, CLIP-G and T5 | length 1 to 2048 |
+//! | 60 | … | prompt_data, at most 6,144 bytes | |
+//!
+//! [`parse`] checks in the order of the protocol, and the first failure decides: version,
+//! msg_type, room for the first 12 bytes, model_id, room for the parameters, width and height,
+//! steps, cfg_scale, the three lengths, the size of prompt_data, the three ranges, UTF-8, NUL.
+//! The three ranges may overlap.
+
+use core::fmt;
+
+use nom::bytes::complete::take;
+use nom::combinator::rest;
+use nom::sequence::preceded;
+use nom::{Finish, Parser};
+use zerocopy::byteorder::big_endian::{F32, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::NoRoom;
+use crate::error::{ErrorCode, write_parts};
+use crate::frame::{Frame, Header, Kind, Short, fixed};
+use crate::limits::{
+    HEADER_LEN, MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE,
+    MIN_PROMPT_LEN, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35, REQUEST_FIXED_LEN, REQUEST_PARAMS_LEN,
+    REQUEST_PREFIX_LEN, SIDE_STEP, VERSION,
+};
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawPrefix {
+    request_id: U64,
+    model_id: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawParams {
+    width: U32,
+    height: U32,
+    steps: U32,
+    cfg_scale: F32,
+    seed: U64,
+    /// Offset and length for CLIP-L, CLIP-G and T5.
+    regions: [[U32; 2]; 3],
+}
+
+const _: () = assert!(size_of::<RawPrefix>() == REQUEST_PREFIX_LEN);
+const _: () = assert!(size_of::<RawParams>() == REQUEST_PARAMS_LEN);
+
+/// The numbers of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params {
+    /// Pixels, 64 to 2048, a multiple of 64.
+    pub width: u32,
+    /// Pixels, 64 to 2048, a multiple of 64.
+    pub height: u32,
+    /// Denoising steps, 1 to 100.
+    pub steps: u32,
+    /// Classifier-free guidance scale, 0.0 to 20.0.
+    pub cfg_scale: f32,
+    /// 0 lets the server draw one; any other value gives the same image again.
+    pub seed: u64,
+}
+
+impl Params {
+    /// Checks every range, in the protocol's order.
+    ///
+    /// # Errors
+    /// The first field that is out of its range.
+    pub fn check(&self) -> Result<(), RequestError> {
+        let side_is_legal =
+            |side: u32| (MIN_SIDE..=MAX_SIDE).contains(&side) && side.is_multiple_of(SIDE_STEP);
+        if !side_is_legal(self.width) {
+            return Err(RequestError::Width(self.width));
+        }
+        if !side_is_legal(self.height) {
+            return Err(RequestError::Height(self.height));
+        }
+        if !(MIN_STEPS..=MAX_STEPS).contains(&self.steps) {
+            return Err(RequestError::Steps(self.steps));
+        }
+        // NaN is in no range; -0.0 equals 0.0.
+        if !(MIN_CFG_SCALE..=MAX_CFG_SCALE).contains(&self.cfg_scale) {
+            return Err(RequestError::CfgScale(self.cfg_scale));
+        }
+        Ok(())
+    }
+}
+
+/// One of SD 3.5's three text encoders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoder {
+    /// OpenAI CLIP ViT-L/14.
+    ClipL,
+    /// OpenCLIP ViT-G/14.
+    ClipG,
+    /// T5-XXL.
+    T5,
+}
+
+impl Encoder {
+    /// All three, in the order of the offset table.
+    pub const ALL: [Self; 3] = [Self::ClipL, Self::ClipG, Self::T5];
+
+    /// The prefix of the encoder's fields in the specification.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClipL => "clip_l",
+            Self::ClipG => "clip_g",
+            Self::T5 => "t5",
+        }
+    }
+}
+
+/// A place in prompt_data, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Region {
+    offset: u32,
+    length: u32,
+}
+
+/// The texts for the three encoders.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Prompts<'a> {
+    texts: [&'a str; 3],
+    /// How they lay in the frame they came from, so that it can be emitted again as it was.
+    received: Option<([Region; 3], &'a [u8])>,
+}
+
+impl<'a> Prompts<'a> {
+    /// The same text for all three encoders, which is what v1's engines take.
+    #[must_use]
+    pub const fn same(text: &'a str) -> Self {
+        Self::each(text, text, text)
+    }
+
+    /// A text for each encoder.
+    #[must_use]
+    pub const fn each(clip_l: &'a str, clip_g: &'a str, t5: &'a str) -> Self {
+        Self { texts: [clip_l, clip_g, t5], received: None }
+    }
+
+    /// The prompt for CLIP-L; v1's engines use this one for all three.
+    #[must_use]
+    pub const fn clip_l(&self) -> &'a str {
+        let [text, _, _] = self.texts;
+        text
+    }
+
+    /// The prompt for CLIP-G.
+    #[must_use]
+    pub const fn clip_g(&self) -> &'a str {
+        let [_, text, _] = self.texts;
+        text
+    }
+
+    /// The prompt for T5.
+    #[must_use]
+    pub const fn t5(&self) -> &'a str {
+        let [_, _, text] = self.texts;
+        text
+    }
+
+    /// Whether all three are the same.
+    #[must_use]
+    pub fn are_equal(&self) -> bool {
+        self.clip_l() == self.clip_g() && self.clip_l() == self.t5()
+    }
+
+    /// Checks lengths and NUL, in the protocol's order.
+    ///
+    /// # Errors
+    /// The first text that can't be sent.
+    pub fn check(&self) -> Result<(), RequestError> {
+        for (encoder, text) in Encoder::ALL.into_iter().zip(self.texts) {
+            check_length(encoder, u32::try_from(text.len()).unwrap_or(u32::MAX))?;
+        }
+        Encoder::ALL.into_iter().zip(self.texts).try_for_each(|(encoder, text)| check_nul(encoder, text))
+    }
+
+    fn layout(&self) -> ([Region; 3], [&'a [u8]; 3]) {
+        if let Some((regions, data)) = self.received {
+            return (regions, [data, &[], &[]]);
+        }
+        let mut offset = 0u32;
+        let regions = self.texts.map(|text| {
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            let region = Region { offset, length };
+            offset = offset.saturating_add(length);
+            region
+        });
+        (regions, self.texts.map(str::as_bytes))
+    }
+}
+
+/// Shows lengths only: prompts are private and have no place in a log.
+impl fmt::Debug for Prompts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [clip_l, clip_g, t5] = self.texts.map(str::len);
+        write!(f, "Prompts({clip_l}, {clip_g} and {t5} bytes)")
+    }
+}
+
+/// A generation request with every range checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Request<'a> {
+    /// Chosen by the client; comes back with the answer.
+    pub request_id: u64,
+    /// Size, steps, guidance, seed.
+    pub params: Params,
+    /// What to draw.
+    pub prompts: Prompts<'a>,
+}
+
+impl Request<'_> {
+    /// Writes the request frame into `out` and returns it. A request that was parsed becomes the
+    /// same frame again (a reserved field that was not 0, and a cfg_scale of -0.0, become 0).
+    ///
+    /// # Errors
+    /// [`EmitError::Invalid`]: a field is out of its range. [`EmitError::NoRoom`]: `out` is too
+    /// small; [`MAX_REQUEST_FRAME`](crate::limits::MAX_REQUEST_FRAME) bytes always do.
+    pub fn emit<'o>(&self, out: &'o mut [u8]) -> Result<&'o [u8], EmitError> {
+        self.params.check().map_err(EmitError::Invalid)?;
+        self.prompts.check().map_err(EmitError::Invalid)?;
+        let (regions, [a, b, c]) = self.prompts.layout();
+        let data_len = [a, b, c].iter().fold(0usize, |sum, part| sum.saturating_add(part.len()));
+        let payload_len = REQUEST_FIXED_LEN.saturating_add(data_len);
+        let header = Header::emit(Kind::Request, u32::try_from(payload_len).unwrap_or(u32::MAX));
+        let prefix = RawPrefix { request_id: U64::new(self.request_id), model_id: U32::new(MODEL_ID_SD35) };
+        let params = RawParams {
+            width: U32::new(self.params.width),
+            height: U32::new(self.params.height),
+            steps: U32::new(self.params.steps),
+            cfg_scale: F32::new(positive_zero(self.params.cfg_scale)),
+            seed: U64::new(self.params.seed),
+            regions: regions.map(|region| [U32::new(region.offset), U32::new(region.length)]),
+        };
+        write_parts(out, [&header, prefix.as_bytes(), params.as_bytes(), a, b, c]).map_err(EmitError::NoRoom)
+    }
+}
+
+/// A request for a model that no server has: whoever answers it with INVALID_MODEL_ID and the same
+/// id speaks Weave, and no engine was troubled. v1 has no message of its own for that question.
+#[must_use]
+pub fn probe(request_id: u64) -> [u8; HEADER_LEN + REQUEST_PREFIX_LEN] {
+    #[derive(IntoBytes, Immutable, Unaligned)]
+    #[repr(C)]
+    struct Probe {
+        header: [u8; HEADER_LEN],
+        prefix: RawPrefix,
+    }
+    zerocopy::transmute!(Probe {
+        header: Header::emit(Kind::Request, 12),
+        prefix: RawPrefix { request_id: U64::new(request_id), model_id: U32::new(u32::MAX) },
+    })
+}
+
+/// Why a request can't be emitted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum EmitError {
+    /// A field is out of its range.
+    Invalid(RequestError),
+    /// The output slice is too small.
+    NoRoom(NoRoom),
+}
+
+impl fmt::Display for EmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(error) => error.fmt(f),
+            Self::NoRoom(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for EmitError {}
+
+/// Why a request can't be served as it is. Holds no text of the request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The header's version isn't 1.
+    Version(u16),
+    /// The header's msg_type isn't a request.
+    Type(u16),
+    /// The payload ends before its fixed fields do.
+    Short {
+        /// What the header announces.
+        payload_len: u32,
+        /// What the fields take.
+        need: u32,
+    },
+    /// model_id isn't 0.
+    ModelId(u32),
+    /// width is out of range.
+    Width(u32),
+    /// height is out of range.
+    Height(u32),
+    /// steps is out of range.
+    Steps(u32),
+    /// cfg_scale is out of range or no number.
+    CfgScale(f32),
+    /// A prompt is empty or too long.
+    PromptLength {
+        /// Whose prompt.
+        encoder: Encoder,
+        /// Its length in bytes.
+        length: u32,
+    },
+    /// prompt_data is longer than three longest prompts.
+    PromptDataLength(u32),
+    /// A prompt reaches beyond prompt_data.
+    PromptRange {
+        /// Whose prompt.
+        encoder: Encoder,
+        /// Where it begins.
+        offset: u32,
+        /// Its length in bytes.
+        length: u32,
+        /// Bytes of prompt_data.
+        available: u32,
+    },
+    /// A prompt isn't UTF-8.
+    PromptUtf8 {
+        /// Whose prompt.
+        encoder: Encoder,
+        /// Bytes before the first that is wrong.
+        valid_up_to: u32,
+    },
+    /// A prompt contains a NUL byte.
+    PromptNul {
+        /// Whose prompt.
+        encoder: Encoder,
+        /// Bytes before the first NUL.
+        at: u32,
+    },
+}
+
+impl RequestError {
+    /// The code that a server answers with.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Version(_) => ErrorCode::UnsupportedVersion,
+            Self::Type(_) => ErrorCode::UnsupportedType,
+            Self::Short { .. } => ErrorCode::Malformed,
+            Self::ModelId(_) => ErrorCode::InvalidModelId,
+            Self::Width(_) | Self::Height(_) => ErrorCode::InvalidDimensions,
+            Self::Steps(_) => ErrorCode::InvalidSteps,
+            Self::CfgScale(_) => ErrorCode::InvalidCfg,
+            Self::PromptLength { .. }
+            | Self::PromptDataLength(_)
+            | Self::PromptRange { .. }
+            | Self::PromptUtf8 { .. }
+            | Self::PromptNul { .. } => ErrorCode::InvalidPrompt,
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |f: &mut fmt::Formatter<'_>, name: &str, value: u32| {
+            write!(f, "{name} is {value}, must be {MIN_SIDE} to {MAX_SIDE} and a multiple of {SIDE_STEP}")
+        };
+        match *self {
+            Self::Version(version) => write!(f, "version is {version}, must be {VERSION}"),
+            Self::Type(msg_type) => {
+                write!(f, "msg_type is {msg_type:#06x}, a server takes 0x0001 (generation request)")
+            }
+            Self::Short { payload_len, need } => {
+                write!(f, "payload_len is {payload_len}, must be at least {need}")
+            }
+            Self::ModelId(id) => write!(f, "model_id is {id}, must be {MODEL_ID_SD35} (SD 3.5)"),
+            Self::Width(value) => side(f, "width", value),
+            Self::Height(value) => side(f, "height", value),
+            Self::Steps(value) => write!(f, "steps is {value}, must be {MIN_STEPS} to {MAX_STEPS}"),
+            Self::CfgScale(value) => {
+                write!(f, "cfg_scale is {value:e}, must be {MIN_CFG_SCALE:.1} to {MAX_CFG_SCALE:.1}")
+            }
+            Self::PromptLength { encoder, length } => write!(
+                f,
+                "{}_length is {length}, must be {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN} bytes",
+                encoder.name()
+            ),
+            Self::PromptDataLength(length) => {
+                write!(f, "prompt_data has {length} bytes, must be at most {MAX_PROMPT_DATA_LEN}")
+            }
+            Self::PromptRange { encoder, offset, length, available } => write!(
+                f,
+                "{0}_offset is {offset} and {0}_length {length}, must end within the {available} bytes of prompt_data",
+                encoder.name()
+            ),
+            Self::PromptUtf8 { encoder, valid_up_to } => {
+                write!(f, "the {} prompt must be UTF-8, is not after {valid_up_to} bytes", encoder.name())
+            }
+            Self::PromptNul { encoder, at } => {
+                write!(f, "the {} prompt has a NUL after {at} bytes, must have none", encoder.name())
+            }
+        }
+    }
+}
+
+impl core::error::Error for RequestError {}
+
+/// Reads a request frame and checks all of it. Copies nothing.
+///
+/// # Errors
+/// The first [`RequestError`] in the protocol's order of checks. The answer to it carries
+/// [`Frame::request_id`].
+pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
+    let header = frame.header();
+    if header.version() != VERSION {
+        return Err(RequestError::Version(header.version()));
+    }
+    if header.kind() != Kind::Request {
+        return Err(RequestError::Type(header.kind().to_wire()));
+    }
+    let short = |need| move |Short| RequestError::Short { payload_len: header.payload_len(), need };
+
+    let (body, prefix) = fixed::<RawPrefix>.parse_complete(frame.body()).finish().map_err(short(12))?;
+    if prefix.model_id.get() != MODEL_ID_SD35 {
+        return Err(RequestError::ModelId(prefix.model_id.get()));
+    }
+    let (_, (raw, data)) = (fixed::<RawParams>, rest).parse_complete(body).finish().map_err(short(60))?;
+    let params = Params {
+        width: raw.width.get(),
+        height: raw.height.get(),
+        steps: raw.steps.get(),
+        cfg_scale: positive_zero(raw.cfg_scale.get()),
+        seed: raw.seed.get(),
+    };
+    params.check()?;
+
+    let regions = raw.regions.map(|[offset, length]| Region { offset: offset.get(), length: length.get() });
+    let of_encoder = || Encoder::ALL.into_iter().zip(regions);
+    for (encoder, region) in of_encoder() {
+        check_length(encoder, region.length)?;
+    }
+    // From the header, not from `data`: of a payload that is too long the rest was dropped.
+    let available = header.payload_len().saturating_sub(60);
+    if available > MAX_PROMPT_DATA_LEN {
+        return Err(RequestError::PromptDataLength(available));
+    }
+    let mut bytes: [&[u8]; 3] = [&[]; 3];
+    for (slot, (encoder, region)) in bytes.iter_mut().zip(of_encoder()) {
+        *slot = region.of(data).map_err(|Short| RequestError::PromptRange {
+            encoder,
+            offset: region.offset,
+            length: region.length,
+            available,
+        })?;
+    }
+    let mut texts = [""; 3];
+    for ((slot, encoder), bytes) in texts.iter_mut().zip(Encoder::ALL).zip(bytes) {
+        *slot = core::str::from_utf8(bytes).map_err(|error| RequestError::PromptUtf8 {
+            encoder,
+            valid_up_to: u32::try_from(error.valid_up_to()).unwrap_or(u32::MAX),
+        })?;
+    }
+    for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
+        check_nul(encoder, text)?;
+    }
+    let prompts = Prompts { texts, received: Some((regions, data)) };
+    Ok(Request { request_id: prefix.request_id.get(), params, prompts })
+}
+
+impl Region {
+    fn of<'a>(&self, data: &'a [u8]) -> Result<&'a [u8], Short> {
+        preceded(take(self.offset), take(self.length)).parse_complete(data).finish().map(|(_, bytes)| bytes)
+    }
+}
+
+fn check_length(encoder: Encoder, length: u32) -> Result<(), RequestError> {
+    if (MIN_PROMPT_LEN..=MAX_PROMPT_LEN).contains(&length) {
+        Ok(())
+    } else {
+        Err(RequestError::PromptLength { encoder, length })
+    }
+}
+
+/// The engine takes C strings: a NUL would cut the prompt short without a word.
+fn check_nul(encoder: Encoder, text: &str) -> Result<(), RequestError> {
+    match text.bytes().position(|byte| byte == 0) {
+        None => Ok(()),
+        Some(at) => Err(RequestError::PromptNul { encoder, at: u32::try_from(at).unwrap_or(u32::MAX) }),
+    }
+}
+
+/// -0.0 means 0.0, so that equal requests have equal values.
+fn positive_zero(value: f32) -> f32 {
+    if value == 0.0 { 0.0 } else { value }
+}
