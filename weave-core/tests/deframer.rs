@@ -9,7 +9,7 @@ fn frame(id: u8, payload_len: usize) -> Vec<u8> {
     let mut bytes = b"WEVE\x00\x01\x00\x01".to_vec();
     bytes.extend(u32::try_from(payload_len).unwrap().to_be_bytes());
     bytes.extend([0xEE; 4]);
-    bytes.extend((0..payload_len).map(|i| id.wrapping_add(i as u8)));
+    bytes.extend((0..payload_len).map(|i| id.wrapping_add(i.to_le_bytes()[0])));
     bytes
 }
 
@@ -41,7 +41,7 @@ fn feed<const N: usize>(deframer: &mut Deframer<N>, bytes: &[u8], mut cut: impl 
 
 fn mixed_stream() -> Vec<u8> {
     let lens = [0, 1, 7, 8, 60, 102, 6204, 0, 6205, 3, 20_000, 6204, 6204, 59];
-    lens.iter().enumerate().flat_map(|(i, len)| frame(i as u8, *len)).collect()
+    lens.iter().enumerate().flat_map(|(i, len)| frame(u8::try_from(i).unwrap(), *len)).collect()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn the_same_frames_at_every_cut() {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            1 + (state % 97) as usize * (state >> 32) as usize % 700
+            1 + usize::try_from((state % 97) * (state >> 32) % 700).unwrap()
         };
         assert_eq!(feed(&mut Server::new(MAX_SKIPPED_PAYLOAD), &stream, cut), whole, "seed {seed}");
     }

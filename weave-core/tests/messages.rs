@@ -164,10 +164,10 @@ fn the_first_failure_decides() {
 
 #[test]
 fn a_short_payload_is_malformed_and_keeps_its_id() {
-    for len in 0..60 {
-        let wire = Wire::good().payload(len);
+    for len in 0..60u32 {
+        let wire = Wire::good().payload(len as usize);
         let need = if len < 12 { 12 } else { 60 };
-        assert_eq!(wire.refused(), RequestError::Short { payload_len: len as u32, need });
+        assert_eq!(wire.refused(), RequestError::Short { payload_len: len, need });
         let Ok(Split::Frame(frame, _)) = split(&wire.0, MAX_SKIPPED_PAYLOAD) else { panic!() };
         assert_eq!(frame.request_id(), if len < 8 { 0 } else { 0x0102_0304_0506_0708 });
     }
