@@ -1,1 +1,33 @@
-//! To be written.
+//! `weaved`: image generation behind a Unix socket, with supervised workers.
+//!
+//! ```text
+//! clients ── Unix socket ── server + router ── socket pair ── worker (engine)
+//!            Weave v1       one thread          Weave v1       a child process
+//! ```
+//! Everything is a Weave stream: clients talk it to the daemon, the daemon to its worker.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`router`] | who gets what next: a state machine without sockets, clocks or threads |
+//! | [`server`] | binds the router to `mio` |
+//! | [`worker`] | an engine on a stream |
+//! | [`engine`] | stable-diffusion.cpp, and test pictures |
+//! | [`process`] | starts, watches and ends workers |
+//! | [`socket`] | where the Unix socket lies and who may connect |
+//! | [`config`], [`model`] | settings, model files, and whether they can be used |
+//! | [`demo`] | the built-in model |
+//! | [`logger`] | log lines |
+//!
+//! This library exists for the `weaved` program and its tests; its interface follows their needs.
+
+pub mod config;
+#[cfg(feature = "sdcpp")]
+pub mod demo;
+pub mod engine;
+pub mod logger;
+pub mod model;
+pub mod process;
+pub mod router;
+pub mod server;
+pub mod socket;
+pub mod worker;

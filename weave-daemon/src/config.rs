@@ -1,0 +1,473 @@
+//! Settings: flags, then environment, then a TOML file, then defaults.
+//!
+//! Every setting stands once, in [`SETTINGS`]: `queue` there is `--queue` on the command line,
+//! `WEAVE_QUEUE` in the environment and `queue` in the file. A value that can't be used is an error
+//! that says where it came from and what is allowed, never a silent default.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::engine::pattern::{Faults, Look};
+use crate::model::ModelFiles;
+
+/// What makes the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// stable-diffusion.cpp.
+    Sdcpp,
+    /// Test pictures; no model is needed.
+    Pattern,
+}
+
+/// Where the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// In a child process: whatever the engine does, the daemon lives on.
+    Process,
+    /// On a thread of the daemon: an abort of the engine ends the daemon.
+    Thread,
+}
+
+/// All settings, with their defaults where nothing else was said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The Unix socket; `None`: the default place.
+    pub socket: Option<PathBuf>,
+    /// What makes the images.
+    pub engine: EngineKind,
+    /// Where the engine runs.
+    pub isolation: Isolation,
+    /// Model files; none at all means the demo model.
+    pub model: ModelFiles,
+    /// CPU threads of the engine; `None`: half of the processors.
+    pub threads: Option<u16>,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Clients at once.
+    pub connections: usize,
+    /// Longest time for one image.
+    pub generation_timeout: Duration,
+    /// Longest time that a client may take nothing of its answer.
+    pub stall_timeout: Duration,
+    /// Longest time that running work may take after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Least severe messages that are logged.
+    pub log: log::LevelFilter,
+    /// What the pattern engine draws.
+    pub pattern: Look,
+    /// What the pattern engine does wrong.
+    pub faults: Faults,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
+            isolation: Isolation::Process,
+            model: ModelFiles::default(),
+            threads: None,
+            queue: 64,
+            connections: 256,
+            generation_timeout: Duration::from_secs(3600),
+            stall_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(60),
+            log: log::LevelFilter::Info,
+            pattern: Look::Checkerboard,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// One setting: its names, its words, and how text becomes its value and back.
+pub struct Setting {
+    /// The name in the TOML file; flag and variable are made from it.
+    pub name: &'static str,
+    /// What stands for the value in the help text.
+    pub value: &'static str,
+    /// One line for the help text.
+    pub help: &'static str,
+    /// Whether the value is a path, which in a file counts from the file's folder.
+    is_path: bool,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    get: fn(&Config) -> Option<String>,
+}
+
+impl Setting {
+    /// The command line's name, without the dashes.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The environment's name.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("WEAVE_{}", self.name.to_uppercase())
+    }
+}
+
+/// A setting for one model file.
+macro_rules! model_file {
+    ($field:ident, $help:literal) => {
+        Setting {
+            name: stringify!($field),
+            value: "FILE",
+            help: $help,
+            is_path: true,
+            set: |config, text| {
+                config.model.$field = Some(path(text)?);
+                Ok(())
+            },
+            get: |config| shown(config.model.$field.as_deref()),
+        }
+    };
+}
+
+/// A setting in seconds.
+macro_rules! seconds {
+    ($field:ident, $help:literal) => {
+        Setting {
+            name: stringify!($field),
+            value: "SECONDS",
+            help: $help,
+            is_path: false,
+            set: |config, text| {
+                config.$field = seconds(text)?;
+                Ok(())
+            },
+            get: |config| Some(config.$field.as_secs_f64().to_string()),
+        }
+    };
+}
+
+/// A whole number with bounds.
+macro_rules! count {
+    ($field:ident, $range:expr, $help:literal) => {
+        Setting {
+            name: stringify!($field),
+            value: "N",
+            help: $help,
+            is_path: false,
+            set: |config, text| {
+                config.$field = count(text, $range)?;
+                Ok(())
+            },
+            get: |config| Some(config.$field.to_string()),
+        }
+    };
+}
+
+/// All settings, in the order of the help text.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "socket",
+        value: "PATH",
+        help: "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock]",
+        is_path: true,
+        set: |config, text| {
+            config.socket = Some(path(text)?);
+            Ok(())
+        },
+        get: |config| shown(config.socket.as_deref()),
+    },
+    Setting {
+        name: "engine",
+        value: "NAME",
+        help: "sdcpp (stable-diffusion.cpp) or pattern (test pictures, no model) [sdcpp]",
+        is_path: false,
+        set: |config, text| {
+            config.engine = one_of(text, &[("sdcpp", EngineKind::Sdcpp), ("pattern", EngineKind::Pattern)])?;
+            Ok(())
+        },
+        get: |config| Some(if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" }.to_owned()),
+    },
+    Setting {
+        name: "isolation",
+        value: "KIND",
+        help: "process (survives a crash of the engine) or thread [process]",
+        is_path: false,
+        set: |config, text| {
+            config.isolation =
+                one_of(text, &[("process", Isolation::Process), ("thread", Isolation::Thread)])?;
+            Ok(())
+        },
+        get: |config| {
+            Some(if config.isolation == Isolation::Process { "process" } else { "thread" }.to_owned())
+        },
+    },
+    model_file!(model, "SD 3.5 checkpoint in one file (safetensors or GGUF) [the demo model]"),
+    model_file!(diffusion_model, "SD 3.5 diffusion model alone; needs an encoder and a decoder"),
+    model_file!(clip_l, "CLIP-L text encoder"),
+    model_file!(clip_g, "CLIP-G text encoder"),
+    model_file!(t5xxl, "T5-XXL text encoder"),
+    model_file!(vae, "VAE decoder"),
+    model_file!(taesd, "TAESD decoder: smaller and faster than the VAE, coarser"),
+    Setting {
+        name: "threads",
+        value: "N",
+        help: "CPU threads of the engine, 1 to 256 [half of the processors]",
+        is_path: false,
+        set: |config, text| {
+            config.threads = Some(count(text, 1..=256)?);
+            Ok(())
+        },
+        get: |config| config.threads.map(|threads| threads.to_string()),
+    },
+    count!(queue, 1..=4096, "requests that may wait, 1 to 4096 [64]"),
+    count!(connections, 1..=65_536, "clients at once, 1 to 65536 [256]"),
+    seconds!(generation_timeout, "longest time for one image; then its worker is ended [3600]"),
+    seconds!(stall_timeout, "longest time that a client may take nothing of its answer [30]"),
+    seconds!(drain_timeout, "longest time that running work may take after SIGTERM [60]"),
+    Setting {
+        name: "log",
+        value: "LEVEL",
+        help: "error, warn, info, debug or trace [info]",
+        is_path: false,
+        set: |config, text| {
+            use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
+            let levels =
+                [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
+            config.log = one_of(text, &levels)?;
+            Ok(())
+        },
+        get: |config| Some(config.log.to_string().to_lowercase()),
+    },
+    Setting {
+        name: "pattern",
+        value: "LOOK",
+        help: "pattern engine: checkerboard, or gradient (tells prompts and seeds apart) [checkerboard]",
+        is_path: false,
+        set: |config, text| {
+            config.pattern =
+                one_of(text, &[("checkerboard", Look::Checkerboard), ("gradient", Look::Gradient)])?;
+            Ok(())
+        },
+        get: |config| {
+            Some(if config.pattern == Look::Gradient { "gradient" } else { "checkerboard" }.to_owned())
+        },
+    },
+    Setting {
+        name: "faults",
+        value: "LIST",
+        help: "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word of the prompt), slow=SECONDS a step",
+        is_path: false,
+        set: |config, text| {
+            config.faults = text.parse()?;
+            Ok(())
+        },
+        get: |config| config.faults.is_any().then(|| config.faults.to_string()),
+    },
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag(String),
+    /// The environment.
+    Variable(String),
+    /// A file, and the line in it.
+    File(PathBuf, usize),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// Why the settings can't be used.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// A value outside its range.
+    Value {
+        /// Where it came from.
+        origin: Origin,
+        /// Which setting it is for.
+        name: &'static str,
+        /// What was said.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// No setting has this name.
+    Unknown(Origin, String),
+    /// The file can't be read.
+    File(PathBuf, std::io::Error),
+    /// The file isn't TOML.
+    Syntax(PathBuf, usize, String),
+    /// The command line can't be understood.
+    Usage(String),
+}
+
+impl ConfigError {
+    /// Whether the command line is to blame.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Usage(_) | Self::Unknown(Origin::Flag(_), _) | Self::Value { origin: Origin::Flag(_), .. }
+        )
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value { origin, name, value, reason } => {
+                write!(f, "{origin}: {name} is {value:?}, must be {reason}")
+            }
+            Self::Unknown(origin, name) => {
+                write!(f, "{origin}: there is no setting {name:?}; `weaved --help` lists them")
+            }
+            Self::File(path, error) => write!(f, "can't read the settings in {}: {error}", path.display()),
+            Self::Syntax(path, line, what) => write!(f, "{}:{line}: {what}", path.display()),
+            Self::Usage(what) => write!(f, "{what}; `weaved --help` shows what there is"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Puts all sources together. `flags` are (name, value) as the command line had them, `vars` the
+    /// environment, `file` the settings file if there is one.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first value that can't be used.
+    pub fn resolve(
+        flags: &[(String, String)],
+        vars: impl Iterator<Item = (OsString, OsString)>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File(path.to_owned(), e))?;
+            config.take_file(path, &text)?;
+        }
+        for (variable, value) in vars {
+            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == variable) else {
+                continue;
+            };
+            if !value.is_empty() {
+                config.take(setting, value, || Origin::Variable(variable.to_owned()))?;
+            }
+        }
+        for (flag, value) in flags {
+            let origin = || Origin::Flag(flag.clone());
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == *flag) else {
+                return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
+            };
+            config.take(setting, value, origin)?;
+        }
+        Ok(config)
+    }
+
+    /// The same settings as flags, for a worker's command line.
+    #[must_use]
+    pub fn to_flags(&self) -> Vec<String> {
+        SETTINGS
+            .iter()
+            .filter_map(|setting| (setting.get)(self).map(|value| format!("--{}={value}", setting.flag())))
+            .collect()
+    }
+
+    fn take(
+        &mut self,
+        setting: &'static Setting,
+        value: &str,
+        origin: impl FnOnce() -> Origin,
+    ) -> Result<(), ConfigError> {
+        (setting.set)(self, value).map_err(|reason| ConfigError::Value {
+            origin: origin(),
+            name: setting.name,
+            value: value.to_owned(),
+            reason,
+        })
+    }
+
+    fn take_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let line_of = |at: usize| 1 + text.get(..at).unwrap_or(text).matches('\n').count();
+        let table = toml::de::DeTable::parse(text).map_err(|error| {
+            let line = line_of(error.span().map_or(0, |span| span.start));
+            ConfigError::Syntax(path.to_owned(), line, error.message().to_owned())
+        })?;
+        // In the order of the file, so that the first error is the topmost one.
+        let mut entries: Vec<_> = table.get_ref().iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let origin = || Origin::File(path.to_owned(), line_of(key.span().start));
+            let name = key.get_ref().as_ref();
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
+                return Err(ConfigError::Unknown(origin(), name.to_owned()));
+            };
+            let text = match value.get_ref() {
+                toml::de::DeValue::String(text) if setting.is_path => {
+                    let folder = path.parent().unwrap_or(Path::new(""));
+                    folder.join(text.as_ref()).to_string_lossy().into_owned()
+                }
+                toml::de::DeValue::String(text) => text.to_string(),
+                toml::de::DeValue::Integer(number) => number.to_string(),
+                toml::de::DeValue::Float(number) => number.to_string(),
+                other => {
+                    let (value, reason) = (other.type_str().to_owned(), "a string or a number".to_owned());
+                    return Err(ConfigError::Value { origin: origin(), name: setting.name, value, reason });
+                }
+            };
+            self.take(setting, &text, origin)?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings file to read when none was named: the user's, else the system's.
+#[must_use]
+pub fn default_file() -> Option<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
+    let user = user.map(|folder| folder.join("weave/weaved.toml"));
+    user.into_iter().chain([PathBuf::from("/etc/weave/weaved.toml")]).find(|path| path.exists())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a path".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn shown(path: Option<&Path>) -> Option<String> {
+    path.map(|path| path.to_string_lossy().into_owned())
+}
+
+fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        format!("one of {}", names.join(", "))
+    })
+}
+
+fn count<T>(text: &str, range: std::ops::RangeInclusive<T>) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + fmt::Display,
+{
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("a whole number from {} to {}", range.start(), range.end())),
+    }
+}
+
+/// The longest time that a setting takes: ten years, far inside what the clock can add.
+const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("seconds, more than 0 and at most {LONGEST}")),
+    }
+}

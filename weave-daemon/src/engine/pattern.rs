@@ -1,0 +1,187 @@
+//! Test pictures, and faults on request.
+//!
+//! Needs no model and takes no time: for clients under development, for the tests, and for trying
+//! out how a client takes it when things go wrong.
+
+use std::fmt;
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use weave_core::error::ErrorCode;
+use weave_core::response::ImageSize;
+
+use super::{Engine, EngineError, Image, Job};
+use crate::config::seconds;
+
+/// What is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Blocks of 8×8 pixels, black and white in turn, black first.
+    Checkerboard,
+    /// Red grows to the right, green downwards; where they begin, and blue, depend on prompt and
+    /// seed.
+    Gradient,
+}
+
+/// A way to go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Answers with GPU_ERROR.
+    Fail,
+    /// Never answers.
+    Hang,
+    /// Ends the process as a failed assertion in the engine would.
+    Crash,
+}
+
+/// When to go wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum When {
+    /// At the nth request since the engine was started, counted from 1.
+    Nth(u64),
+    /// At every prompt that contains this.
+    Prompt(String),
+}
+
+/// Faults to inject. Written as a list: `fail@3,crash@boom,slow=0.1`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    list: Vec<(Kind, When)>,
+    slow: Option<Duration>,
+}
+
+impl Faults {
+    /// Whether there is any.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        !self.list.is_empty() || self.slow.is_some()
+    }
+
+    fn at(&self, nth: u64, prompt: &str) -> Option<Kind> {
+        let applies = |when: &When| match when {
+            When::Nth(n) => *n == nth,
+            When::Prompt(word) => prompt.contains(word.as_str()),
+        };
+        self.list.iter().find(|(_, when)| applies(when)).map(|(kind, _)| *kind)
+    }
+}
+
+const KINDS: [(&str, Kind); 3] = [("fail", Kind::Fail), ("hang", Kind::Hang), ("crash", Kind::Crash)];
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut faults = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            if let Some(time) = item.strip_prefix("slow=") {
+                faults.slow = Some(seconds(time).map_err(|reason| format!("slow= with {reason}"))?);
+                continue;
+            }
+            let parsed = item.split_once('@').and_then(|(name, when)| {
+                let kind = KINDS.iter().find(|(known, _)| *known == name)?.1;
+                let when = match when.parse() {
+                    Ok(0) => return None,
+                    Ok(nth) => When::Nth(nth),
+                    Err(_) if when.is_empty() => return None,
+                    Err(_) => When::Prompt(when.to_owned()),
+                };
+                Some((kind, when))
+            });
+            faults.list.push(
+                parsed.ok_or("a list of fail@N, hang@N, crash@N (N from 1, or a word) and slow=SECONDS")?,
+            );
+        }
+        Ok(faults)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        for (kind, when) in &self.list {
+            let name = KINDS.iter().find(|(_, known)| known == kind).map_or("", |(name, _)| name);
+            match when {
+                When::Nth(n) => write!(f, "{comma}{name}@{n}")?,
+                When::Prompt(word) => write!(f, "{comma}{name}@{word}")?,
+            }
+            comma = ",";
+        }
+        match self.slow {
+            Some(time) => write!(f, "{comma}slow={}", time.as_secs_f64()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The engine.
+pub struct Pattern {
+    look: Look,
+    faults: Faults,
+    requests: u64,
+}
+
+impl Pattern {
+    /// An engine that has had no request yet.
+    #[must_use]
+    pub const fn new(look: Look, faults: Faults) -> Self {
+        Self { look, faults, requests: 0 }
+    }
+}
+
+impl Engine for Pattern {
+    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError> {
+        self.requests += 1;
+        let fault = self.faults.at(self.requests, job.prompt);
+        if let Some(pause) = self.faults.slow {
+            thread::sleep(pause * job.params.steps);
+        }
+        match fault {
+            Some(Kind::Fail) => {
+                let text = "the pattern engine was told to fail at this request".to_owned();
+                return Err(EngineError { code: ErrorCode::GpuError, text });
+            }
+            Some(Kind::Hang) => loop {
+                thread::park();
+            },
+            Some(Kind::Crash) => std::process::abort(),
+            None => {}
+        }
+        let size = ImageSize::new(job.params.width, job.params.height, 3)
+            .map_err(|error| EngineError { code: ErrorCode::Internal, text: error.to_string() })?;
+        Image::new(size, draw(self.look, size, job))
+    }
+}
+
+/// Draws the picture. Public so that a test can say what an answer must be.
+#[must_use]
+pub fn draw(look: Look, size: ImageSize, job: &Job<'_>) -> Vec<u8> {
+    let hash = hash(job.prompt, job.params.seed);
+    let [red, green, blue, ..] = hash.to_le_bytes();
+    let mut pixels = Vec::with_capacity(usize::try_from(size.data_len()).unwrap_or(0));
+    for y in 0..size.height() {
+        for x in 0..size.width() {
+            pixels.extend(match look {
+                Look::Checkerboard => [if (x / 8 + y / 8).is_multiple_of(2) { 0x00 } else { 0xFF }; 3],
+                Look::Gradient => [
+                    along(x, size.width()).wrapping_add(red),
+                    along(y, size.height()).wrapping_add(green),
+                    blue,
+                ],
+            });
+        }
+    }
+    pixels
+}
+
+/// How far `at` is on the way to `end`, from 0 to 255.
+fn along(at: u32, end: u32) -> u8 {
+    u8::try_from(at * 256 / end).unwrap_or(u8::MAX)
+}
+
+/// FNV-1a over the seed and the prompt.
+fn hash(prompt: &str, seed: u64) -> u64 {
+    let bytes = seed.to_le_bytes().into_iter().chain(prompt.bytes());
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}

@@ -1,0 +1,577 @@
+//! Binds the router to sockets: one thread, one `mio::Poll`.
+//!
+//! mio tells of readiness once, so a socket that was put aside with work left stands on our own
+//! list of those that are ready, and the next poll doesn't sleep while that list is not empty. Each
+//! turn of a socket is bounded, so that none keeps the others waiting.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::{Duration, Instant};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use weave_core::limits::MAX_ERROR_FRAME;
+
+use crate::config::Config;
+use crate::process::Worker;
+use crate::router::{
+    Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
+};
+use crate::socket::{self, Socket};
+
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+const CHILD: Token = Token(2);
+/// The first token of a worker; those of clients come after the workers'.
+const FIRST_WORKER: usize = 3;
+
+/// Bytes that are moved for one socket before the next one has its turn.
+const TURN: usize = 256 * 1024;
+/// Connections that are accepted in one turn.
+const ACCEPTS: usize = 64;
+/// Bytes of pixels under way between a worker and a client.
+const RELAY_LEN: usize = 64 * 1024;
+/// How long to leave a listener alone that has no descriptors to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a socket said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// So many bytes moved.
+    Moved(usize),
+    /// Nothing for now; mio will tell.
+    Blocked,
+    /// Nothing any more.
+    Ended,
+}
+
+fn outcome(result: io::Result<usize>) -> Outcome {
+    match result {
+        Ok(0) => Outcome::Ended,
+        Ok(n) => Outcome::Moved(n),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Blocked,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Outcome::Moved(0),
+        Err(_) => Outcome::Ended,
+    }
+}
+
+/// A socket, and what mio has said about it that is not used up.
+struct Peer {
+    stream: UnixStream,
+    readable: bool,
+    writable: bool,
+}
+
+impl Peer {
+    fn read(&mut self, buf: &mut [u8]) -> Outcome {
+        let outcome = outcome(self.stream.read(buf));
+        self.readable &= outcome != Outcome::Blocked;
+        outcome
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Outcome {
+        let outcome = outcome(self.stream.write_vectored(&[IoSlice::new(bytes)]));
+        self.writable &= outcome != Outcome::Blocked;
+        outcome
+    }
+}
+
+/// A worker's end of things, and the pixels that are between it and a client.
+struct Link {
+    worker: Option<Worker>,
+    peer: Option<Peer>,
+    relay: Box<[u8; RELAY_LEN]>,
+    /// The part of `relay` that is read and not yet written.
+    pending: std::ops::Range<usize>,
+}
+
+/// The daemon, listening.
+pub struct Server {
+    config: Config,
+    poll: Poll,
+    router: Router,
+    listener: Option<UnixListener>,
+    socket: Option<Socket>,
+    stop: UnixStream,
+    child: UnixStream,
+    links: Box<[Link]>,
+    clients: Box<[Option<Peer>]>,
+    ready: Ready,
+    accepting: bool,
+    /// Until when no connection is accepted for want of descriptors.
+    accept_after: Option<Instant>,
+    refused_peers: u64,
+}
+
+/// Sockets with something left to do, each at most once.
+struct Ready {
+    list: VecDeque<Action>,
+    clients: Box<[bool]>,
+    workers: Box<[bool]>,
+}
+
+impl Ready {
+    fn new(clients: usize, workers: usize) -> Self {
+        let list = VecDeque::with_capacity(clients + workers);
+        Self { list, clients: vec![false; clients].into(), workers: vec![false; workers].into() }
+    }
+
+    fn listed(&mut self, action: Action) -> Option<&mut bool> {
+        match action {
+            Action::Client(id) => self.clients.get_mut(id.0),
+            Action::Worker(id) => self.workers.get_mut(id.0),
+            Action::Start(_) | Action::Kill(_) => None,
+        }
+    }
+
+    fn push(&mut self, action: Action) {
+        if let Some(listed) = self.listed(action)
+            && !std::mem::replace(listed, true)
+        {
+            self.list.push_back(action);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Action> {
+        let action = self.list.pop_front()?;
+        if let Some(listed) = self.listed(action) {
+            *listed = false;
+        }
+        Some(action)
+    }
+}
+
+/// A pipe that turns a signal into a readable socket.
+fn signal_pipe(signals: &[i32], poll: &Poll, token: Token) -> io::Result<UnixStream> {
+    let (ours, theirs) = StdStream::pair()?;
+    theirs.set_nonblocking(true)?;
+    ours.set_nonblocking(true)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, theirs.try_clone()?)?;
+    }
+    let mut ours = UnixStream::from_std(ours);
+    poll.registry().register(&mut ours, token, Interest::READABLE)?;
+    Ok(ours)
+}
+
+impl Server {
+    /// Makes everything that serving takes. Clients may connect from now on.
+    ///
+    /// # Errors
+    /// The operating system has no descriptors to give.
+    pub fn new(
+        config: Config,
+        socket: Socket,
+        listener: std::os::unix::net::UnixListener,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = UnixListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let limits = Limits {
+            connections: config.connections,
+            queue: config.queue,
+            workers: 1,
+            generation: config.generation_timeout,
+            stall: config.stall_timeout,
+            drain: config.drain_timeout,
+        };
+        let link = || Link { worker: None, peer: None, relay: Box::new([0; RELAY_LEN]), pending: 0..0 };
+        Ok(Self {
+            stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
+            child: signal_pipe(&[SIGCHLD], &poll, CHILD)?,
+            router: Router::new(limits, Instant::now()),
+            links: std::iter::repeat_with(link).take(limits.workers).collect(),
+            clients: std::iter::repeat_with(|| None).take(limits.connections).collect(),
+            ready: Ready::new(limits.connections, limits.workers),
+            poll,
+            listener: Some(listener),
+            socket: Some(socket),
+            config,
+            accepting: true,
+            accept_after: None,
+            refused_peers: 0,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT has come and every answer has left.
+    ///
+    /// # Errors
+    /// Polling failed, which leaves nothing to go on with.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            self.turn(Instant::now());
+            if self.router.is_drained() {
+                log::info!("stopped; {} requests were answered", self.router.answered());
+                return Ok(());
+            }
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accepting = true,
+                    STOP => self.stopped(now),
+                    CHILD => self.child_ended(now),
+                    Token(token) => {
+                        let index = token - FIRST_WORKER;
+                        let action = match index.checked_sub(self.links.len()) {
+                            None => Action::Worker(WorkerId(index)),
+                            Some(index) => Action::Client(ClientId(index)),
+                        };
+                        let Some(peer) = self.peer(action) else { continue };
+                        peer.readable |= event.is_readable() || event.is_read_closed();
+                        peer.writable |= event.is_writable();
+                        self.ready.push(action);
+                        // The peer has closed both ways: nobody will read an answer.
+                        if let (Action::Client(id), true) = (action, event.is_write_closed()) {
+                            self.close_client(id);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long the next poll may sleep.
+    fn patience(&self) -> Option<Duration> {
+        if !self.ready.list.is_empty() || (self.accepting && self.accept_after.is_none()) {
+            return Some(Duration::ZERO);
+        }
+        let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).min()?;
+        // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
+        Some(wake_at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    /// Does what can be done without waiting, once around.
+    fn turn(&mut self, now: Instant) {
+        self.router.tick(now);
+        self.accept(now);
+        self.take_actions(now);
+        for _ in 0..self.ready.list.len() {
+            let Some(action) = self.ready.pop() else { break };
+            let unfinished = match action {
+                Action::Client(id) => self.turn_client(id, now),
+                Action::Worker(id) => self.turn_worker(id, now),
+                Action::Start(_) | Action::Kill(_) => false,
+            };
+            if unfinished {
+                self.ready.push(action);
+            }
+            self.take_actions(now);
+        }
+    }
+
+    fn take_actions(&mut self, now: Instant) {
+        while let Some(action) = self.router.next_action() {
+            match action {
+                Action::Client(_) | Action::Worker(_) => self.ready.push(action),
+                Action::Start(id) => self.start(id, now),
+                Action::Kill(id) => self.kill(id, now),
+            }
+        }
+    }
+
+    fn peer(&mut self, action: Action) -> Option<&mut Peer> {
+        match action {
+            Action::Client(id) => self.clients.get_mut(id.0)?.as_mut(),
+            Action::Worker(id) => self.links.get_mut(id.0)?.peer.as_mut(),
+            Action::Start(_) | Action::Kill(_) => None,
+        }
+    }
+
+    // ---------------------------------------------------------------- clients
+
+    fn accept(&mut self, now: Instant) {
+        if self.accept_after.is_some_and(|at| at <= now) {
+            self.accept_after = None;
+        }
+        for _ in 0..ACCEPTS {
+            if !self.accepting || self.accept_after.is_some() {
+                return;
+            }
+            let Some(listener) = &self.listener else {
+                self.accepting = false;
+                return;
+            };
+            match listener.accept() {
+                Ok((stream, _)) => self.welcome(stream),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => self.accepting = false,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        log::warn!("can't accept a connection: {error}; trying again in a moment");
+                        self.accept_after = Some(now + ACCEPT_PAUSE);
+                    }
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut stream: UnixStream) {
+        if let Err(reason) = socket::check_peer(&stream) {
+            self.refused_peers += 1;
+            log::warn!("refused a connection: {reason} ({} so far)", self.refused_peers);
+            return;
+        }
+        let Some(id) = self.router.accept() else {
+            log::warn!("refused a connection: all {} are taken", self.clients.len());
+            let mut frame = [0; MAX_ERROR_FRAME];
+            // A fresh socket has room for it; if not, closing says enough.
+            let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
+            return;
+        };
+        let token = Token(FIRST_WORKER + self.links.len() + id.0);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            log::warn!("can't watch a connection: {error}");
+            self.router.client_gone(id);
+            return;
+        }
+        self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
+        self.ready.push(Action::Client(id));
+    }
+
+    fn close_client(&mut self, id: ClientId) {
+        if self.clients[id.0].take().is_some() {
+            self.router.client_gone(id);
+        }
+    }
+
+    /// Reads and writes what a client has and can take. Whether it was stopped with work left.
+    fn turn_client(&mut self, id: ClientId, now: Instant) -> bool {
+        let mut budget = TURN;
+        while budget > 0 {
+            let Some(peer) = &mut self.clients[id.0] else { return false };
+            let spare = self.router.client_spare(id);
+            if !peer.readable || spare.is_empty() {
+                break;
+            }
+            match peer.read(spare) {
+                Outcome::Moved(n) => {
+                    budget = budget.saturating_sub(n.max(1));
+                    self.router.client_received(id, n, now);
+                }
+                Outcome::Blocked => break,
+                Outcome::Ended => {
+                    peer.readable = false;
+                    self.router.client_eof(id);
+                }
+            }
+        }
+        let unread = budget == 0;
+        let mut budget = TURN;
+        while budget > 0 {
+            let Some(peer) = &mut self.clients[id.0] else { return false };
+            let moved = match self.router.client_output(id, now) {
+                ClientOutput::Idle => return unread,
+                ClientOutput::Close => {
+                    self.close_client(id);
+                    return false;
+                }
+                _ if !peer.writable => return unread,
+                ClientOutput::Bytes(bytes) => match peer.write(bytes) {
+                    Outcome::Moved(n) => {
+                        self.router.client_wrote(id, n, now);
+                        n
+                    }
+                    Outcome::Blocked => return unread,
+                    Outcome::Ended => {
+                        self.close_client(id);
+                        return false;
+                    }
+                },
+                ClientOutput::Relay { worker, len } => match self.relay(worker, Some(id), len, now) {
+                    Outcome::Moved(n) => n,
+                    Outcome::Blocked => return unread,
+                    Outcome::Ended => {
+                        self.close_client(id);
+                        return false;
+                    }
+                },
+            };
+            budget = budget.saturating_sub(moved.max(1));
+        }
+        true
+    }
+
+    /// Moves pixels from a worker to a client, or to nowhere. `Ended` is the client's end; that of
+    /// the worker comes to light when its own turn comes.
+    fn relay(&mut self, id: WorkerId, client: Option<ClientId>, len: usize, now: Instant) -> Outcome {
+        let link = &mut self.links[id.0];
+        if link.pending.is_empty() {
+            let Some(worker) = &mut link.peer else { return Outcome::Blocked };
+            if !worker.readable {
+                return Outcome::Blocked;
+            }
+            match worker.read(&mut link.relay[..len.min(RELAY_LEN)]) {
+                Outcome::Moved(n) => link.pending = 0..n,
+                Outcome::Blocked => return Outcome::Blocked,
+                Outcome::Ended => {
+                    self.worker_ended(id, now);
+                    return Outcome::Blocked;
+                }
+            }
+        }
+        let moved = match client {
+            Some(client) => {
+                let Some(peer) = &mut self.clients[client.0] else { return Outcome::Ended };
+                match peer.write(&link.relay[link.pending.clone()]) {
+                    Outcome::Moved(n) => n,
+                    other => return other,
+                }
+            }
+            None => link.pending.len(),
+        };
+        link.pending.start += moved;
+        self.router.relayed(id, moved, now);
+        Outcome::Moved(moved)
+    }
+
+    // ---------------------------------------------------------------- workers
+
+    fn start(&mut self, id: WorkerId, now: Instant) {
+        let link = &mut self.links[id.0];
+        let started = Worker::start(&self.config).and_then(|(worker, stream)| {
+            stream.set_nonblocking(true)?;
+            let mut stream = UnixStream::from_std(stream);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut stream, Token(FIRST_WORKER + id.0), interest)?;
+            link.peer = Some(Peer { stream, readable: true, writable: true });
+            link.pending = 0..0;
+            link.worker = Some(worker);
+            Ok(())
+        });
+        match started {
+            Ok(()) => self.router.worker_up(id, now),
+            Err(error) => {
+                log::error!("worker {}: can't start it: {error}", id.0);
+                self.router.worker_down(id, Death::NotStarted, now);
+            }
+        }
+    }
+
+    /// The router wants it gone. Its stream is closed at once; the process is waited for.
+    fn kill(&mut self, id: WorkerId, now: Instant) {
+        let link = &mut self.links[id.0];
+        link.peer = None;
+        if let Some(worker) = &mut link.worker {
+            worker.kill();
+        }
+        self.reap(id, now);
+    }
+
+    /// The worker has closed its stream: it is dead or as good as that.
+    fn worker_ended(&mut self, id: WorkerId, now: Instant) {
+        self.kill(id, now);
+    }
+
+    /// Takes note of a worker's death once both its stream and its process have ended.
+    fn reap(&mut self, id: WorkerId, now: Instant) {
+        let link = &mut self.links[id.0];
+        if link.peer.is_some() {
+            return;
+        }
+        if let Some(death) = link.worker.as_mut().and_then(Worker::ended) {
+            link.worker = None;
+            log::warn!("worker {}: {death}", id.0);
+            self.router.worker_down(id, death, now);
+        }
+    }
+
+    fn child_ended(&mut self, now: Instant) {
+        empty(&mut self.child);
+        for id in (0..self.links.len()).map(WorkerId) {
+            // If its stream is still open, what it has said is heard first.
+            if let Some(peer) = &mut self.links[id.0].peer {
+                peer.readable = true;
+            }
+            self.ready.push(Action::Worker(id));
+            self.reap(id, now);
+        }
+    }
+
+    /// Writes a worker's request and reads its answer. Whether it was stopped with work left.
+    fn turn_worker(&mut self, id: WorkerId, now: Instant) -> bool {
+        while let Some(peer) = &mut self.links[id.0].peer {
+            let bytes = self.router.worker_output(id);
+            if bytes.is_empty() || !peer.writable {
+                break;
+            }
+            match peer.write(bytes) {
+                Outcome::Moved(n) => self.router.worker_wrote(id, n),
+                Outcome::Blocked => break,
+                // What it has said before it died is still to be heard.
+                Outcome::Ended => peer.writable = false,
+            }
+        }
+        let mut budget = TURN;
+        while budget > 0 {
+            let Some(peer) = &mut self.links[id.0].peer else { return false };
+            if !peer.readable {
+                return false;
+            }
+            let moved = match self.router.worker_input(id) {
+                WorkerInput::Hold => return false,
+                WorkerInput::Relay(client) => {
+                    self.ready.push(Action::Client(client));
+                    return false;
+                }
+                WorkerInput::Buffer(buf) => match peer.read(buf) {
+                    Outcome::Moved(n) => {
+                        self.router.worker_received(id, n, now);
+                        n
+                    }
+                    Outcome::Blocked => return false,
+                    Outcome::Ended => {
+                        self.worker_ended(id, now);
+                        return false;
+                    }
+                },
+                WorkerInput::Discard(len) => match self.relay(id, None, len, now) {
+                    Outcome::Moved(n) => n,
+                    Outcome::Blocked | Outcome::Ended => return false,
+                },
+                WorkerInput::Silence => match peer.read(&mut [0; 64]) {
+                    Outcome::Moved(0) => 0,
+                    Outcome::Moved(n) => {
+                        self.router.worker_spoke(id, now);
+                        n
+                    }
+                    Outcome::Blocked => return false,
+                    Outcome::Ended => {
+                        self.worker_ended(id, now);
+                        return false;
+                    }
+                },
+            };
+            budget = budget.saturating_sub(moved.max(1));
+            self.take_actions(now);
+        }
+        true
+    }
+
+    // ---------------------------------------------------------------- the end
+
+    /// SIGTERM or SIGINT: the first one lets running work finish, the second one doesn't.
+    fn stopped(&mut self, now: Instant) {
+        empty(&mut self.stop);
+        if self.listener.take().is_some() {
+            log::info!("stopping: no new requests; what runs may take {:?}", self.config.drain_timeout);
+            self.socket = None;
+            self.router.drain(now);
+        } else {
+            log::info!("stopping at once");
+            self.router.abort(now);
+        }
+    }
+}
+
+/// Reads a signal's pipe until there is nothing in it.
+fn empty(pipe: &mut UnixStream) {
+    while matches!(pipe.read(&mut [0; 64]), Ok(1..)) {}
+}

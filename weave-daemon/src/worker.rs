@@ -1,0 +1,131 @@
+//! The worker: an engine on a Weave stream.
+//!
+//! Reads one request, generates, writes the answer, reads the next. The pixels go to the socket
+//! from the buffer that the engine made them in: head and buffer in one vectored write, no copy.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use weave_core::error::{self, ErrorCode};
+use weave_core::frame::Deframer;
+use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD};
+use weave_core::request::{self, Params, Request};
+use weave_core::response::ResponseHead;
+
+use crate::config::{Config, EngineKind};
+use crate::engine::pattern::Pattern;
+use crate::engine::{Engine, Image, Job};
+
+/// Makes the engine that the settings ask for and serves it on `stream`.
+///
+/// # Errors
+/// The engine can't be made, or the stream failed.
+pub fn run(config: &Config, mut stream: UnixStream) -> Result<(), String> {
+    let mut engine: Box<dyn Engine> = match config.engine {
+        EngineKind::Pattern => Box::new(Pattern::new(config.pattern, config.faults.clone())),
+        #[cfg(feature = "sdcpp")]
+        EngineKind::Sdcpp => Box::new(crate::engine::sdcpp::Sdcpp::load(config)?),
+        #[cfg(not(feature = "sdcpp"))]
+        EngineKind::Sdcpp => return Err("this weaved was built without the sdcpp engine".to_owned()),
+    };
+    match serve(&mut stream, &mut *engine) {
+        // The peer may close whenever it likes.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// Serves requests until the peer closes the stream.
+///
+/// # Errors
+/// The stream failed, or the peer's bytes could not be followed any further.
+pub fn serve(stream: &mut (impl Read + Write), engine: &mut dyn Engine) -> io::Result<()> {
+    let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
+    loop {
+        match input.next_frame() {
+            Ok(Some(frame)) => match request::parse(&frame) {
+                Ok(request) => answer(stream, engine, &request)?,
+                Err(error) => refuse(stream, frame.request_id(), error.code(), &error)?,
+            },
+            Ok(None) => {
+                let n = match stream.read(input.spare()) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    other => other?,
+                };
+                if n == 0 {
+                    return Ok(());
+                }
+                input.filled(n);
+            }
+            Err(error) => {
+                refuse(stream, 0, error.code(), &error)?;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+}
+
+/// Generates and answers.
+fn answer(stream: &mut impl Write, engine: &mut dyn Engine, request: &Request<'_>) -> io::Result<()> {
+    let id = request.request_id;
+    if !request.prompts.are_equal() {
+        log::warn!("request {id}: the three prompts differ; the one for CLIP-L is used for all");
+    }
+    let params = Params { seed: used_seed(request.params.seed)?, ..request.params };
+    let Params { width, height, steps, cfg_scale, seed } = params;
+    log::info!("request {id}: {width}×{height}, {steps} steps, cfg {cfg_scale}, seed {seed}");
+    let started = Instant::now();
+    let result = engine.generate(&Job { params, prompt: request.prompts.clip_l() });
+    let took = started.elapsed();
+    match result {
+        Ok(image) => {
+            log::info!("request {id}: done in {:.3} s", took.as_secs_f64());
+            let generation_time_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+            send(stream, ResponseHead { request_id: id, generation_time_ms, image: image.size() }, &image)
+        }
+        Err(error) => {
+            log::error!("request {id}: {} after {:.3} s: {error}", error.code, took.as_secs_f64());
+            refuse(stream, id, error.code, &error)
+        }
+    }
+}
+
+/// Writes the head and the engine's own buffer. The image is freed by the caller, after the last
+/// byte is out.
+fn send(stream: &mut impl Write, head: ResponseHead, image: &Image) -> io::Result<()> {
+    let head = head.emit();
+    let mut parts = [IoSlice::new(&head), IoSlice::new(image.pixels())];
+    let mut rest = parts.as_mut_slice();
+    while !rest.is_empty() {
+        match stream.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    stream.flush()
+}
+
+fn refuse(
+    stream: &mut impl Write,
+    request_id: u64,
+    code: ErrorCode,
+    text: &dyn std::fmt::Display,
+) -> io::Result<()> {
+    let mut frame = [0; MAX_ERROR_FRAME];
+    let frame = error::emit(request_id, code, text, &mut frame).map_err(io::Error::other)?;
+    stream.write_all(frame)
+}
+
+/// The request's seed, or one from the operating system's random numbers if it left the choice.
+fn used_seed(asked: u64) -> io::Result<u64> {
+    let mut seed = asked;
+    while seed == 0 {
+        let mut bytes = [0; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        seed = u64::from_ne_bytes(bytes);
+    }
+    Ok(seed)
+}
