@@ -55,6 +55,10 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 /// The longest wait before a worker is started again.
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(10);
 
+/// How many workers may die before one has begun with a request, until the request is refused. A
+/// worker that can't load its model dies so every time.
+const MAX_ATTEMPTS: u8 = 3;
+
 /// A place in the table of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId(pub usize);
@@ -254,6 +258,8 @@ struct Job {
     request_id: u64,
     width: u32,
     height: u32,
+    /// Workers that were given it.
+    attempts: u8,
     /// The request; once the job has failed, the error frame that answers it.
     frame: [u8; MAX_REQUEST_FRAME],
     /// Bytes of `frame` that count.
@@ -346,6 +352,7 @@ impl Router {
             request_id: 0,
             width: 0,
             height: 0,
+            attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],
             len: 0,
         };
@@ -533,12 +540,16 @@ impl Router {
         self.dispatch(now);
     }
 
-    /// The worker is gone, whether it was told to die or not.
-    pub fn worker_down(&mut self, id: WorkerId, death: Death, now: Instant) {
+    /// The worker is gone, whether it was told to die or not. `request_unread`: it left in its
+    /// socket some of what was written to it, so it can't have begun with the request.
+    pub fn worker_down(&mut self, id: WorkerId, death: Death, request_unread: bool, now: Instant) {
         let worker = &mut self.workers[id.0];
         match worker.job {
-            // It died before it had the whole request: that one was not harmed.
-            Some(job) if worker.sent < self.jobs[job].len => {
+            // It died before it had the whole request: another one can have it.
+            Some(job)
+                if (request_unread || worker.sent < self.jobs[job].len)
+                    && self.jobs[job].attempts < MAX_ATTEMPTS =>
+            {
                 worker.job = None;
                 if self.jobs[job].client.is_some() && self.draining.is_none() {
                     self.jobs[job].state = JobState::Queued;
@@ -685,6 +696,7 @@ impl Router {
                     job.len = request.emit(&mut job.frame).map_or(0, <[u8]>::len);
                     (job.state, job.client, job.request_id) = (JobState::Queued, Some(id), request_id);
                     (job.width, job.height) = (request.params.width, request.params.height);
+                    job.attempts = 0;
                     client.outstanding += 1;
                     self.queue.push_back(free);
                     continue;
@@ -796,6 +808,7 @@ impl Router {
             }
             let Some(job) = self.queue.pop_front() else { return };
             self.jobs[job].state = JobState::Running;
+            self.jobs[job].attempts += 1;
             let worker = &mut self.workers[id.0];
             (worker.link, worker.job, worker.sent) = (Link::Busy, Some(job), 0);
             (worker.progress, worker.have, worker.wanted) = (Progress::Header, 0, HEADER_LEN);

@@ -45,6 +45,8 @@ enum Outcome {
     Blocked,
     /// Nothing any more.
     Ended,
+    /// Nothing any more, and the peer has closed without reading all that was sent to it.
+    Reset,
 }
 
 fn outcome(result: io::Result<usize>) -> Outcome {
@@ -53,6 +55,7 @@ fn outcome(result: io::Result<usize>) -> Outcome {
         Ok(n) => Outcome::Moved(n),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Blocked,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Outcome::Moved(0),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Outcome::Reset,
         Err(_) => Outcome::Ended,
     }
 }
@@ -82,6 +85,8 @@ impl Peer {
 struct Link {
     worker: Option<Worker>,
     peer: Option<Peer>,
+    /// The worker died with its request, or part of it, still in the socket.
+    request_unread: bool,
     relay: Box<[u8; RELAY_LEN]>,
     /// The part of `relay` that is read and not yet written.
     pending: std::ops::Range<usize>,
@@ -177,7 +182,13 @@ impl Server {
             stall: config.stall_timeout,
             drain: config.drain_timeout,
         };
-        let link = || Link { worker: None, peer: None, relay: Box::new([0; RELAY_LEN]), pending: 0..0 };
+        let link = || Link {
+            worker: None,
+            peer: None,
+            request_unread: false,
+            relay: Box::new([0; RELAY_LEN]),
+            pending: 0..0,
+        };
         Ok(Self {
             stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
             child: signal_pipe(&[SIGCHLD], &poll, CHILD)?,
@@ -357,7 +368,7 @@ impl Server {
                     self.router.client_received(id, n, now);
                 }
                 Outcome::Blocked => break,
-                Outcome::Ended => {
+                Outcome::Ended | Outcome::Reset => {
                     peer.readable = false;
                     self.router.client_eof(id);
                 }
@@ -380,7 +391,7 @@ impl Server {
                         n
                     }
                     Outcome::Blocked => return unread,
-                    Outcome::Ended => {
+                    Outcome::Ended | Outcome::Reset => {
                         self.close_client(id);
                         return false;
                     }
@@ -388,7 +399,7 @@ impl Server {
                 ClientOutput::Relay { worker, len } => match self.relay(worker, Some(id), len, now) {
                     Outcome::Moved(n) => n,
                     Outcome::Blocked => return unread,
-                    Outcome::Ended => {
+                    Outcome::Ended | Outcome::Reset => {
                         self.close_client(id);
                         return false;
                     }
@@ -411,8 +422,8 @@ impl Server {
             match worker.read(&mut link.relay[..len.min(RELAY_LEN)]) {
                 Outcome::Moved(n) => link.pending = 0..n,
                 Outcome::Blocked => return Outcome::Blocked,
-                Outcome::Ended => {
-                    self.worker_ended(id, now);
+                Outcome::Ended | Outcome::Reset => {
+                    self.kill(id, now);
                     return Outcome::Blocked;
                 }
             }
@@ -442,7 +453,7 @@ impl Server {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(FIRST_WORKER + id.0), interest)?;
             link.peer = Some(Peer { stream, readable: true, writable: true });
-            link.pending = 0..0;
+            (link.pending, link.request_unread) = (0..0, false);
             link.worker = Some(worker);
             Ok(())
         });
@@ -450,7 +461,7 @@ impl Server {
             Ok(()) => self.router.worker_up(id, now),
             Err(error) => {
                 log::error!("worker {}: can't start it: {error}", id.0);
-                self.router.worker_down(id, Death::NotStarted, now);
+                self.router.worker_down(id, Death::NotStarted, true, now);
             }
         }
     }
@@ -466,7 +477,8 @@ impl Server {
     }
 
     /// The worker has closed its stream: it is dead or as good as that.
-    fn worker_ended(&mut self, id: WorkerId, now: Instant) {
+    fn worker_ended(&mut self, id: WorkerId, how: Outcome, now: Instant) {
+        self.links[id.0].request_unread = how == Outcome::Reset;
         self.kill(id, now);
     }
 
@@ -479,7 +491,7 @@ impl Server {
         if let Some(death) = link.worker.as_mut().and_then(Worker::ended) {
             link.worker = None;
             log::warn!("worker {}: {death}", id.0);
-            self.router.worker_down(id, death, now);
+            self.router.worker_down(id, death, link.request_unread, now);
         }
     }
 
@@ -506,7 +518,7 @@ impl Server {
                 Outcome::Moved(n) => self.router.worker_wrote(id, n),
                 Outcome::Blocked => break,
                 // What it has said before it died is still to be heard.
-                Outcome::Ended => peer.writable = false,
+                Outcome::Ended | Outcome::Reset => peer.writable = false,
             }
         }
         let mut budget = TURN;
@@ -527,14 +539,14 @@ impl Server {
                         n
                     }
                     Outcome::Blocked => return false,
-                    Outcome::Ended => {
-                        self.worker_ended(id, now);
+                    how @ (Outcome::Ended | Outcome::Reset) => {
+                        self.worker_ended(id, how, now);
                         return false;
                     }
                 },
                 WorkerInput::Discard(len) => match self.relay(id, None, len, now) {
                     Outcome::Moved(n) => n,
-                    Outcome::Blocked | Outcome::Ended => return false,
+                    Outcome::Blocked | Outcome::Ended | Outcome::Reset => return false,
                 },
                 WorkerInput::Silence => match peer.read(&mut [0; 64]) {
                     Outcome::Moved(0) => 0,
@@ -543,8 +555,8 @@ impl Server {
                         n
                     }
                     Outcome::Blocked => return false,
-                    Outcome::Ended => {
-                        self.worker_ended(id, now);
+                    how @ (Outcome::Ended | Outcome::Reset) => {
+                        self.worker_ended(id, how, now);
                         return false;
                     }
                 },

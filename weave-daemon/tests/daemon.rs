@@ -1,0 +1,487 @@
+//! The real `weaved` with the pattern engine, from outside.
+
+mod harness;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+use std::time::Duration;
+
+use harness::{
+    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, request, sized_request, wait, weaved,
+};
+use rustix::process::Signal;
+use weave_core::error::ErrorCode;
+
+#[test]
+fn the_default_picture_is_a_checkerboard_of_8_by_8_blocks() {
+    let daemon = Daemon::start(&["--engine=pattern"]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "anything", 1, 128, 64, 1));
+    let Some(Answer::Image { id: 1, width: 128, height: 64, pixels }) = client.answer() else { panic!() };
+    for (at, (x, y)) in [(0, 0), (7, 0), (8, 0), (0, 8), (8, 8), (127, 63), (120, 0)].into_iter().enumerate()
+    {
+        let black = (x / 8 + y / 8) % 2 == 0;
+        let pixel = &pixels[(y * 128 + x) * 3..][..3];
+        assert_eq!(pixel, if black { [0x00; 3] } else { [0xFF; 3] }, "point {at}");
+    }
+}
+
+#[test]
+fn twenty_requests_from_five_clients_at_once_each_get_their_own_picture() {
+    let daemon = Daemon::pattern(&["--faults=slow=0.01"]);
+    std::thread::scope(|scope| {
+        for client_no in 0..5u64 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                let mut client = daemon.connect();
+                let prompt = |n: u64| format!("picture {n} of client {client_no}");
+                // The same ids in all clients: they are each client's own business.
+                for n in 0..4 {
+                    client.send(n, &prompt(n), client_no * 100 + n + 1);
+                }
+                let answers: HashMap<_, _> = (0..4).map(|_| client.image()).collect();
+                for n in 0..4 {
+                    assert!(answers[&n] == gradient(&prompt(n), client_no * 100 + n + 1));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_full_queue_answers_busy_at_once_and_keeps_what_it_has() {
+    let daemon = Daemon::pattern(&["--queue=2", "--faults=hang@stop,fail@now"]);
+    let mut first = daemon.connect();
+    first.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    let mut second = daemon.connect();
+    for id in 2..=5 {
+        second.send(id, "now", 1);
+    }
+    // The worker hangs: only the router can be the one who answers.
+    for id in 4..=5 {
+        let text = second.expect_error(id, ErrorCode::Busy);
+        assert!(text.contains("2 requests wait"), "{text}");
+    }
+    daemon.kill_worker();
+    first.expect_error(1, ErrorCode::GpuError);
+    for id in 2..=3 {
+        second.expect_error(id, ErrorCode::GpuError);
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_failing_a_crashing_and_a_hanging_engine_each_cost_one_request() {
+    let daemon = Daemon::pattern(&["--faults=fail@fail,crash@crash,hang@hang", "--generation-timeout=0.5"]);
+    let mut client = daemon.connect();
+    for (fault, code, words) in [
+        ("fail", ErrorCode::GpuError, "told to fail"),
+        ("crash", ErrorCode::GpuError, "killed by signal 6"),
+        ("hang", ErrorCode::Timeout, "longer than the server's limit of 0.5 s"),
+        ("crash", ErrorCode::GpuError, "killed by signal 6"),
+    ] {
+        client.send(1, "before", 1);
+        client.send(2, fault, 2);
+        client.send(3, "after", 3);
+        client.expect_gradient(1, "before", 1);
+        let text = client.expect_error(2, code);
+        assert!(text.contains(words), "{text}");
+        client.expect_gradient(3, "after", 3);
+    }
+}
+
+#[test]
+fn faults_strike_at_the_chosen_request_of_a_worker() {
+    let daemon = Daemon::pattern(&["--faults=fail@2,crash@3"]);
+    let mut client = daemon.connect();
+    for id in 1..=4 {
+        client.send(id, "x", 9);
+    }
+    client.expect_gradient(1, "x", 9);
+    client.expect_error(2, ErrorCode::GpuError);
+    client.expect_error(3, ErrorCode::GpuError);
+    client.expect_gradient(4, "x", 9);
+}
+
+#[test]
+fn a_worker_killed_while_it_generates_costs_its_own_request_only() {
+    let daemon = Daemon::pattern(&["--faults=hang@slow"]);
+    let (mut one, mut two) = (daemon.connect(), daemon.connect());
+    for round in 1..=3 {
+        one.send(round, "slow", 1);
+        daemon.log.wait_nth("1 steps", usize::try_from(2 * round - 1).unwrap());
+        two.send(round, "quick", round);
+        daemon.kill_worker();
+        let text = one.expect_error(round, ErrorCode::GpuError);
+        assert!(text.contains("killed by signal 9") && text.contains("try again"), "{text}");
+        two.expect_gradient(round, "quick", round);
+    }
+}
+
+#[test]
+fn a_worker_killed_while_it_is_idle_costs_nothing() {
+    let daemon = Daemon::pattern(&[]);
+    for _ in 0..3 {
+        daemon.assert_serves();
+        daemon.kill_worker();
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn clients_may_hang_up_at_any_moment() {
+    let daemon = Daemon::pattern(&["--faults=slow=0.05"]);
+    let whole = request(7, "gone", 1);
+    let mut witness = daemon.connect();
+    for cut in [0, 1, 15, 16, 17, 30, 80, whole.len() - 1, whole.len()] {
+        daemon.connect().write(&whole[..cut]);
+    }
+    // In the queue, while running, and in the middle of an image too large for any socket buffer.
+    let mut pipeliner = daemon.connect();
+    for id in 0..5 {
+        pipeliner.send(id, "queued", 1);
+    }
+    drop(pipeliner);
+    let mut reader = daemon.connect();
+    reader.write(&sized_request(1, "large", 1, 2048, 2048, 1));
+    reader.stream.read_exact(&mut [0; 100]).unwrap();
+    drop(reader);
+    witness.send(1, "unharmed", 5);
+    witness.expect_gradient(1, "unharmed", 5);
+    daemon.assert_serves();
+}
+
+#[test]
+fn a_client_that_has_said_its_last_still_gets_its_answers() {
+    let daemon = Daemon::pattern(&[]);
+    let mut client = daemon.connect();
+    for id in 1..=3 {
+        client.send(id, "last words", id);
+    }
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    for id in 1..=3 {
+        client.expect_gradient(id, "last words", id);
+    }
+    client.expect_close();
+}
+
+#[test]
+fn a_reader_that_stands_still_is_closed_and_holds_up_nobody_for_longer() {
+    let daemon = Daemon::pattern(&["--stall-timeout=0.5"]);
+    let mut still = daemon.connect();
+    still.write(&sized_request(1, "large", 1, 2048, 2048, 1));
+    still.stream.read_exact(&mut [0; 48]).unwrap();
+    daemon.assert_serves();
+    daemon.log.wait("closing");
+    let mut rest = Vec::new();
+    let _ = still.stream.read_to_end(&mut rest);
+    assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
+}
+
+#[test]
+fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
+    let daemon = Daemon::pattern(&["--stall-timeout=2"]);
+    let mut flood = daemon.connect();
+    flood.stream.set_nonblocking(true).unwrap();
+    let bad =
+        request(1, "x", 1).iter().enumerate().map(|(i, b)| if i == 39 { 0 } else { *b }).collect::<Vec<_>>();
+    let mut written = 0;
+    // Blocks when the daemon stops reading; socket buffers hold a few hundred kilobytes.
+    while let Ok(n) = flood.stream.write(&bad) {
+        written += n;
+        assert!(written < 64 << 20, "the daemon takes everything");
+        if n < bad.len() {
+            break;
+        }
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn bad_frames_get_the_right_answer_and_keep_the_connection_where_they_can() {
+    let daemon = Daemon::pattern(&[]);
+    let good = request(0xABCD, "fine", 3);
+    let spoil = |at: usize, bytes: &[u8]| {
+        let mut frame = good.clone();
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        frame
+    };
+    let mut client = daemon.connect();
+    for (frame, code) in [
+        (spoil(4, &[0, 2]), ErrorCode::UnsupportedVersion),
+        (spoil(6, &[0, 2]), ErrorCode::UnsupportedType),
+        (spoil(6, &[0, 0xFF]), ErrorCode::UnsupportedType),
+        (spoil(6, &[0x12, 0x34]), ErrorCode::UnsupportedType),
+        (spoil(27, &[1]), ErrorCode::InvalidModelId),
+        (spoil(31, &[65]), ErrorCode::InvalidDimensions),
+        (spoil(36, &[0, 0, 0, 101]), ErrorCode::InvalidSteps),
+        (spoil(40, &[0x7F, 0xC0]), ErrorCode::InvalidCfg),
+        (spoil(76, &[0xFF]), ErrorCode::InvalidPrompt),
+    ] {
+        client.write(&frame);
+        client.expect_error(0xABCD, code);
+    }
+    // Too long to be a request, short enough to be skipped; the last one is the longest of these.
+    for len in [6205u32, 100_000, 10_485_760] {
+        let mut frame = spoil(8, &len.to_be_bytes());
+        frame.resize(16 + usize::try_from(len).unwrap(), b'y');
+        client.write(&frame);
+        let text = client.expect_error(0xABCD, ErrorCode::InvalidPrompt);
+        assert!(text.contains(&format!("prompt_data has {} bytes", len - 60)), "{text}");
+    }
+    // Payloads too short for an id have none to echo.
+    client.write(&[&good[..8], &7u32.to_be_bytes(), &[0; 4], &[1; 7]].concat());
+    client.expect_error(0, ErrorCode::Malformed);
+    client.write(&good);
+    client.expect_gradient(0xABCD, "fine", 3);
+
+    for (frame, code) in [
+        (spoil(0, b"WEVV"), ErrorCode::InvalidMagic),
+        (spoil(8, &10_485_761u32.to_be_bytes()), ErrorCode::TooLarge),
+    ] {
+        let mut client = daemon.connect();
+        client.write(&frame[..16]);
+        client.expect_error(0, code);
+        client.expect_close();
+    }
+    daemon.assert_serves();
+}
+
+#[test]
+fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+    let daemon = Daemon::pattern(&[]);
+    let mut client = daemon.connect();
+    let frames = [request(1, "drip", 1), request(2, "drop", 2)].concat();
+    for byte in frames {
+        client.write(&[byte]);
+    }
+    client.expect_gradient(1, "drip", 1);
+    client.expect_gradient(2, "drop", 2);
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let daemon = Daemon::pattern(&["--connections=2"]);
+    let (one, mut two) = (daemon.connect(), daemon.connect());
+    two.send(1, "x", 1);
+    two.expect_gradient(1, "x", 1);
+    let mut three = daemon.connect();
+    let text = three.expect_error(0, ErrorCode::Busy);
+    assert!(text.contains("all 2 connections are taken"), "{text}");
+    three.expect_close();
+    drop(one);
+    eventually("the place is free again", || {
+        let mut four = daemon.connect();
+        four.send(1, "y", 1);
+        matches!(four.answer(), Some(Answer::Image { .. }))
+    });
+}
+
+#[test]
+fn sigterm_finishes_what_runs_and_answers_the_rest() {
+    let mut daemon = Daemon::pattern(&["--faults=slow=0.3"]);
+    let worker = daemon.workers();
+    let (mut one, mut two) = (daemon.connect(), daemon.connect());
+    one.send(1, "running", 1);
+    daemon.log.wait("request 1:");
+    one.send(2, "waiting", 1);
+    two.send(3, "waiting", 1);
+    // Both are in the queue once the daemon has answered a third frame of the same connection.
+    two.write(
+        &request(4, "refused", 1)
+            .iter()
+            .enumerate()
+            .map(|(i, b)| if i == 39 { 0 } else { *b })
+            .collect::<Vec<_>>(),
+    );
+    two.expect_error(4, ErrorCode::InvalidSteps);
+    daemon.signal(Signal::TERM);
+    two.expect_error(3, ErrorCode::ShuttingDown);
+    one.expect_error(2, ErrorCode::ShuttingDown);
+    two.send(5, "too late", 1);
+    two.expect_error(5, ErrorCode::ShuttingDown);
+    one.expect_gradient(1, "running", 1);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!daemon.socket.exists(), "the socket is removed");
+    eventually("the worker is gone", || !worker.iter().any(|pid| is_alive(*pid)));
+}
+
+#[test]
+fn a_second_sigterm_does_not_wait() {
+    let mut daemon = Daemon::pattern(&["--faults=hang@hang"]);
+    let worker = daemon.workers();
+    let mut client = daemon.connect();
+    client.send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    daemon.signal(Signal::TERM);
+    daemon.log.wait("stopping");
+    daemon.signal(Signal::TERM);
+    client.expect_error(1, ErrorCode::ShuttingDown);
+    assert_eq!(daemon.wait().code(), Some(0));
+    eventually("the worker is gone", || !worker.iter().any(|pid| is_alive(*pid)));
+}
+
+#[test]
+fn draining_ends_when_its_time_is_up() {
+    let mut daemon = Daemon::pattern(&["--faults=hang@hang", "--drain-timeout=0.2"]);
+    let mut client = daemon.connect();
+    client.send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    daemon.signal(Signal::TERM);
+    client.expect_error(1, ErrorCode::ShuttingDown);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_worker_and_its_socket_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("weave.sock");
+    let mut daemon = Daemon::start_at(&socket, &["--engine=pattern", "--faults=hang@hang"]);
+    let mut client = daemon.connect();
+    client.send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    let worker = daemon.workers();
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    eventually("the worker died with it", || !worker.iter().any(|pid| is_alive(*pid)));
+    assert!(socket.exists());
+    let next = Daemon::start_at(&socket, &["--engine=pattern", "--pattern=gradient"]);
+    next.log.wait("taking it over");
+    next.assert_serves();
+}
+
+#[test]
+fn a_second_daemon_does_not_take_a_live_socket() {
+    let daemon = Daemon::pattern(&[]);
+    let second = weaved().arg("--engine=pattern").arg("--socket").arg(&daemon.socket).output().unwrap();
+    assert_eq!(second.status.code(), Some(69));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(text.contains("another daemon already listens"), "{text}");
+    daemon.assert_serves();
+
+    // Neither that of a program that knows nothing of our lock.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("other.sock");
+    let _other = UnixListener::bind(&socket).unwrap();
+    let second = weaved().arg("--engine=pattern").arg("--socket").arg(&socket).output().unwrap();
+    assert_eq!(second.status.code(), Some(69));
+    assert!(socket.exists());
+}
+
+#[test]
+fn only_its_owner_can_reach_the_socket() {
+    let daemon = Daemon::pattern(&[]);
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&daemon.socket), 0o600);
+    assert_eq!(mode(daemon.socket.parent().unwrap()), 0o700);
+
+    let refused = |socket: &std::path::Path| {
+        let output = weaved().arg("--engine=pattern").arg("--socket").arg(socket).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let open = folder.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, text) = refused(&open.join("weave.sock"));
+    assert_eq!(code, Some(77), "{text}");
+    assert!(text.contains("can be written by others"), "{text}");
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    let link = folder.path().join("link");
+    symlink(&file, &link).unwrap();
+    for path in [&file, &link] {
+        let (code, text) = refused(path);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("is not a socket"), "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn the_worker_can_run_on_a_thread() {
+    let mut daemon = Daemon::pattern(&["--isolation=thread", "--faults=fail@fail"]);
+    assert_eq!(daemon.workers(), []);
+    let mut client = daemon.connect();
+    client.send(1, "fail", 1);
+    client.expect_error(1, ErrorCode::GpuError);
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_worker_serves_a_socket_that_somebody_else_listens_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("parent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let start = |flag: &str| {
+        let mut child = weaved()
+            .args(["worker", flag])
+            .arg(&socket)
+            .args(["--engine=pattern", "--pattern=gradient", "--faults=hang@hang"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        (child, stdin, Client::new(listener.accept().unwrap().0))
+    };
+    // Closing the socket ends it.
+    let (mut child, stdin, mut client) = start("--connect");
+    for id in 1..=3 {
+        client.send(id, "through", id);
+        client.expect_gradient(id, "through", id);
+    }
+    drop(client);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    drop(stdin);
+    // And so does the end of its standard input, even while it generates.
+    let (mut child, stdin, mut client) = start("--socket-path");
+    client.send(1, "hang", 1);
+    client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(client.stream.read(&mut [0]).is_err(), "it hangs");
+    drop(stdin);
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+#[test]
+fn wrong_settings_end_with_a_sentence_and_the_right_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weaved.toml");
+    std::fs::write(&file, "# mine\nengine = \"pattern\"\nqueue = 0\n").unwrap();
+    let file = file.to_str().unwrap();
+    let empty = folder.path().join("empty.safetensors");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    let unit = SIDE.to_string();
+    for (args, code, words) in [
+        (&["--queue", "0"][..], 2, "--queue: queue is \"0\", must be a whole number from 1 to 4096"),
+        (&["--quue", "1"], 2, "--quue"),
+        (&["--threads"], 2, "threads"),
+        (&["sirve"], 2, "sirve"),
+        (&["serve", &unit], 2, "64"),
+        (&["--engine", "magic"], 2, "one of sdcpp, pattern"),
+        (&["--faults", "explode@3"], 2, "fail@N"),
+        (&["--generation-timeout", "-1"], 2, "more than 0"),
+        (&["--config", file], 78, "weaved.toml:3: queue is \"0\""),
+        (&["--config", "/nonexistent.toml"], 78, "can't read the settings in /nonexistent.toml"),
+        (&["--engine", "pattern"], 78, "XDG_RUNTIME_DIR"),
+        (&["--engine=sdcpp", "--clip-l", "x"], 78, "neither model nor diffusion_model"),
+        (&["--engine=sdcpp", "--model", "/nonexistent"], 78, "model: can't read /nonexistent"),
+        (&["--engine=sdcpp", "--model", empty], 78, "is neither safetensors nor GGUF"),
+        (&["worker", "--engine=pattern"], 2, "--connect"),
+        (&["worker", "--engine=pattern", "--connect", "/nonexistent"], 1, "can't connect to /nonexistent"),
+    ] {
+        let output = weaved().args(args).stdin(Stdio::null()).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(words), "{args:?}: {text}");
+        assert_eq!(text.trim_end().lines().count(), 1, "{args:?}: {text}");
+    }
+}

@@ -1,0 +1,307 @@
+//! Starts the real `weaved` and talks to it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use weave_core::error::{self, ErrorCode};
+use weave_core::frame::{Kind, Split, split};
+use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD};
+use weave_core::request::{Params, Prompts, Request};
+use weave_core::response;
+
+/// Long enough for anything that should happen at once, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the daemon has logged so far.
+#[derive(Clone, Default)]
+pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Log {
+    fn follow(&self, source: impl Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                log.0.0.lock().unwrap().push(line);
+                log.0.1.notify_all();
+            }
+        });
+    }
+
+    /// Waits for the `nth` line that contains `text`, counted from 1.
+    pub fn wait_nth(&self, text: &str, nth: usize) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(nth - 1) {
+                return line.clone();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{text:?} was not logged {nth} times; the log:\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    pub fn wait(&self, text: &str) -> String {
+        self.wait_nth(text, 1)
+    }
+
+    pub fn all(&self) -> String {
+        self.0.0.lock().unwrap().join("\n")
+    }
+}
+
+pub fn weaved() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weaved"));
+    command.arg("--no-config").env("XDG_RUNTIME_DIR", "/nonexistent");
+    command
+}
+
+/// A running daemon with a folder of its own. Killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+    pub log: Log,
+    pub socket: PathBuf,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Daemon {
+    /// Starts the pattern engine with these flags.
+    pub fn pattern(flags: &[&str]) -> Self {
+        Self::start(&[&["--engine=pattern", "--pattern=gradient"], flags].concat())
+    }
+
+    pub fn start(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut daemon = Self::start_at(&folder.path().join("run/weave.sock"), flags);
+        daemon.folder = Some(folder);
+        daemon
+    }
+
+    pub fn start_at(socket: &Path, flags: &[&str]) -> Self {
+        let mut child = weaved()
+            .arg("--socket")
+            .arg(socket)
+            .args(flags)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::default();
+        log.follow(child.stderr.take().unwrap());
+        log.wait("listening on");
+        Self { child, log, socket: socket.to_owned(), folder: None }
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The process ids of the daemon's children.
+    pub fn workers(&self) -> Vec<i32> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    pub fn kill_worker(&self) {
+        let [worker] = self.workers()[..] else { panic!("one worker expected: {:?}", self.workers()) };
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Proves that the daemon still makes images for others.
+    pub fn assert_serves(&self) {
+        let mut client = self.connect();
+        client.send(4711, "still there?", 1);
+        client.expect_gradient(4711, "still there?", 1);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log.all());
+        }
+    }
+}
+
+/// Waits for a process to end, but not for ever.
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < until, "the process did not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits for something that can only be asked for.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether a process exists and is no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+}
+
+/// An answer as it came.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    Image { id: u64, width: u32, height: u32, pixels: Vec<u8> },
+    Error { id: u64, code: ErrorCode, text: String },
+}
+
+impl Answer {
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Image { id, .. } | Self::Error { id, .. } => *id,
+        }
+    }
+}
+
+pub const SIDE: u32 = 64;
+
+pub fn request(id: u64, prompt: &str, seed: u64) -> Vec<u8> {
+    sized_request(id, prompt, seed, SIDE, SIDE, 1)
+}
+
+pub fn sized_request(id: u64, prompt: &str, seed: u64, width: u32, height: u32, steps: u32) -> Vec<u8> {
+    let params = Params { width, height, steps, cfg_scale: 1.0, seed };
+    let mut out = [0; MAX_REQUEST_FRAME];
+    Request { request_id: id, params, prompts: Prompts::same(prompt) }.emit(&mut out).unwrap().to_vec()
+}
+
+/// A client that can do everything wrong.
+pub struct Client {
+    pub stream: UnixStream,
+}
+
+impl Client {
+    pub fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn send(&mut self, id: u64, prompt: &str, seed: u64) {
+        self.write(&request(id, prompt, seed));
+    }
+
+    /// The next answer; `None` if the daemon closed between two of them.
+    pub fn answer(&mut self) -> Option<Answer> {
+        let mut bytes = vec![0; HEADER_LEN];
+        let first = self.stream.read(&mut bytes).unwrap_or_else(|error| match error.kind() {
+            io::ErrorKind::ConnectionReset => 0,
+            other => panic!("no answer: {other}"),
+        });
+        if first == 0 {
+            return None;
+        }
+        self.stream.read_exact(&mut bytes[first..]).unwrap();
+        loop {
+            match split(&bytes, MAX_RESPONSE_PAYLOAD).unwrap() {
+                Split::Need(n) => {
+                    let have = bytes.len();
+                    bytes.resize(have + n, 0);
+                    self.stream.read_exact(&mut bytes[have..]).expect("the answer is whole");
+                }
+                Split::Frame(frame, rest) => {
+                    assert!(rest.is_empty());
+                    return Some(match frame.header().kind() {
+                        Kind::Response => {
+                            let response = response::parse(&frame).unwrap();
+                            Answer::Image {
+                                id: response.head.request_id,
+                                width: response.head.image.width(),
+                                height: response.head.image.height(),
+                                pixels: response.pixels.to_vec(),
+                            }
+                        }
+                        Kind::Error => {
+                            let error = error::parse(&frame).unwrap();
+                            assert_eq!(error.status, error.code.status());
+                            let text = error.text().to_string();
+                            Answer::Error { id: error.request_id, code: error.code, text }
+                        }
+                        other => panic!("an answer of type {other:?}"),
+                    });
+                }
+            }
+        }
+    }
+
+    pub fn image(&mut self) -> (u64, Vec<u8>) {
+        match self.answer() {
+            Some(Answer::Image { id, pixels, .. }) => (id, pixels),
+            other => panic!("an image was expected, not {other:?}"),
+        }
+    }
+
+    /// The next answer must be this error; gives its text.
+    pub fn expect_error(&mut self, id: u64, code: ErrorCode) -> String {
+        match self.answer() {
+            Some(Answer::Error { id: its_id, code: its_code, text }) => {
+                assert_eq!((its_id, its_code), (id, code), "{text}");
+                text
+            }
+            other => panic!("{code} for {id} was expected, not {other:?}"),
+        }
+    }
+
+    pub fn expect_gradient(&mut self, id: u64, prompt: &str, seed: u64) {
+        let (its_id, pixels) = self.image();
+        assert_eq!(its_id, id);
+        assert!(pixels == gradient(prompt, seed), "not the picture of {prompt:?}, {seed}");
+    }
+
+    pub fn expect_close(&mut self) {
+        assert_eq!(self.answer(), None);
+    }
+}
+
+/// What the pattern engine must draw. Made here from its description, not by its code.
+pub fn gradient(prompt: &str, seed: u64) -> Vec<u8> {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in seed.to_le_bytes().into_iter().chain(prompt.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    let start = hash.to_le_bytes();
+    let mut pixels = Vec::new();
+    for y in 0..SIDE {
+        for x in 0..SIDE {
+            let ramp = |at: u32| u8::try_from(at * 256 / SIDE).unwrap();
+            pixels.push(start[0].wrapping_add(ramp(x)));
+            pixels.push(start[1].wrapping_add(ramp(y)));
+            pixels.push(start[2]);
+        }
+    }
+    pixels
+}
