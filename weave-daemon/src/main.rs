@@ -73,13 +73,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let Some((command, config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
+    let Some((command, mut config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
     logger::start(config.log);
-    if config.engine == EngineKind::Sdcpp {
-        config.model.check().map_err(Failure::Model)?;
-    }
+    let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
-        Command::Serve => serve(config),
+        Command::Serve => serve(config, model),
         Command::Work { connect } => work(&config, connect),
     }
 }
@@ -130,22 +128,33 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
     Ok(Some((command, config)))
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
+/// Checks the model files, or sets those of the demo model where none are set. Says which it is.
+fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
+    config.model.check().map_err(Failure::Model)?;
+    if !config.model.is_empty() {
+        return Ok("the model that is set");
+    }
+    #[cfg(feature = "sdcpp")]
+    {
+        use weave_daemon::demo;
+        let unpack = || demo::unpack(&demo::cache_dir()?);
+        let files = unpack().map_err(|error| Failure::Other(error.to_string()))?;
+        config.model.diffusion_model = Some(files.diffusion_model);
+        config.model.clip_l = Some(files.clip_l);
+        config.model.taesd = Some(files.taesd);
+    }
+    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
+}
+
+fn serve(config: Config, model: &str) -> Result<(), Failure> {
     let path = match &config.socket {
         Some(path) => path.clone(),
         None => default_path().map_err(Failure::Socket)?,
     };
     let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
-    let what = match config.engine {
-        EngineKind::Pattern => "test pictures",
-        EngineKind::Sdcpp if config.model.is_empty() => {
-            "the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)"
-        }
-        EngineKind::Sdcpp => "the model that is set",
-    };
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     let mut server = Server::new(config, socket, listener).map_err(io)?;
-    log::info!("listening on {}, with {what}", path.display());
+    log::info!("listening on {}, with {model}", path.display());
     server.run().map_err(io)
 }
 

@@ -1,1 +1,243 @@
-//! stable-diffusion.cpp.
+//! stable-diffusion.cpp behind a safe handle.
+//!
+//! The engine is made, used and freed by one thread, the worker's. Its callbacks are process-wide,
+//! so there is one engine in a process.
+#![allow(unsafe_code, reason = "the one module of this crate that calls C")]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use sdcpp_sys as sys;
+use weave_core::error::ErrorCode;
+use weave_core::response::ImageSize;
+
+use super::{Engine, EngineError, Image, Job};
+use crate::config::Config;
+
+/// Whether the engine has logged that an allocation failed, since this was last cleared.
+static OUT_OF_MEMORY: AtomicBool = AtomicBool::new(false);
+
+/// Room for what the C++ layer says of a failure.
+type Message = [u8; 256];
+
+/// A context of the engine: a model and everything it needs.
+pub struct Sdcpp {
+    context: NonNull<sys::sd_ctx_t>,
+}
+
+impl Sdcpp {
+    /// Makes a context for the model files of `config`.
+    ///
+    /// # Errors
+    /// A sentence that says why not; what the engine itself had to say is in the log.
+    pub fn load(config: &Config) -> Result<Self, String> {
+        // SAFETY: `log_line` has the signature that the engine calls and needs no data.
+        unsafe { sys::sd_set_log_callback(Some(log_line), ptr::null_mut()) };
+        // Without one the engine draws a bar on standard output.
+        // SAFETY: `step_done` has the signature that the engine calls and needs no data.
+        unsafe { sys::sd_set_progress_callback(Some(step_done), ptr::null_mut()) };
+
+        let mut message: Message = [0; _];
+        let mut params = MaybeUninit::uninit();
+        // SAFETY: there is room for the parameters, and for a message of the length given.
+        let status = unsafe {
+            sys::sdcpp_ctx_params_init(params.as_mut_ptr(), message.as_mut_ptr().cast(), message.len())
+        };
+        if status != sys::sdcpp_status::SDCPP_OK {
+            return Err(format!("the engine's parameters can't be made: {}", told(&message)));
+        }
+        // SAFETY: the call succeeded, so all of it is initialised.
+        let mut params = unsafe { params.assume_init() };
+
+        let c_path = |path: &Option<std::path::PathBuf>| path.as_deref().map(c_string).transpose();
+        let model = &config.model;
+        let paths = [
+            &model.model,
+            &model.diffusion_model,
+            &model.clip_l,
+            &model.clip_g,
+            &model.t5xxl,
+            &model.vae,
+            &model.taesd,
+        ];
+        let mut owned = Vec::with_capacity(paths.len());
+        for path in paths {
+            owned.push(c_path(path)?);
+        }
+        let places = [
+            &mut params.model_path,
+            &mut params.diffusion_model_path,
+            &mut params.clip_l_path,
+            &mut params.clip_g_path,
+            &mut params.t5xxl_path,
+            &mut params.vae_path,
+            &mut params.taesd_path,
+        ];
+        for (place, path) in places.into_iter().zip(&owned) {
+            if let Some(path) = path {
+                *place = path.as_ptr();
+            }
+        }
+        params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
+
+        let mut context = ptr::null_mut();
+        // SAFETY: the parameters are initialised, the strings they point to live in `owned` until
+        // after the call, which copies them, and there is room for the result and the message.
+        let status =
+            unsafe { sys::sdcpp_ctx_new(&params, &mut context, message.as_mut_ptr().cast(), message.len()) };
+        match NonNull::new(context) {
+            Some(context) if status == sys::sdcpp_status::SDCPP_OK => Ok(Self { context }),
+            _ => Err(format!("the model can't be loaded: {}", told(&message))),
+        }
+    }
+}
+
+impl Drop for Sdcpp {
+    fn drop(&mut self) {
+        // SAFETY: the context came from `sdcpp_ctx_new`, is freed only here, and a message is not
+        // wanted, for which null and 0 stand.
+        unsafe { sys::sdcpp_ctx_free(self.context.as_ptr(), ptr::null_mut(), 0) };
+    }
+}
+
+impl Engine for Sdcpp {
+    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError> {
+        let internal = |text: String| EngineError { code: ErrorCode::Internal, text };
+        let prompt = CString::new(job.prompt).map_err(|_| internal("the prompt has a NUL".to_owned()))?;
+        let side = |pixels: u32| c_int::try_from(pixels).map_err(|error| internal(error.to_string()));
+
+        let mut message: Message = [0; _];
+        let mut params = MaybeUninit::uninit();
+        // SAFETY: there is room for the parameters, and for a message of the length given.
+        let status = unsafe {
+            sys::sdcpp_img_gen_params_init(params.as_mut_ptr(), message.as_mut_ptr().cast(), message.len())
+        };
+        if status != sys::sdcpp_status::SDCPP_OK {
+            return Err(internal("the engine's parameters can't be made".to_owned()));
+        }
+        // SAFETY: the call succeeded, so all of it is initialised.
+        let mut params: sys::sd_img_gen_params_t = unsafe { params.assume_init() };
+        params.prompt = prompt.as_ptr();
+        params.negative_prompt = c"".as_ptr();
+        params.width = side(job.params.width)?;
+        params.height = side(job.params.height)?;
+        // All 64 bits count; the C++ layer refuses what an engine built elsewhere would replace.
+        params.seed = job.params.seed.cast_signed();
+        params.sample_params.sample_steps = side(job.params.steps)?;
+        params.sample_params.guidance.txt_cfg = job.params.cfg_scale;
+
+        OUT_OF_MEMORY.store(false, Ordering::Relaxed);
+        let mut image = sys::sd_image_t { width: 0, height: 0, channel: 0, data: ptr::null_mut() };
+        // SAFETY: the context is alive and used by this thread alone, the parameters are
+        // initialised and the strings in them outlive the call, and there is room for the results.
+        let status = unsafe {
+            sys::sdcpp_generate(
+                self.context.as_ptr(),
+                &params,
+                &mut image,
+                message.as_mut_ptr().cast(),
+                message.len(),
+            )
+        };
+        let pixels = NonNull::new(image.data).map(|data| Pixels {
+            data,
+            len: [image.width, image.height, image.channel]
+                .into_iter()
+                .try_fold(1usize, |product, n| product.checked_mul(usize::try_from(n).ok()?))
+                .unwrap_or(0),
+        });
+        match pixels {
+            Some(pixels) if status == sys::sdcpp_status::SDCPP_OK => {
+                let size = ImageSize::new(image.width, image.height, image.channel).map_err(|error| {
+                    let text = format!("the engine made an image that can't be sent: {error}");
+                    EngineError { code: ErrorCode::GpuError, text }
+                })?;
+                Image::new(size, pixels)
+            }
+            _ => Err(failure(status, &message)),
+        }
+    }
+}
+
+/// What the client is told. The engine's own words may name files, so they are for the log alone.
+fn failure(status: sys::sdcpp_status, message: &Message) -> EngineError {
+    log::error!("engine: {}", told(message));
+    let ran_out = status == sys::sdcpp_status::SDCPP_OUT_OF_MEMORY || OUT_OF_MEMORY.load(Ordering::Relaxed);
+    let (code, text) = if ran_out {
+        (ErrorCode::OutOfMemory, "the device has not enough memory for this image; ask for a smaller one")
+    } else if status == sys::sdcpp_status::SDCPP_UNSUPPORTED {
+        (ErrorCode::Internal, "this engine takes seeds up to 9223372036854775807 only; ask for a smaller one")
+    } else {
+        (ErrorCode::GpuError, "the engine could not make this image; the daemon's log says more")
+    };
+    EngineError { code, text: text.to_owned() }
+}
+
+/// An image's bytes in the memory that the engine allocated.
+struct Pixels {
+    data: NonNull<u8>,
+    len: usize,
+}
+
+impl AsRef<[u8]> for Pixels {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the engine made `len` bytes there (width · height · channels, as it said), gave
+        // them away, and they are freed only when this value is dropped.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Pixels {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is the one that `sdcpp_generate` gave away, and this is its only owner.
+        unsafe { sys::sdcpp_pixels_free(self.data.as_ptr()) };
+    }
+}
+
+fn c_string(path: &Path) -> Result<CString, String> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| format!("{} can't be a path: it has a NUL", path.display()))
+}
+
+fn told(message: &Message) -> String {
+    CStr::from_bytes_until_nul(message).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The default for `threads`. The engine's threads spin while they wait for each other, which on
+/// processors that have other work costs more than it gains.
+fn half_of_the_processors() -> u16 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
+}
+
+/// The engine's log, a level more quiet than it thinks of itself: at its own debug level it repeats
+/// prompts, which are private.
+extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: the engine passes a string that is ended by a NUL and valid during the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let text = text.trim_end();
+    let level = match level {
+        sys::sd_log_level_t::SD_LOG_ERROR => log::Level::Error,
+        sys::sd_log_level_t::SD_LOG_WARN => log::Level::Warn,
+        sys::sd_log_level_t::SD_LOG_INFO => log::Level::Debug,
+        _ => log::Level::Trace,
+    };
+    if level == log::Level::Error && ["alloc", "out of memory"].iter().any(|sign| text.contains(sign)) {
+        OUT_OF_MEMORY.store(true, Ordering::Relaxed);
+    }
+    log::log!(level, "engine: {text}");
+}
+
+/// After each step, and while weights are loaded.
+extern "C" fn step_done(step: c_int, steps: c_int, seconds: f32, _: *mut c_void) {
+    log::trace!("engine: step {step} of {steps}, {seconds:.3} s");
+}

@@ -1,0 +1,56 @@
+#!/bin/sh
+# `make demo`: builds Weave, starts a daemon on a private socket, makes one image, stops the daemon.
+set -eu
+
+here=$PWD
+cd "$(dirname "$0")/../.."
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+
+now() { date +%s%N; }
+since() { awk "BEGIN { printf \"%.1f s\", ($(now) - $1) / 1e9 }"; }
+
+started=$(now)
+cargo fetch --locked --quiet
+fetched=$(since "$started")
+started=$(now)
+cargo build --release --locked --quiet -p weave-daemon -p weave-client
+built=$(since "$started")
+
+private=$(mktemp -d)
+daemon=
+finish() {
+    [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null && wait "$daemon" || true; }
+    rm -rf "$private"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+started=$(now)
+"$target/release/weaved" --no-config --socket "$private/weave.sock" --threads 1 >"$private/log" 2>&1 &
+daemon=$!
+until "$target/release/weave" ping --socket "$private/weave.sock" >/dev/null 2>&1; do
+    kill -0 "$daemon" 2>/dev/null || { cat "$private/log" >&2; echo "weave: weaved did not start" >&2; exit 1; }
+    sleep 0.05
+done
+up=$(since "$started")
+
+started=$(now)
+prompt="a red circle on a blue background"
+settings="--width 128 --height 128 --steps 8 --cfg 1"
+# shellcheck disable=SC2086
+line=$("$target/release/weave" generate "$prompt" $settings --seed 42 --socket "$private/weave.sock" \
+    --force -o "$here/demo.png") || { status=$?; cat "$private/log" >&2; exit "$status"; }
+made=$(since "$started")
+
+echo "$line"
+echo
+echo "source $fetched, build $built, daemon up in $up, image $made (with loading the model)"
+echo
+echo "Try next:"
+if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
+    echo "  export WEAVE_SOCKET=\$HOME/.weave/weave.sock && $target/release/weaved &"
+else
+    echo "  $target/release/weaved &"
+fi
+echo "  $target/release/weave ping"
+echo "  $target/release/weave generate 'a yellow triangle on black' $settings -o triangle.png"
