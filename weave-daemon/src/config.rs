@@ -417,6 +417,7 @@ impl Config {
                 toml::de::DeValue::String(text) => text.to_string(),
                 toml::de::DeValue::Integer(number) => number.to_string(),
                 toml::de::DeValue::Float(number) => number.to_string(),
+                toml::de::DeValue::Boolean(value) => value.to_string(),
                 other => {
                     let (value, reason) = (other.type_str().to_owned(), "a string or a number".to_owned());
                     return Err(ConfigError::Value { origin: origin(), name: setting.name, value, reason });
@@ -426,6 +427,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Variables that look like settings and are none: most likely they are misspelt.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator<Item = String> {
+    const OTHERS: [&str; 3] = ["WEAVE_CONFIG", "WEAVE_CACHE_DIR", "WEAVE_NATIVE"];
+    names.filter_map(|name| name.into_string().ok()).filter(|name| {
+        name.starts_with("WEAVE_")
+            && !OTHERS.contains(&name.as_str())
+            && !SETTINGS.iter().any(|setting| setting.variable() == *name)
+    })
 }
 
 /// The settings file to read when none was named: the user's, else the system's.

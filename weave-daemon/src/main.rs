@@ -11,7 +11,7 @@ use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_file};
+use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_file, unknown_variables};
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
@@ -74,7 +74,6 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     let Some((command, mut config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
-    logger::start(config.log);
     let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
         Command::Serve => serve(config, model),
@@ -122,8 +121,12 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
     let file = file
         .or_else(|| std::env::var_os("WEAVE_CONFIG").filter(|v| !v.is_empty() && !bare).map(PathBuf::from))
         .or_else(|| if bare { None } else { default_file() });
-    let environment = std::env::vars_os().filter(|_| !bare);
-    let config = Config::resolve(&flags, environment, file.as_deref())?;
+    let environment = || std::env::vars_os().filter(|_| !bare);
+    let config = Config::resolve(&flags, environment(), file.as_deref())?;
+    logger::start(config.log);
+    for name in unknown_variables(environment().map(|(name, _)| name)) {
+        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
+    }
     let command = if command == Some("worker") { Command::Work { connect } } else { Command::Serve };
     Ok(Some((command, config)))
 }

@@ -1,0 +1,186 @@
+//! Settings: which source wins, what is refused, and that the examples are right.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use weave_daemon::config::{Config, EngineKind, Isolation, SETTINGS, unknown_variables};
+use weave_daemon::model::{ModelError, ModelFiles};
+
+fn resolve(flags: &[(&str, &str)], vars: &[(&str, &str)], file: Option<&Path>) -> Result<Config, String> {
+    let flags: Vec<_> = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let vars = vars.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    Config::resolve(&flags, vars, file).map_err(|error| error.to_string())
+}
+
+fn toml(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weaved.toml");
+    fs::write(&file, text).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn flags_come_before_variables_before_the_file_before_defaults() {
+    let (_folder, file) = toml("queue = 1\nthreads = 2\nconnections = 3\n");
+    let file = Some(file.as_path());
+    let config = resolve(&[("queue", "7")], &[("WEAVE_QUEUE", "5"), ("WEAVE_THREADS", "6")], file).unwrap();
+    assert_eq!((config.queue, config.threads, config.connections), (7, Some(6), 3));
+    assert_eq!(config.generation_timeout, Config::default().generation_timeout);
+    // An empty variable is one that isn't set.
+    assert_eq!(resolve(&[], &[("WEAVE_QUEUE", "")], file).unwrap().queue, 1);
+}
+
+#[test]
+fn the_file_takes_strings_and_numbers_and_its_paths_count_from_its_folder() {
+    let (folder, file) = toml(
+        "engine = \"pattern\"\nisolation = 'thread'\ndrain_timeout = 2\nstall_timeout = 0.5\n\
+         clip_l = \"parts/l.gguf\"\nvae = \"/abs/vae\"\n",
+    );
+    let config = resolve(&[], &[], Some(&file)).unwrap();
+    assert_eq!((config.engine, config.isolation), (EngineKind::Pattern, Isolation::Thread));
+    assert_eq!((config.drain_timeout.as_millis(), config.stall_timeout.as_millis()), (2000, 500));
+    assert_eq!(config.model.clip_l, Some(folder.path().join("parts/l.gguf")));
+    assert_eq!(config.model.vae, Some(PathBuf::from("/abs/vae")));
+}
+
+#[test]
+fn what_cannot_be_used_is_named_with_its_place() {
+    let of_file = |text: &str| {
+        let (_folder, file) = toml(text);
+        resolve(&[], &[], Some(&file)).unwrap_err()
+    };
+    for (text, words) in [
+        ("\nqueue = 5000\n", "weaved.toml:2: queue is \"5000\", must be a whole number from 1 to 4096"),
+        ("queue = 1\nqeue = 2\n", "weaved.toml:2: there is no setting \"qeue\""),
+        ("queue = true\n", "weaved.toml:1: queue is \"true\", must be a whole number from 1 to 4096"),
+        ("[model]\nfile = 1\n", "weaved.toml:1: model is"),
+        ("queue = 1\nqueue = 2\n", "weaved.toml:2: "),
+        ("engine = \n", "weaved.toml:1: "),
+    ] {
+        let error = of_file(text);
+        assert!(error.contains(words), "{error}");
+    }
+    let names = ["WEAVE_QUEU", "WEAVE_QUEUE", "WEAVE_CONFIG", "PATH"].map(OsString::from);
+    assert_eq!(unknown_variables(names.into_iter()).collect::<Vec<_>>(), ["WEAVE_QUEU"]);
+    let error = resolve(&[], &[("WEAVE_THREADS", "many")], None).unwrap_err();
+    assert_eq!(error, "WEAVE_THREADS: threads is \"many\", must be a whole number from 1 to 256");
+}
+
+#[test]
+fn settings_survive_the_way_to_a_worker() {
+    let (_folder, file) = toml(
+        "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
+         diffusion_model = \"/m\"\nthreads = 3\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
+    );
+    let config = resolve(&[], &[], Some(&file)).unwrap();
+    let flags = config.to_flags();
+    let flags: Vec<_> = flags.iter().filter_map(|flag| flag.strip_prefix("--")?.split_once('=')).collect();
+    assert_eq!(resolve(&flags, &[], None).unwrap(), config);
+}
+
+/// The settings in an example, with what their lines say.
+fn example(name: &str) -> (String, Vec<(String, String)>) {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let on: String = text
+        .lines()
+        .filter_map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let pairs = on.lines().map(|line| {
+        let (name, value) = line.split_once('=').unwrap();
+        (name.trim().to_owned(), value.trim().trim_matches('"').to_owned())
+    });
+    let pairs = pairs.collect();
+    (on, pairs)
+}
+
+#[test]
+fn the_examples_name_every_setting_and_can_be_used_as_they_are() {
+    let names: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.name.to_owned()).collect();
+    let (on, pairs) = example("example.toml");
+    assert_eq!(pairs.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>(), names);
+    let (_folder, file) = toml(&on);
+    let from_file = resolve(&[], &[], Some(&file)).unwrap();
+
+    let (_, pairs) = example("example.env");
+    let variables: BTreeSet<_> = SETTINGS
+        .iter()
+        .map(|setting| setting.variable())
+        // These two are no settings of the table.
+        .chain(["WEAVE_CONFIG".to_owned(), "WEAVE_CACHE_DIR".to_owned()])
+        .collect();
+    assert_eq!(pairs.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>(), variables);
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(resolve(&[], &pairs, None).unwrap(), from_file, "both examples say the same");
+
+    // What is shown as a default is one.
+    let defaults = Config::default();
+    assert_eq!(
+        (from_file.queue, from_file.connections, from_file.log, from_file.pattern, from_file.isolation),
+        (defaults.queue, defaults.connections, defaults.log, defaults.pattern, defaults.isolation)
+    );
+    assert_eq!(
+        (from_file.generation_timeout, from_file.stall_timeout, from_file.drain_timeout),
+        (defaults.generation_timeout, defaults.stall_timeout, defaults.drain_timeout)
+    );
+}
+
+/// A safetensors file with one tensor of this name.
+fn safetensors(folder: &Path, name: &str, tensor: &str) -> Option<PathBuf> {
+    let header = format!("{{\"{tensor}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}}}");
+    let length = u64::try_from(header.len()).unwrap().to_le_bytes();
+    let path = folder.join(name);
+    fs::write(&path, [&length[..], header.as_bytes(), &[0; 4]].concat()).unwrap();
+    Some(path)
+}
+
+#[test]
+fn parts_that_cannot_make_an_image_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let part = safetensors(at, "part", "x");
+    let bare = safetensors(at, "bare", "model.diffusion_model.x_embedder.proj.weight");
+    let with_vae = safetensors(at, "vae", "first_stage_model.decoder.conv_in.weight");
+    let with_clip = safetensors(at, "clip", "text_encoders.clip_l.transformer.text_model.x");
+    let none = ModelFiles::default();
+    assert!(none.check().is_ok(), "that is the demo model");
+    let parts = |files: ModelFiles| files.check();
+    let p = || part.clone();
+
+    for clip in [
+        ModelFiles { clip_l: p(), ..none.clone() },
+        ModelFiles { clip_g: p(), ..none.clone() },
+        ModelFiles { t5xxl: p(), ..none.clone() },
+    ] {
+        let all = ModelFiles { diffusion_model: p(), vae: p(), ..clip.clone() };
+        assert!(parts(all).is_ok(), "one encoder of any kind is enough");
+        assert!(matches!(parts(clip), Err(ModelError::NoDiffusionModel)));
+    }
+    let files = ModelFiles { diffusion_model: p(), vae: p(), ..none.clone() };
+    assert!(matches!(parts(files), Err(ModelError::NoEncoder(_))));
+    let files = ModelFiles { diffusion_model: p(), t5xxl: p(), ..none.clone() };
+    assert!(matches!(parts(files.clone()), Err(ModelError::NoDecoder(_))));
+    assert!(parts(ModelFiles { taesd: p(), ..files.clone() }).is_ok());
+    assert!(matches!(parts(ModelFiles { model: p(), taesd: p(), ..files }), Err(ModelError::BothModels)));
+
+    // A checkpoint may hold the other parts itself.
+    let model = |model: &Option<PathBuf>| ModelFiles { model: model.clone(), ..none.clone() };
+    assert!(matches!(parts(model(&bare)), Err(ModelError::NoEncoder(_))));
+    assert!(matches!(parts(model(&with_vae)), Err(ModelError::NoEncoder(_))));
+    assert!(matches!(parts(model(&with_clip)), Err(ModelError::NoDecoder(_))));
+    assert!(parts(ModelFiles { clip_l: p(), ..model(&with_vae) }).is_ok());
+    assert!(parts(ModelFiles { taesd: p(), ..model(&with_clip) }).is_ok());
+
+    let missing =
+        ModelFiles { clip_l: Some(at.join("missing")), diffusion_model: p(), vae: p(), ..none.clone() };
+    let error = parts(missing).unwrap_err().to_string();
+    assert!(error.starts_with("clip_l: can't read") && error.contains("missing"), "{error}");
+    let folder = ModelFiles { vae: Some(at.to_owned()), diffusion_model: p(), clip_l: p(), ..none.clone() };
+    assert!(matches!(parts(folder), Err(ModelError::NotAFile("vae", _))));
+    let text = at.join("text");
+    fs::write(&text, "<html>you need to log in to download this file</html>").unwrap();
+    let html = ModelFiles { vae: Some(text), diffusion_model: p(), clip_l: p(), ..none };
+    assert!(matches!(parts(html), Err(ModelError::Format("vae", _))));
+}

@@ -1,0 +1,260 @@
+//! From `weave generate` to a PNG: the real client, the real daemon, the real engine, the demo model.
+#![cfg(feature = "sdcpp")]
+
+mod harness;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use harness::{Answer, Client, Daemon, sized_request};
+use rustix::process::Signal;
+use weave_core::error::ErrorCode;
+
+fn daemon() -> Daemon {
+    Daemon::start(&["--threads=1"])
+}
+
+/// The `weave` command, built by the cargo that runs these tests.
+fn weave() -> Command {
+    let weaved = Path::new(env!("CARGO_BIN_EXE_weaved"));
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "-p", "weave-client", "--bin", "weave"])
+        .args(if cfg!(debug_assertions) { None } else { Some("--release") })
+        .status()
+        .unwrap();
+    assert!(built.success());
+    Command::new(weaved.with_file_name("weave"))
+}
+
+/// What there is to draw, and how.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    prompt: &'a str,
+    seed: u64,
+    side: u32,
+    steps: u32,
+}
+
+impl Scene<'_> {
+    fn generate(&self, weave: &mut Command, daemon: &Daemon, file: &Path) -> Output {
+        weave
+            .args(["generate", self.prompt, "--cfg=1", "--force", "--quiet"])
+            .arg(format!("--width={}", self.side))
+            .arg(format!("--height={}", self.side))
+            .arg(format!("--steps={}", self.steps))
+            .arg(format!("--seed={}", self.seed))
+            .arg("--socket")
+            .arg(&daemon.socket)
+            .arg("-o")
+            .arg(file)
+            .output()
+            .unwrap()
+    }
+
+    fn png(&self, daemon: &Daemon, folder: &Path) -> Picture {
+        let file = folder.join("picture.png");
+        let output = self.generate(&mut weave(), daemon, &file);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Picture::read(&file)
+    }
+}
+
+#[derive(PartialEq)]
+struct Picture {
+    width: usize,
+    pixels: Vec<u8>,
+    texts: Vec<(String, String)>,
+}
+
+impl Picture {
+    fn read(path: &PathBuf) -> Self {
+        let mut reader = png::Decoder::new(BufReader::new(File::open(path).unwrap())).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let frame = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((frame.color_type, frame.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
+        let info = reader.info();
+        let latin = info.uncompressed_latin1_text.iter().map(|t| (t.keyword.clone(), t.text.clone()));
+        let utf8 = info.utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap()));
+        Self { width: usize::try_from(frame.width).unwrap(), texts: latin.chain(utf8).collect(), pixels }
+    }
+
+    /// The name of the colour that a square of 12 pixels is nearest to.
+    fn colour(&self, left: usize, top: usize) -> &'static str {
+        let mut sum = [0.0; 3];
+        for y in top..top + 12 {
+            for x in left..left + 12 {
+                for (channel, sum) in sum.iter_mut().enumerate() {
+                    *sum += f64::from(self.pixels[(y * self.width + x) * 3 + channel]) / 255.0 / 144.0;
+                }
+            }
+        }
+        let distance =
+            |colour: &[f64; 3]| -> f64 { colour.iter().zip(sum).map(|(a, b)| (a - b).powi(2)).sum() };
+        COLOURS.iter().min_by(|a, b| distance(&a.1).total_cmp(&distance(&b.1))).unwrap().0
+    }
+}
+
+/// The colours that the model was trained on.
+const COLOURS: [(&str, [f64; 3]); 12] = [
+    ("red", [1.0, 0.0, 0.0]),
+    ("green", [0.0, 0.7, 0.0]),
+    ("blue", [0.0, 0.0, 1.0]),
+    ("yellow", [1.0, 1.0, 0.0]),
+    ("white", [1.0, 1.0, 1.0]),
+    ("black", [0.0, 0.0, 0.0]),
+    ("orange", [1.0, 0.5, 0.0]),
+    ("purple", [0.5, 0.0, 0.7]),
+    ("cyan", [0.0, 1.0, 1.0]),
+    ("pink", [1.0, 0.5, 0.75]),
+    ("gray", [0.5, 0.5, 0.5]),
+    ("brown", [0.5, 0.25, 0.1]),
+];
+
+#[test]
+fn a_dozen_pictures_show_what_their_prompts_say() {
+    let daemon = daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let scenes = [
+        ("a red circle on a blue background", "red", "blue"),
+        ("a yellow triangle on black", "yellow", "black"),
+        ("a green square on a white background", "green", "white"),
+        ("a white heart on a red background", "white", "red"),
+        ("an orange star on a purple background", "orange", "purple"),
+        ("a blue diamond on a yellow background", "blue", "yellow"),
+        ("a black cross on a cyan background", "black", "cyan"),
+        ("a pink circle on a green background", "pink", "green"),
+        ("a cyan square on a brown background", "cyan", "brown"),
+        ("a purple circle on gray", "purple", "gray"),
+        ("draw a brown square on a pink background", "brown", "pink"),
+        ("a gray diamond on an orange background", "gray", "orange"),
+    ];
+    let mut wrong = Vec::new();
+    for (seed, (prompt, shape, background)) in (1..).zip(scenes) {
+        let scene = Scene { prompt, seed, side: 128, steps: 8 };
+        let picture = scene.png(&daemon, folder.path());
+        let seen = (picture.colour(58, 58), [picture.colour(0, 0), picture.colour(116, 116)]);
+        if seen != (shape, [background; 2]) {
+            wrong.push(format!("{prompt:?} shows {seen:?}"));
+        }
+        let parameters = picture.texts.iter().find(|(keyword, _)| keyword == "parameters");
+        let (_, parameters) = parameters.expect("the parameters are in the file");
+        assert!(parameters.starts_with(prompt), "{parameters}");
+        assert!(parameters.contains(&format!("Seed: {seed}")), "{parameters}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_same_prompt_and_seed_give_the_same_pixels_and_others_give_others() {
+    let daemon = daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene { prompt: "a red circle on a blue background", seed: 7, side: 64, steps: 2 };
+    let first = scene.png(&daemon, folder.path());
+    assert!(scene.png(&daemon, folder.path()).pixels == first.pixels);
+    let other_prompt = Scene { prompt: "a green star on black", ..scene };
+    assert!(other_prompt.png(&daemon, folder.path()).pixels != first.pixels);
+    // Seeds up to the last one count with all of their bits.
+    let seeds = [8, 7 | 1 << 63, u64::MAX];
+    let pictures = seeds.map(|seed| Scene { seed, ..scene }.png(&daemon, folder.path()).pixels);
+    assert!(pictures[0] != first.pixels && pictures[1] != first.pixels && pictures[2] != pictures[1]);
+    assert!(Scene { seed: u64::MAX, ..scene }.png(&daemon, folder.path()).pixels == pictures[2]);
+    // A new daemon draws the same: nothing of it depends on what was drawn before.
+    let fresh = Daemon::start(&["--threads=1"]);
+    assert!(Scene { seed: u64::MAX, ..scene }.png(&fresh, folder.path()).pixels == pictures[2]);
+}
+
+#[test]
+fn twenty_requests_from_five_clients_get_their_own_images() {
+    let daemon = daemon();
+    let scenes: [(&str, u64); 5] = [
+        ("a red circle", 1),
+        ("a blue square", 2),
+        ("a green star", 3),
+        ("a pink heart", 4),
+        ("a red circle", 5),
+    ];
+    let ask = |client: &mut Client, id: u64, (prompt, seed): (&str, u64)| {
+        client.write(&sized_request(id, prompt, seed, 64, 64, 1));
+    };
+    let mut alone = daemon.connect();
+    let expected = scenes.map(|scene| {
+        ask(&mut alone, 1, scene);
+        alone.image().1
+    });
+    for (i, image) in expected.iter().enumerate() {
+        assert!(expected[..i].iter().all(|other| other != image), "the images can be told apart");
+    }
+    std::thread::scope(|scope| {
+        for client_no in 0..5usize {
+            let (daemon, expected) = (&daemon, &expected);
+            scope.spawn(move || {
+                let mut client = daemon.connect();
+                let scene_of = |n: usize| (client_no + 2 * n) % 5;
+                for n in 0..4 {
+                    ask(&mut client, u64::try_from(n).unwrap(), scenes[scene_of(n)]);
+                }
+                let mut seen = [false; 4];
+                for _ in 0..4 {
+                    let (id, pixels) = client.image();
+                    let n = usize::try_from(id).unwrap();
+                    assert!(!std::mem::replace(&mut seen[n], true), "answered twice");
+                    assert!(pixels == expected[scene_of(n)], "the wrong image for {id}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_worker_killed_in_a_generation_gives_a_clear_error_and_then_an_image() {
+    let daemon = daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("never.png");
+    let long = Scene { prompt: "a red circle", seed: 1, side: 256, steps: 100 };
+    let mut weave = weave();
+    let output = std::thread::scope(|scope| {
+        let client = scope.spawn(|| long.generate(&mut weave, &daemon, &file));
+        daemon.log.wait("256×256, 100 steps");
+        daemon.kill_worker();
+        client.join().unwrap()
+    });
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(7), "{text}");
+    assert!(text.contains("killed by signal 9") && text.contains("try again"), "{text}");
+    assert!(!file.exists());
+    Scene { side: 64, steps: 1, ..long }.png(&daemon, folder.path());
+}
+
+#[test]
+fn sigterm_lets_the_engine_finish_its_image() {
+    let mut daemon = daemon();
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "a red circle", 1, 64, 64, 2));
+    daemon.log.wait("request 1:");
+    daemon.signal(Signal::TERM);
+    assert_eq!(client.image().0, 1);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_model_that_the_engine_cannot_load_is_an_answer_and_not_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("empty.safetensors");
+    // A well-formed file without a tensor: it passes for a model until the engine looks inside.
+    std::fs::write(&file, b"\x08\0\0\0\0\0\0\0{}      \0").unwrap();
+    let [model, clip, taesd] =
+        ["diffusion-model", "clip-l", "taesd"].map(|name| format!("--{name}={}", file.display()));
+    let daemon = Daemon::start(&["--threads=1", &model, &clip, &taesd]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "a red circle", 1, 64, 64, 1));
+    match client.answer() {
+        Some(Answer::Error { id: 1, code: ErrorCode::GpuError, text }) => {
+            assert!(text.contains("try again"), "{text}");
+            assert!(!text.contains(folder.path().to_str().unwrap()), "no path goes to a client: {text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    daemon.log.wait("the model can't be loaded");
+}
