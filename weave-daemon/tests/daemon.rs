@@ -253,6 +253,29 @@ fn bad_frames_get_the_right_answer_and_keep_the_connection_where_they_can() {
 }
 
 #[test]
+fn a_reader_that_comes_late_still_gets_every_answer() {
+    let daemon = Daemon::pattern(&["--queue=4096"]);
+    let mut client = daemon.connect();
+    let mut frames = Vec::new();
+    for id in 0..200 {
+        let mut frame = request(id, "many", 1);
+        if id % 10 != 0 {
+            frame[39] = 0;
+        }
+        frames.extend(frame);
+    }
+    client.write(&frames);
+    let mut seen = vec![0; 200];
+    for _ in 0..200 {
+        let answer = client.answer().unwrap();
+        let id = usize::try_from(answer.id()).unwrap();
+        seen[id] += 1;
+        assert_eq!(matches!(answer, Answer::Image { .. }), id % 10 == 0);
+    }
+    assert!(seen.iter().all(|times| *times == 1), "{seen:?}");
+}
+
+#[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let daemon = Daemon::pattern(&[]);
     let mut client = daemon.connect();
