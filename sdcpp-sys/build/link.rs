@@ -1,0 +1,123 @@
+//! What to link: the lines that tell cargo.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The archives in `lib_dir`, in the order in which a linker must see them: each before those that
+/// it calls.
+pub(crate) fn find_archives(lib_dir: &Path) -> Result<Vec<String>, String> {
+    let mut names: Vec<String> = fs::read_dir(lib_dir)
+        .map_err(|e| format!("{}: {e}.", lib_dir.display()))?
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let name = name.strip_prefix("lib")?.strip_suffix(".a")?;
+            (name == "stable-diffusion" || name.starts_with("ggml")).then(|| name.to_owned())
+        })
+        .collect();
+    for needed in ["stable-diffusion", "ggml", "ggml-base", "ggml-cpu"] {
+        if !names.iter().any(|name| name == needed) {
+            return Err(format!("{} has no lib{needed}.a.", lib_dir.display()));
+        }
+    }
+    let rank = |name: &str| match name {
+        "stable-diffusion" => 0,
+        "ggml" => 1,
+        "ggml-base" => 3,
+        _ => 2,
+    };
+    names.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
+    Ok(names)
+}
+
+/// What these archives can compute on: `cpu`, `cuda` and so on.
+pub(crate) fn back_ends(archives: &[String]) -> Vec<String> {
+    archives
+        .iter()
+        .filter_map(|name| name.strip_prefix("ggml-"))
+        .filter(|name| *name != "base")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The lines for archives.
+pub(crate) fn archives(lib_dir: &Path, names: &[String]) -> Vec<String> {
+    let mut lines = vec![format!("rustc-link-search=native={}", lib_dir.display())];
+    lines.extend(names.iter().map(|name| format!("rustc-link-lib=static={name}")));
+    let has = |name: &str| names.iter().any(|other| other == name);
+    if has("ggml-cuda") {
+        lines.extend(cuda());
+    }
+    if has("ggml-vulkan") {
+        lines.push("rustc-link-lib=dylib=vulkan".to_owned());
+    }
+    if env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple") {
+        lines.push("rustc-link-lib=framework=Accelerate".to_owned());
+        if has("ggml-metal") {
+            lines.extend(
+                ["Foundation", "Metal", "MetalKit"].map(|name| format!("rustc-link-lib=framework={name}")),
+            );
+        }
+    }
+    lines
+}
+
+/// The lines for a shared library.
+pub(crate) fn shared(lib_dir: &Path) -> Vec<String> {
+    vec![
+        format!("rustc-link-search=native={}", lib_dir.display()),
+        "rustc-link-lib=dylib=stable-diffusion".to_owned(),
+        // For this crate's own tests. What depends on it finds the folder in DEP_SDCPP_LIB.
+        format!("rustc-link-arg-tests=-Wl,-rpath,{}", lib_dir.display()),
+    ]
+}
+
+/// The C++ standard library.
+pub(crate) fn cpp_library() -> String {
+    env::var("CXXSTDLIB").unwrap_or_else(|_| {
+        let target = env::var("TARGET").unwrap_or_default();
+        let is_llvm = ["apple", "freebsd", "openbsd"].iter().any(|system| target.contains(system));
+        if is_llvm { "c++".to_owned() } else { "stdc++".to_owned() }
+    })
+}
+
+/// Whether there is a CUDA driver to link against. Without one, ggml must do without virtual memory
+/// management, which is all that it needs the driver for.
+pub(crate) fn has_cuda_driver() -> bool {
+    cuda_folders().iter().any(|folder| folder.join("libcuda.so").exists())
+}
+
+fn cuda() -> Vec<String> {
+    let mut lines: Vec<_> = cuda_folders()
+        .iter()
+        .map(|folder| format!("rustc-link-search=native={}", folder.display()))
+        .collect();
+    let driver = has_cuda_driver().then_some("cuda");
+    lines.extend(
+        ["cudart", "cublas", "cublasLt"]
+            .into_iter()
+            .chain(driver)
+            .map(|name| format!("rustc-link-lib=dylib={name}")),
+    );
+    lines
+}
+
+/// The folders in which CUDA's libraries may be, those of the toolkit in use first.
+fn cuda_folders() -> Vec<PathBuf> {
+    let of_compiler =
+        env::var_os("CUDACXX").and_then(|nvcc| Some(Path::new(&nvcc).parent()?.parent()?.to_owned()));
+    let toolkits =
+        [env::var_os("CUDA_PATH").map(PathBuf::from), of_compiler, Some(PathBuf::from("/usr/local/cuda"))];
+    let mut folders: Vec<_> = toolkits
+        .into_iter()
+        .flatten()
+        .flat_map(|toolkit| ["lib64", "lib64/stubs", "lib", "lib/stubs"].map(|lib| toolkit.join(lib)))
+        .collect();
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    folders.extend(
+        ["", "stubs"].map(|stubs| Path::new("/usr/lib").join(format!("{arch}-linux-gnu")).join(stubs)),
+    );
+    folders.retain(|folder| folder.is_dir());
+    folders
+}

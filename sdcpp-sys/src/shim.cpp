@@ -1,0 +1,174 @@
+#include "shim.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <stdexcept>
+
+namespace {
+
+// Copies a text into the caller's buffer, as much of it as fits.
+void tell(char* message, size_t message_size, const char* text) noexcept {
+    if (message == nullptr || message_size == 0) {
+        return;
+    }
+    size_t length = std::strlen(text);
+    if (length >= message_size) {
+        length = message_size - 1;
+        // 10xxxxxx continues a character that must not be cut.
+        while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xC0) == 0x80) {
+            --length;
+        }
+    }
+    std::memcpy(message, text, length);
+    message[length] = '\0';
+}
+
+// The boundary: runs `call`, which returns a status, and turns whatever it throws into one.
+template <typename Call>
+sdcpp_status guarded(char* message, size_t message_size, Call call) noexcept {
+    tell(message, message_size, "");
+    try {
+        return call();
+    } catch (const std::bad_alloc&) {
+        tell(message, message_size, "out of memory");
+        return SDCPP_OUT_OF_MEMORY;
+    } catch (const std::exception& thrown) {
+        tell(message, message_size, thrown.what());
+        return SDCPP_EXCEPTION;
+    } catch (...) {
+        tell(message, message_size, "an exception that is no std::exception");
+        return SDCPP_EXCEPTION;
+    }
+}
+
+// What the engine gives back for one generation.
+struct Images {
+    sd_image_t* array;
+    int count;
+};
+
+Images generate(sd_ctx_t* ctx, const sd_img_gen_params_t* params) {
+#if SDCPP_GENERATE_RETURNS_FLAG
+    Images images = {nullptr, 0};
+    if (!generate_image(ctx, params, &images.array, &images.count) && images.array != nullptr) {
+        free_sd_images(images.array, images.count);
+        images = {nullptr, 0};
+    }
+    return images;
+#else
+    return {generate_image(ctx, params), params->batch_count};
+#endif
+}
+
+}  // namespace
+
+sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size) {
+    return guarded(message, message_size, [&] {
+        if (params == nullptr) {
+            tell(message, message_size, "no parameters");
+            return SDCPP_NULL_ARGUMENT;
+        }
+        sd_ctx_params_init(params);
+        return SDCPP_OK;
+    });
+}
+
+sdcpp_status sdcpp_img_gen_params_init(sd_img_gen_params_t* params, char* message, size_t message_size) {
+    return guarded(message, message_size, [&] {
+        if (params == nullptr) {
+            tell(message, message_size, "no parameters");
+            return SDCPP_NULL_ARGUMENT;
+        }
+        sd_img_gen_params_init(params);
+        return SDCPP_OK;
+    });
+}
+
+sdcpp_status sdcpp_ctx_new(const sd_ctx_params_t* params, sd_ctx_t** ctx, char* message, size_t message_size) {
+    if (ctx != nullptr) {
+        *ctx = nullptr;
+    }
+    return guarded(message, message_size, [&] {
+        if (params == nullptr || ctx == nullptr) {
+            tell(message, message_size, "no parameters or no place for the context");
+            return SDCPP_NULL_ARGUMENT;
+        }
+        *ctx = new_sd_ctx(params);
+        if (*ctx == nullptr) {
+            tell(message, message_size, "the engine made no context");
+            return SDCPP_NO_RESULT;
+        }
+        return SDCPP_OK;
+    });
+}
+
+sdcpp_status sdcpp_ctx_free(sd_ctx_t* ctx, char* message, size_t message_size) {
+    return guarded(message, message_size, [&] {
+        if (ctx != nullptr) {
+            free_sd_ctx(ctx);
+        }
+        return SDCPP_OK;
+    });
+}
+
+sdcpp_status sdcpp_generate(sd_ctx_t* ctx,
+                            const sd_img_gen_params_t* params,
+                            sd_image_t* image,
+                            char* message,
+                            size_t message_size) {
+    if (image != nullptr) {
+        *image = {};
+    }
+    return guarded(message, message_size, [&] {
+        if (ctx == nullptr || params == nullptr || image == nullptr) {
+            tell(message, message_size, "no context, no parameters or no place for the image");
+            return SDCPP_NULL_ARGUMENT;
+        }
+        if (params->batch_count != 1) {
+            tell(message, message_size, "batch_count is not 1");
+            return SDCPP_UNSUPPORTED;
+        }
+        if (params->seed < 0 && !sdcpp_every_seed()) {
+            tell(message, message_size, "this engine would replace a seed from 2^63 on by a random one");
+            return SDCPP_UNSUPPORTED;
+        }
+        Images images = generate(ctx, params);
+        if (images.array != nullptr && images.count > 0) {
+            *image = images.array[0];
+            // So that freeing the array spares the pixels.
+            images.array[0].data = nullptr;
+        }
+        free_sd_images(images.array, images.count);
+        if (image->data == nullptr) {
+            *image = {};
+            tell(message, message_size, "the engine made no image");
+            return SDCPP_NO_RESULT;
+        }
+        return SDCPP_OK;
+    });
+}
+
+void sdcpp_pixels_free(uint8_t* pixels) {
+    // As free_sd_images does.
+    std::free(pixels);
+}
+
+bool sdcpp_every_seed(void) {
+    return SDCPP_SEED_AS_BITS != 0;
+}
+
+sdcpp_status sdcpp_throw(sdcpp_thrown what, char* message, size_t message_size) {
+    return guarded(message, message_size, [&]() -> sdcpp_status {
+        switch (what) {
+            case SDCPP_THROW_RUNTIME_ERROR:
+                throw std::runtime_error("thrown \xC3\xBC");
+            case SDCPP_THROW_BAD_ALLOC:
+                throw std::bad_alloc();
+            case SDCPP_THROW_INT:
+                throw 1;
+        }
+        return SDCPP_OK;
+    });
+}

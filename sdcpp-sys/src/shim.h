@@ -1,0 +1,89 @@
+/// The C++ layer between stable-diffusion.cpp and Rust.
+///
+/// stable-diffusion.cpp throws through its C API, and an exception that reaches Rust ends the
+/// process. Every function here catches all of them and returns a status instead. A function that
+/// can fail also gets a buffer, which it fills with what is known about the failure: UTF-8, ended
+/// by a NUL, cut between two characters where the buffer is too small. On success the buffer is
+/// left empty. It may be null if its length is 0.
+///
+/// What calls `abort`, such as a failed assertion of ggml, still ends the process.
+
+#ifndef WEAVE_SDCPP_SHIM_H
+#define WEAVE_SDCPP_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "stable-diffusion.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/// How a call ended. Later versions may add values.
+typedef enum sdcpp_status {
+    /// It did what it should.
+    SDCPP_OK = 0,
+    /// The engine gave nothing back and no reason; what it knows, it has logged.
+    SDCPP_NO_RESULT = 1,
+    /// The engine ran out of memory on the host.
+    SDCPP_OUT_OF_MEMORY = 2,
+    /// The engine threw something else.
+    SDCPP_EXCEPTION = 3,
+    /// The engine or this layer can't do what was asked for; the engine was not called.
+    SDCPP_UNSUPPORTED = 4,
+    /// A pointer that must not be null is; the engine was not called.
+    SDCPP_NULL_ARGUMENT = 5
+} sdcpp_status;
+
+/// What `sdcpp_throw` throws.
+typedef enum sdcpp_thrown {
+    SDCPP_THROW_RUNTIME_ERROR = 0,
+    SDCPP_THROW_BAD_ALLOC = 1,
+    SDCPP_THROW_INT = 2
+} sdcpp_thrown;
+
+/// Sets the parameters of a context to upstream's defaults.
+sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size);
+
+/// Sets the parameters of a generation to upstream's defaults, among them `seed` to -1.
+sdcpp_status sdcpp_img_gen_params_init(sd_img_gen_params_t* params, char* message, size_t message_size);
+
+/// Makes a context. On failure `*ctx` is null.
+sdcpp_status sdcpp_ctx_new(const sd_ctx_params_t* params, sd_ctx_t** ctx, char* message, size_t message_size);
+
+/// Frees a context; null is ignored. Returns only for the sake of the message: the context is gone
+/// in any case.
+sdcpp_status sdcpp_ctx_free(sd_ctx_t* ctx, char* message, size_t message_size);
+
+/// Generates exactly one image. `params->batch_count` must be 1.
+///
+/// On success `image->data` holds `width * height * channel` bytes and belongs to the caller, who
+/// frees them with `sdcpp_pixels_free`. The engine's own buffer is handed over, not a copy. Size and
+/// number of channels are what the engine made, which need not be what was asked for. On failure
+/// `*image` is all zeros.
+///
+/// The seed is the 64 bits of `params->seed`. A negative number is a seed like any other if
+/// `sdcpp_every_seed` says so, and `SDCPP_UNSUPPORTED` otherwise: never another seed.
+sdcpp_status sdcpp_generate(sd_ctx_t* ctx,
+                            const sd_img_gen_params_t* params,
+                            sd_image_t* image,
+                            char* message,
+                            size_t message_size);
+
+/// Frees the pixels of an image; null is ignored.
+void sdcpp_pixels_free(uint8_t* pixels);
+
+/// Whether the engine takes a negative seed as it is. An engine that was built elsewhere replaces it
+/// by one from the clock.
+bool sdcpp_every_seed(void);
+
+/// Throws and catches, as a test of this layer: that it was compiled and linked such that exceptions
+/// do arrive, which depends on flags and libraries and not on this source alone.
+sdcpp_status sdcpp_throw(sdcpp_thrown what, char* message, size_t message_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
