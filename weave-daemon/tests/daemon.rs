@@ -255,24 +255,26 @@ fn bad_frames_get_the_right_answer_and_keep_the_connection_where_they_can() {
 #[test]
 fn a_reader_that_comes_late_still_gets_every_answer() {
     let daemon = Daemon::pattern(&["--queue=4096"]);
-    let mut client = daemon.connect();
-    let mut frames = Vec::new();
-    for id in 0..200 {
-        let mut frame = request(id, "many", 1);
-        if id % 10 != 0 {
-            frame[39] = 0;
+    // Refusals only, then images among them: each by itself has to keep the input going.
+    for one_image_in in [0, 10] {
+        let is_good = |id: u64| one_image_in != 0 && id % one_image_in == 1;
+        let mut client = daemon.connect();
+        let frames = (0..200).flat_map(|id| {
+            let mut frame = request(id, "many", 1);
+            if !is_good(id) {
+                frame[39] = 0;
+            }
+            frame
+        });
+        client.write(&frames.collect::<Vec<_>>());
+        let mut seen = vec![0; 200];
+        for _ in 0..200 {
+            let answer = client.answer().unwrap();
+            seen[usize::try_from(answer.id()).unwrap()] += 1;
+            assert_eq!(matches!(answer, Answer::Image { .. }), is_good(answer.id()));
         }
-        frames.extend(frame);
+        assert!(seen.iter().all(|times| *times == 1), "{seen:?}");
     }
-    client.write(&frames);
-    let mut seen = vec![0; 200];
-    for _ in 0..200 {
-        let answer = client.answer().unwrap();
-        let id = usize::try_from(answer.id()).unwrap();
-        seen[id] += 1;
-        assert_eq!(matches!(answer, Answer::Image { .. }), id % 10 == 0);
-    }
-    assert!(seen.iter().all(|times| *times == 1), "{seen:?}");
 }
 
 #[test]
@@ -386,6 +388,10 @@ fn a_second_daemon_does_not_take_a_live_socket() {
     let text = String::from_utf8(second.stderr).unwrap();
     assert!(text.contains("another daemon already listens"), "{text}");
     daemon.assert_serves();
+    // Not even when its file is gone, as a cleaner of old files might do: it still lives.
+    std::fs::remove_file(&daemon.socket).unwrap();
+    let second = weaved().arg("--engine=pattern").arg("--socket").arg(&daemon.socket).output().unwrap();
+    assert_eq!(second.status.code(), Some(69));
 
     // Neither that of a program that knows nothing of our lock.
     let folder = tempfile::tempdir().unwrap();

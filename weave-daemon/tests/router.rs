@@ -287,6 +287,11 @@ fn the_tables_are_bounded() {
     let client = world.client(&[1, 2, 3, 4, 5, 6, 7]);
     // One runs, four wait, two are refused at once.
     assert_eq!(world.client_reads(client, 0).0, [(6, ErrorCode::Busy), (7, ErrorCode::Busy)]);
+    world.router.client_gone(client);
+    // Nor does the place of a worker that is gone count for the queue.
+    world.router.worker_down(WORKER, Death::Exited(1), false, world.now);
+    let client = world.client(&[1, 2, 3, 4, 5]);
+    assert_eq!(world.client_reads(client, 0).0, [(5, ErrorCode::Busy)]);
     for _ in 1..LIMITS.connections {
         assert!(world.router.accept().is_some());
     }
