@@ -157,6 +157,23 @@ fn clients_may_hang_up_at_any_moment() {
 }
 
 #[test]
+fn what_a_vanished_client_had_in_the_queue_is_not_generated() {
+    let daemon = Daemon::pattern(&["--faults=hang@stop"]);
+    let mut holder = daemon.connect();
+    holder.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    let mut vanishing = daemon.connect();
+    vanishing.send(2222, "never", 1);
+    drop(vanishing);
+    let mut waiting = daemon.connect();
+    waiting.send(3, "soon", 1);
+    daemon.kill_worker();
+    holder.expect_error(1, ErrorCode::GpuError);
+    waiting.expect_gradient(3, "soon", 1);
+    assert!(!daemon.log.all().contains("2222"));
+}
+
+#[test]
 fn a_client_that_has_said_its_last_still_gets_its_answers() {
     let daemon = Daemon::pattern(&[]);
     let mut client = daemon.connect();
@@ -185,7 +202,7 @@ fn a_reader_that_stands_still_is_closed_and_holds_up_nobody_for_longer() {
 
 #[test]
 fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
-    let daemon = Daemon::pattern(&["--stall-timeout=2"]);
+    let daemon = Daemon::pattern(&["--stall-timeout=0.5"]);
     let mut flood = daemon.connect();
     flood.stream.set_nonblocking(true).unwrap();
     let bad =
@@ -200,6 +217,7 @@ fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
         }
     }
     daemon.assert_serves();
+    daemon.log.wait("took nothing");
 }
 
 #[test]
