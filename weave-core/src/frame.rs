@@ -262,7 +262,6 @@ pub struct Deframer<const N: usize> {
     /// Payload bytes of the frame at `start` that are still to be dropped.
     skip: usize,
     max_payload: u32,
-    failed: Option<FrameError>,
 }
 
 impl<const N: usize> Deframer<N> {
@@ -273,13 +272,13 @@ impl<const N: usize> Deframer<N> {
     #[must_use]
     pub const fn new(max_payload: u32) -> Self {
         const { assert!(N > HEADER_LEN + REQUEST_FIXED_LEN) }
-        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, skip: 0, max_payload, failed: None }
+        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, skip: 0, max_payload }
     }
 
     /// Forgets everything, for the next connection.
     pub fn reset(&mut self) {
         (self.start, self.end, self.handed, self.skip) = (0, 0, 0, 0);
-        (self.header, self.failed) = (None, None);
+        self.header = None;
     }
 
     /// Where to put the bytes that come next. Never empty after [`next_frame`](Self::next_frame)
@@ -300,21 +299,16 @@ impl<const N: usize> Deframer<N> {
     /// The next whole frame, or `None` if more bytes are needed for it.
     ///
     /// # Errors
-    /// [`FrameError`], from then on at every call: the frames' boundaries are lost.
+    /// [`FrameError`], from then on at every call, since the header that is wrong stays where it is.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
         self.release();
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
         let header = match self.header {
             Some(header) => header,
             None => {
                 let Some(bytes) = self.pending().first_chunk::<HEADER_LEN>() else {
                     return Ok(None);
                 };
-                let header = Header::parse(bytes, self.max_payload).inspect_err(|error| {
-                    self.failed = Some(*error);
-                })?;
+                let header = Header::parse(bytes, self.max_payload)?;
                 self.header = Some(header);
                 let len = to_usize(header.payload_len);
                 if len > N.saturating_sub(HEADER_LEN) {

@@ -3,7 +3,7 @@
 mod harness;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -50,6 +50,21 @@ fn twenty_requests_from_five_clients_at_once_each_get_their_own_picture() {
             });
         }
     });
+}
+
+#[test]
+fn seed_0_lets_the_daemon_draw_one_and_say_which() {
+    let daemon = Daemon::pattern(&[]);
+    let mut client = daemon.connect();
+    let seeds = [1, 2].map(|id| {
+        client.send(id, "any", 0);
+        let (_, pixels) = client.image();
+        let line = daemon.log.wait(&format!("request {id}: 64×64"));
+        let seed: u64 = line.rsplit("seed ").next().unwrap().parse().unwrap();
+        assert!(pixels == gradient("any", seed), "the seed in the log is the one that was used");
+        seed
+    });
+    assert!(!seeds.contains(&0) && seeds[0] != seeds[1]);
 }
 
 #[test]
@@ -204,20 +219,20 @@ fn a_reader_that_stands_still_is_closed_and_holds_up_nobody_for_longer() {
 fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
     let daemon = Daemon::pattern(&["--stall-timeout=0.5"]);
     let mut flood = daemon.connect();
-    flood.stream.set_nonblocking(true).unwrap();
-    let bad =
-        request(1, "x", 1).iter().enumerate().map(|(i, b)| if i == 39 { 0 } else { *b }).collect::<Vec<_>>();
+    let mut bad = request(1, "x", 1);
+    bad[39] = 0;
     let mut written = 0;
-    // Blocks when the daemon stops reading; socket buffers hold a few hundred kilobytes.
-    while let Ok(n) = flood.stream.write(&bad) {
-        written += n;
-        assert!(written < 64 << 20, "the daemon takes everything");
-        if n < bad.len() {
-            break;
+    // The daemon stops reading, so this blocks, until it closes.
+    let closed = loop {
+        match flood.stream.write(&bad) {
+            Ok(n) => written += n,
+            Err(error) => break error.kind(),
         }
-    }
-    daemon.assert_serves();
+        assert!(written < 64 << 20, "the daemon takes everything");
+    };
+    assert!(matches!(closed, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{closed}");
     daemon.log.wait("took nothing");
+    daemon.assert_serves();
 }
 
 #[test]

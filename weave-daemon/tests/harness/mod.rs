@@ -59,7 +59,8 @@ impl Log {
 
 pub fn weaved() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weaved"));
-    command.arg("--no-config").env("XDG_RUNTIME_DIR", "/nonexistent");
+    // Neither the daemon nor its worker may read what the user has set.
+    command.arg("--no-config").env("WEAVE_CONFIG", "/nonexistent").env("XDG_RUNTIME_DIR", "/nonexistent");
     command
 }
 
