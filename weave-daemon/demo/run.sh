@@ -12,8 +12,9 @@ since() { awk "BEGIN { printf \"%.1f s\", ($(now) - $1) / 1e9 }"; }
 started=$(now)
 cargo fetch --locked --quiet
 fetched=$(since "$started")
+echo "weave: building (the first time compiles the engine, which takes some minutes)"
 started=$(now)
-cargo build --release --locked --quiet -p weave-daemon -p weave-client
+cargo build --release --locked -p weave-daemon -p weave-client
 built=$(since "$started")
 
 private=$(mktemp -d)
@@ -25,6 +26,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
+echo "weave: starting weaved on a private socket and drawing a picture"
 started=$(now)
 "$target/release/weaved" --no-config --socket "$private/weave.sock" --threads 1 >"$private/log" 2>&1 &
 daemon=$!
@@ -42,13 +44,13 @@ line=$("$target/release/weave" generate "$prompt" $settings --seed 42 --socket "
     --force -o "$here/demo.png") || { status=$?; cat "$private/log" >&2; exit "$status"; }
 made=$(since "$started")
 
-echo "$line"
 echo
+echo "$line"
 echo "source $fetched, build $built, daemon up in $up, image $made (with loading the model)"
 echo
 echo "Try next:"
 if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
-    echo "  export WEAVE_SOCKET=\$HOME/.weave/weave.sock && $target/release/weaved &"
+    echo "  export WEAVE_SOCKET=\$HOME/.weave/weave.sock; $target/release/weaved &"
 else
     echo "  $target/release/weaved &"
 fi
