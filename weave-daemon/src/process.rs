@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -21,20 +22,23 @@ pub enum Worker {
 }
 
 impl Worker {
-    /// Starts a worker and gives our end of the stream to it, in blocking mode.
+    /// Starts a worker and gives our end of the stream to it, in blocking mode. `program` is this
+    /// very program, for a worker of its own process.
     ///
     /// # Errors
     /// There are no more descriptors, processes or threads to be had.
-    pub fn start(config: &Config) -> io::Result<(Self, UnixStream)> {
+    pub fn start(program: &Path, config: &Config) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let worker = match config.isolation {
             Isolation::Process => {
-                let child = Command::new(std::env::current_exe()?)
+                let child = Command::new(program)
                     .arg("worker")
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
                     .args(config.to_flags())
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
+                    // Ctrl-C in the daemon's terminal is for the daemon, which lets us finish.
+                    .process_group(0)
                     .spawn()?;
                 Self::Process(child)
             }

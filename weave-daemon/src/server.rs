@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
@@ -95,6 +96,8 @@ struct Link {
 /// The daemon, listening.
 pub struct Server {
     config: Config,
+    /// This program's own file, as it was at the start: it may be replaced while it runs.
+    program: PathBuf,
     poll: Poll,
     router: Router,
     listener: Option<UnixListener>,
@@ -200,6 +203,7 @@ impl Server {
             listener: Some(listener),
             socket: Some(socket),
             config,
+            program: std::env::current_exe()?,
             accepting: true,
             accept_after: None,
             refused_peers: 0,
@@ -447,7 +451,7 @@ impl Server {
 
     fn start(&mut self, id: WorkerId, now: Instant) {
         let link = &mut self.links[id.0];
-        let started = Worker::start(&self.config).and_then(|(worker, stream)| {
+        let started = Worker::start(&self.program, &self.config).and_then(|(worker, stream)| {
             stream.set_nonblocking(true)?;
             let mut stream = UnixStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;

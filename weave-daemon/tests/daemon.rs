@@ -13,7 +13,7 @@ use std::time::Duration;
 use harness::{
     Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, request, sized_request, wait, weaved,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use weave_core::error::ErrorCode;
 
 #[test]
@@ -367,6 +367,18 @@ fn sigterm_finishes_what_runs_and_answers_the_rest() {
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!daemon.socket.exists(), "the socket is removed");
     eventually("the worker is gone", || !worker.iter().any(|pid| is_alive(*pid)));
+}
+
+#[test]
+fn ctrl_c_lets_the_running_image_finish_too() {
+    let mut daemon = Daemon::pattern(&["--faults=slow=0.2"]);
+    let mut client = daemon.connect();
+    client.send(1, "running", 1);
+    daemon.log.wait("request 1:");
+    // A terminal sends it to all processes of the job.
+    kill_process_group(Pid::from_child(&daemon.child), Signal::INT).unwrap();
+    client.expect_gradient(1, "running", 1);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

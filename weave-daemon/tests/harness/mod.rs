@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -92,6 +93,8 @@ impl Daemon {
             .args(flags)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
+            // As a shell does it for a job.
+            .process_group(0)
             .spawn()
             .unwrap();
         let log = Log::default();
