@@ -180,12 +180,14 @@ fn options(native: bool) -> Vec<(String, String)> {
         ("GGML_BLAS", "OFF"),
         ("GGML_CCACHE", "OFF"),
         ("GGML_OPENMP", "OFF"),
+        // Blocked matrix products: half the time for an image on the CPU.
+        ("GGML_LLAMAFILE", "ON"),
         ("GGML_CUDA_NCCL", "OFF"),
         ("GGML_CUDA_NO_VMM", on(feature("CUDA") && !link::has_cuda_driver())),
         ("GGML_NATIVE", on(native)),
     ];
     if !native && tools::target_is_x86() {
-        // What every x86-64 processor of the last ten years has. ggml's own default depends on the
+        // What nearly every x86-64 processor since 2015 has. ggml's own default depends on the
         // environment.
         options.extend([
             ("GGML_SSE42", "ON"),

@@ -1,1 +1,52 @@
-//! To be written.
+//! A blocking client for the Weave protocol, and the `weave` command.
+//!
+//! A daemon such as `weaved` makes images and listens on a Unix socket. A [`Client`] sends it a
+//! prompt and waits for the pixels. There is no async runtime and no thread: a call returns when the
+//! answer is there, or when the time is over that it was given.
+//!
+//! ```no_run
+//! use weave_client::{Client, Params, default_socket_path};
+//!
+//! let mut client = Client::connect(default_socket_path()?)?;
+//! let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 1234 };
+//! let image = client.generate(&params, "a cat in space")?;
+//! assert_eq!(image.pixels.len(), 512 * 512 * 3);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Nothing that a peer sends is believed unchecked: an answer has to carry the request's id and the
+//! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
+//! held for it. What goes wrong is an [`Error`], whose text says what to do next.
+//!
+//! # The `weave` command
+//! It comes with the feature `cli`, which is on by default. A program that wants the library only
+//! depends on this crate with `default-features = false`. `weave --help` explains the command; its
+//! exit status is one of
+//!
+//! | status | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | something failed on this side: the file can't be written, for instance |
+//! | 2 | bad usage, or a parameter out of its range: nothing was sent |
+//! | 3 | the daemon refused the request; the same request will be refused again |
+//! | 4 | the daemon is busy or ending; the same request may succeed later |
+//! | 5 | time ran out, on the daemon's side or by --timeout |
+//! | 7 | the daemon failed: it could not generate the image, or hung up |
+//! | 69 | no daemon answers at the socket |
+//! | 76 | what answers there doesn't speak Weave properly |
+//! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod client;
+mod link;
+mod socket_path;
+
+pub use answer::{Nonsense, Refusal};
+pub use client::{Client, Error, Image, Progress};
+pub use socket_path::{NoSocketPath, default_socket_path};
+pub use weave_core;
+pub use weave_core::error::{ErrorCode, Status};
+pub use weave_core::request::{Params, RequestError};
+pub use weave_core::response::{Channels, ImageSize};

@@ -1,0 +1,133 @@
+//! What the command line says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  weave generate \"a cat in space\" -o cat.png
+  weave generate \"a red circle on a blue background\" --width 128 --height 128 --steps 8 --cfg 1
+  weave ping
+";
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  weave generate \"a cat in space\"                  writes weave-SEED.png
+  weave generate \"a cat in space\" -o cat.png --seed 7
+                                                   the same seed draws the same image again
+  weave generate \"a cat in space\" -o - | display   the image goes to standard output
+";
+
+const PING_EXAMPLES: &str = "\
+Examples:
+  weave ping
+  weave ping --socket /run/weave/weave.sock --timeout 1 && echo up
+";
+
+const SOCKET_HELP: &str = "\
+The daemon's socket [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
+
+/// Makes images with a Weave daemon.
+#[derive(Debug, Parser)]
+#[command(name = "weave", version, after_help = exit::help(EXAMPLES))]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Generate(Generate),
+    Ping(Ping),
+}
+
+/// Has an image made of a prompt and writes it as a PNG file.
+///
+/// The result is one line on standard output: file, size, seed, the time that the engine took and
+/// the time in all. The file also holds prompt and parameters, where other tools look for them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(GENERATE_EXAMPLES))]
+pub(crate) struct Generate {
+    /// What to draw: 1 to 2048 bytes of text
+    pub(crate) prompt: String,
+
+    /// Where the image goes; "-" is standard output [default: weave-SEED.png]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Replace the file if there is one already
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Width in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) width: u32,
+
+    /// Height in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) height: u32,
+
+    /// Denoising steps: 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 28)]
+    pub(crate) steps: u32,
+
+    /// How strictly the image follows the prompt: 0 to 20
+    #[arg(long, value_name = "X", default_value_t = 7.0, allow_negative_numbers = true)]
+    pub(crate) cfg: f32,
+
+    /// Which of the possible images: the same seed draws the same one; 0 draws a random seed
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) seed: u64,
+
+    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Give up after this time [default: wait as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Say nothing unless something goes wrong
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Asks whether the daemon is there and answers, without troubling its engine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(PING_EXAMPLES))]
+pub(crate) struct Ping {
+    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
+    pub(crate) timeout: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "must be a number of seconds above 0".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_limit_is_a_positive_number_of_seconds() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("90"), Ok(Duration::from_secs(90)));
+        for bad in ["", "0", "-1", "nan", "inf", "1e30", "5s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! How the command ends when it doesn't succeed.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use weave_client::{Error, ErrorCode, NoSocketPath, Refusal, Status, default_socket_path};
+
+/// Declares the statuses of a failure once: name, number, meaning.
+macro_rules! exits {
+    ($($name:ident = $number:literal, $meaning:literal;)*) => {
+        /// An exit status that says what failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Exit {
+            $(#[doc = $meaning] $name = $number,)*
+        }
+
+        const MEANINGS: &[(u8, &str)] = &[
+            (0, "done"),
+            $(($number, $meaning),)*
+            (130, "interrupted with Ctrl-C; 143 when ended by SIGTERM"),
+        ];
+    };
+}
+
+exits! {
+    Local = 1, "something failed on this side: the file can't be written, for instance";
+    Usage = 2, "bad usage, or a parameter out of its range: nothing was sent";
+    Refused = 3, "the daemon refused the request; the same request will be refused again";
+    Busy = 4, "the daemon is busy or ending; the same request may succeed later";
+    Timeout = 5, "time ran out, on the daemon's side or by --timeout";
+    Daemon = 7, "the daemon failed: it could not generate the image, or hung up";
+    NoDaemon = 69, "no daemon answers at the socket";
+    NotWeave = 76, "what answers there doesn't speak Weave properly";
+}
+
+/// What stands at the end of a help text.
+pub(crate) fn help(examples: &str) -> String {
+    let mut text = format!("{examples}\nExit status:\n");
+    for (number, meaning) in MEANINGS {
+        text.push_str(&format!("{number:>5}  {meaning}\n"));
+    }
+    text
+}
+
+/// Why the command ends early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    what: String,
+    next: Option<&'static str>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, what: impl fmt::Display) -> Self {
+        Self { exit, what: what.to_string(), next: None }
+    }
+
+    /// With a second line: what to do.
+    pub(crate) fn next(self, next: &'static str) -> Self {
+        Self { next: Some(next), ..self }
+    }
+
+    /// Says it on standard error.
+    pub(crate) fn report(self) -> ExitCode {
+        say(format_args!("{}", self.what));
+        if let Some(next) = self.next {
+            say(format_args!("{next}"));
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+/// A line on standard error. Where that can't be written to, there is nobody to tell.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "weave: {line}");
+}
+
+/// A result on standard output. A reader that has gone wanted no more; that is no failure.
+pub(crate) fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Local, format_args!("can't write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The socket that was named, or the usual one.
+pub(crate) fn socket(named: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    match named {
+        Some(path) => Ok(path.clone()),
+        None => default_socket_path().map_err(Failure::from),
+    }
+}
+
+impl From<NoSocketPath> for Failure {
+    fn from(error: NoSocketPath) -> Self {
+        Self::new(Exit::NoDaemon, error).next("or name it with --socket PATH")
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, next) = match &error {
+            Error::Unreachable { .. } => {
+                (Exit::NoDaemon, Some("a socket is named with --socket PATH or in WEAVE_SOCKET"))
+            }
+            Error::Invalid(invalid) => (Exit::Usage, flag(invalid)),
+            Error::Refused(refusal) => (of_refusal(refusal), None),
+            Error::HungUp { .. } => (Exit::Daemon, None),
+            Error::Timeout(_) => (Exit::Timeout, Some("more time is allowed with --timeout SECONDS")),
+            Error::Nonsense(_) => (Exit::NotWeave, None),
+            _ => (Exit::Local, None),
+        };
+        Self { next, ..Self::new(exit, error) }
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Exit {
+    match (refusal.code, refusal.status) {
+        (ErrorCode::Busy | ErrorCode::ShuttingDown, _) => Exit::Busy,
+        (ErrorCode::Timeout, _) => Exit::Timeout,
+        (_, Status::ClientError) => Exit::Refused,
+        (_, Status::ServerError) => Exit::Daemon,
+    }
+}
+
+/// What to change on the command line.
+fn flag(invalid: &weave_client::RequestError) -> Option<&'static str> {
+    use weave_client::RequestError as E;
+    Some(match invalid {
+        E::Width(_) => "change it with --width N",
+        E::Height(_) => "change it with --height N",
+        E::Steps(_) => "change it with --steps N",
+        E::CfgScale(_) => "change it with --cfg X",
+        E::PromptLength { length: 0, .. } => "say what to draw",
+        E::PromptLength { .. } => "shorten the prompt",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_the_same_statuses() {
+        let documented = include_str!("../../lib.rs");
+        for (number, meaning) in MEANINGS {
+            assert!(documented.contains(&format!("//! | {number} | {meaning} |\n")), "{number}: {meaning}");
+        }
+    }
+}

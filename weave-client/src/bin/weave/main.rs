@@ -1,0 +1,29 @@
+//! `weave`: images from a Weave daemon, on the command line.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod exit;
+mod generate;
+mod interrupt;
+mod output;
+mod ping;
+mod png_file;
+mod waiting;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Ping(args) => ping::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,323 @@
+//! The library against a daemon that says what it is told to.
+
+use std::io::ErrorKind;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use weave_client::weave_core::error::ErrorParseError;
+use weave_client::weave_core::frame::FrameError;
+use weave_client::weave_core::response::ResponseError;
+use weave_client::{Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status};
+
+use crate::fake::{Fake, Request, Response, error, header, send, until_closed, with};
+
+const PARAMS: Params =
+    Params { width: 64, height: 64, steps: 8, cfg_scale: 1.5, seed: 0x0102_0304_0506_0708 };
+
+/// What `call` returns, if it does: a test of a time limit would otherwise wait for ever.
+fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = channel();
+    thread::spawn(move || done.send(call()));
+    wait.recv_timeout(Duration::from_secs(20)).expect("the time limit was not kept")
+}
+
+/// Asks a daemon that answers with these bytes, then waits for the client to close.
+fn ask(answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Result<weave_client::Image, Error> {
+    let fake = Fake::serving(|stream, request| {
+        send(stream, &answer(request.id()));
+        until_closed(stream);
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    // Whoever waits for more than was sent fails here and doesn't hang.
+    client.set_timeout(Some(Duration::from_secs(20)));
+    let result = client.generate(&PARAMS, "a cat");
+    drop(client);
+    fake.end();
+    result
+}
+
+fn nonsense(answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Nonsense {
+    match ask(answer) {
+        Err(Error::Nonsense(nonsense)) => nonsense,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_request_and_its_image() {
+    let fake = Fake::serving(|stream, request| {
+        send(stream, &Response::good(request.id()).bytes());
+        request
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    let mut steps = Vec::new();
+    let image = client.generate_with(&PARAMS, "a cat", |step| steps.push(step)).unwrap();
+    let request = fake.end();
+
+    let numbers = [24, 28, 32, 36].map(|at| request.u32(at));
+    assert_eq!(numbers, [0, 64, 64, 8], "model, width, height, steps");
+    assert_eq!(request.u32(40), 0x3FC0_0000, "1.5");
+    assert_eq!(request.u64(44), PARAMS.seed);
+    assert_eq!([52, 56, 60, 64, 68, 72].map(|at| request.u32(at)), [0, 5, 5, 5, 10, 5]);
+    assert_eq!(request.0[76..], *b"a cata cata cat");
+
+    let sent = Response::good(request.id());
+    assert_eq!(image.request_id, request.id());
+    assert_eq!((image.size.width(), image.size.height()), (64, 64));
+    assert_eq!((image.size.channels(), image.generation_time_ms), (Channels::Rgb, 1234));
+    assert_eq!(image.pixels, sent.pixels);
+    assert_eq!(steps.first(), Some(&Progress::Sent));
+    assert_eq!(steps.last(), Some(&Progress::Received { bytes: 12_288, of: 12_288 }));
+}
+
+#[test]
+fn one_connection_serves_many_requests_whatever_trails_behind_the_answers() {
+    let fake = Fake::serving(|stream, mut request| {
+        for round in 0..4u8 {
+            let trailing = vec![0xEE; 5000 * usize::from(round)];
+            let pixels = vec![round; 64 * 64 * 4];
+            let good = Response::good(request.id());
+            send(stream, &Response { channels: 4, pixels, trailing, ..good }.bytes());
+            request = Request::read(stream);
+            // A refusal with bytes after its words.
+            let mut refusal = error(request.id(), 500, 23, "full");
+            refusal.extend([0xEE; 9]);
+            send(stream, &with(refusal, 8, &31u32.to_be_bytes()));
+            request = Request::read(stream);
+        }
+        send(stream, &Response::good(request.id()).bytes());
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    client.set_timeout(Some(Duration::from_secs(20)));
+    for round in 0..4u8 {
+        let image = client.generate(&PARAMS, "a cat").unwrap();
+        assert_eq!(image.size.channels(), Channels::Rgba);
+        assert_eq!(image.pixels, [round; 64 * 64 * 4]);
+        match client.generate(&PARAMS, "a cat") {
+            Err(Error::Refused(refusal)) => assert_eq!(refusal.message, "full"),
+            other => panic!("{other:?}"),
+        }
+    }
+    client.generate(&PARAMS, "a cat").unwrap();
+    fake.end();
+}
+
+#[test]
+fn after_an_answer_that_was_cut_a_new_connection_is_made() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let accept = || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let request = Request::read(&mut stream);
+            (stream, request)
+        };
+        let (mut stream, request) = accept();
+        send(&mut stream, &Response::good(request.id()).bytes()[..100]);
+        drop(stream);
+        // The daemon gave this one up: nothing more will come.
+        let (mut stream, _) = accept();
+        send(&mut stream, &error(0, 400, 21, "payload_len"));
+        until_closed(&mut stream);
+        let (mut stream, request) = accept();
+        send(&mut stream, &Response::good(request.id()).bytes());
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    client.set_timeout(Some(Duration::from_secs(20)));
+    assert!(matches!(client.generate(&PARAMS, "a cat"), Err(Error::HungUp { received: 100 })));
+    assert!(matches!(client.generate(&PARAMS, "a cat"), Err(Error::Refused(_))));
+    assert!(client.generate(&PARAMS, "a cat").is_ok());
+    fake.end();
+}
+
+#[test]
+fn what_cannot_be_asked_is_not_sent() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap()
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    let params = Params { steps: 101, ..PARAMS };
+    let refused = client.generate(&params, "a cat");
+    assert!(matches!(refused, Err(Error::Invalid(RequestError::Steps(101)))));
+    for prompt in ["", "a\0cat", &"x".repeat(2049)] {
+        assert!(matches!(client.generate(&PARAMS, prompt), Err(Error::Invalid(_))), "{prompt:?}");
+    }
+    drop(client);
+    assert_eq!(fake.end(), 0);
+}
+
+#[test]
+fn a_refusal_says_whose_fault_it_is() {
+    let refused = ask(|id| error(id, 400, 6, "steps is 0\x1b[2J"));
+    let Err(Error::Refused(refusal)) = refused else { panic!("{refused:?}") };
+    assert_eq!((refusal.status, refusal.code), (Status::ClientError, ErrorCode::InvalidSteps));
+    assert!(refusal.message.starts_with("steps is 0") && !refusal.message.contains('\x1b'));
+    let refused = ask(|_| error(0, 500, 4242, ""));
+    let Err(Error::Refused(refusal)) = refused else { panic!("{refused:?}") };
+    assert_eq!((refusal.status, refusal.code), (Status::ServerError, ErrorCode::Unknown(4242)));
+}
+
+/// Each is told from the bytes that are there, while the daemon holds the connection open.
+#[test]
+fn an_answer_that_breaks_the_protocol_is_not_believed() {
+    let good = |id| Response::good(id).bytes();
+    let spoilt = |at: usize, value: u32| move |id| with(good(id), at, &value.to_be_bytes());
+
+    assert_eq!(
+        nonsense(|_| b"HTTP/1.1 400 Bad Request".to_vec()),
+        Nonsense::Frame(FrameError::Magic(*b"HTTP"))
+    );
+    assert_eq!(nonsense(move |id| with(good(id), 4, &[0, 2])), Nonsense::Version(2));
+    assert_eq!(nonsense(move |id| with(good(id), 6, &[0, 1])), Nonsense::Type(1));
+    assert_eq!(nonsense(move |id| with(good(id), 6, &[9, 9])), Nonsense::Type(0x0909));
+
+    let too_large = FrameError::TooLarge { payload_len: u32::MAX, max_payload: 16_777_248 };
+    assert_eq!(nonsense(|_| header(2, u32::MAX)), Nonsense::Frame(too_large));
+    let too_large = FrameError::TooLarge { payload_len: 131_073, max_payload: 131_072 };
+    assert_eq!(nonsense(|_| header(0xFF, 131_073)), Nonsense::Frame(too_large));
+    let short = |payload_len, need| Nonsense::Response(ResponseError::Short { payload_len, need });
+    assert_eq!(nonsense(|_| header(2, 0)), short(0, 32));
+    assert_eq!(nonsense(|_| [header(2, 31), vec![0; 31]].concat()), short(31, 32));
+    assert_eq!(nonsense(spoilt(8, 32 + 12_287)), short(12_319, 12_320));
+
+    assert_eq!(nonsense(spoilt(24, 400)), Nonsense::Response(ResponseError::Status(400)));
+    let data_len = ResponseError::DataLen { is: 12_289, must_be: 12_288 };
+    assert_eq!(nonsense(spoilt(44, 12_289)), Nonsense::Response(data_len));
+    assert_eq!(nonsense(spoilt(40, 5)), Nonsense::Response(ResponseError::Channels(5)));
+    let side = ResponseError::Side { name: "image_width", side: 0x8000_0000 };
+    assert_eq!(nonsense(spoilt(32, 0x8000_0000)), Nonsense::Response(side));
+
+    assert_eq!(nonsense(move |id| good(id + 1)), Nonsense::RequestId { sent: 1, received: 2 });
+    assert_eq!(nonsense(move |_| good(0)), Nonsense::RequestId { sent: 1, received: 0 });
+    assert_eq!(nonsense(|id| error(id + 7, 500, 99, "")), Nonsense::RequestId { sent: 1, received: 8 });
+
+    // Right in itself, but not what was asked for; and the pixels never come.
+    let mut large = header(2, 32 + 2048 * 2048 * 4);
+    large.extend(1u64.to_be_bytes());
+    large.extend([200, 0, 2048, 2048, 4, 2048 * 2048 * 4u32].into_iter().flat_map(u32::to_be_bytes));
+    let size = Nonsense::Size { asked: (64, 64), received: (2048, 2048) };
+    assert_eq!(nonsense(|_| large), size);
+    let turned = |id| Response { width: 128, pixels: vec![0; 128 * 64 * 3], ..Response::good(id) }.bytes();
+    assert_eq!(nonsense(turned), Nonsense::Size { asked: (64, 64), received: (128, 64) });
+
+    assert_eq!(nonsense(|id| error(id, 200, 99, "")), Nonsense::Error(ErrorParseError::Status(200)));
+    let short = Nonsense::Error(ErrorParseError::Short { payload_len: 20 });
+    assert_eq!(nonsense(|id| with(error(id, 500, 99, "ab"), 33, &[3])), short);
+}
+
+#[test]
+fn a_daemon_that_hangs_up_is_told_from_one_that_answers() {
+    let answer = Response { trailing: vec![1, 2], ..Response::good(1) }.bytes();
+    let ends = [0, 1, 15, 16, 17, 47, 48, 49, 1000, answer.len() - 3, answer.len() - 2, answer.len() - 1];
+    for end in ends {
+        let part = answer[..end].to_vec();
+        let fake = Fake::serving(move |stream, _| send(stream, &part));
+        let result = Client::new(fake.path()).generate(&PARAMS, "a cat");
+        let Err(Error::HungUp { received }) = result else { panic!("after {end} bytes: {result:?}") };
+        assert_eq!(received, end as u64);
+        fake.end();
+    }
+}
+
+#[test]
+fn a_daemon_without_room_says_so_before_it_is_asked() {
+    // It answers and closes, with the request unread, at the latest when the client begins to read;
+    // or before the client writes.
+    let fake = Fake::listening(|listener: UnixListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        send(&mut stream, &error(0, 500, 23, "too many connections"));
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    fake.end();
+    match client.ping() {
+        Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::Busy),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nobody_listens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weave.sock");
+    let kind = |result| match result {
+        Err(Error::Unreachable { path: named, source }) if named == path => source.kind(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind(Client::connect(&path)), ErrorKind::NotFound);
+    drop(UnixListener::bind(&path).unwrap());
+    assert_eq!(kind(Client::connect(&path)), ErrorKind::ConnectionRefused);
+    let long = folder.path().join("x".repeat(200));
+    assert!(matches!(Client::connect(long), Err(Error::Unreachable { .. })));
+}
+
+#[test]
+fn a_ping_asks_for_a_model_that_does_not_exist() {
+    let fake = Fake::serving(|stream, request| {
+        send(stream, &error(request.id(), 400, 3, "model_id"));
+        let second = Request::read(stream);
+        send(stream, &error(second.id(), 500, 24, "ending"));
+        let third = Request::read(stream);
+        send(stream, &Response::good(third.id()).bytes());
+        request
+    });
+    let mut client = Client::connect(fake.path()).unwrap();
+    assert!(client.ping().is_ok());
+    match client.ping() {
+        Err(Error::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::ShuttingDown),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(client.ping(), Err(Error::Nonsense(Nonsense::Image))));
+    let request = fake.end();
+    assert_eq!((request.0.len(), request.u32(24)), (28, u32::MAX));
+}
+
+#[test]
+fn a_call_ends_in_time_wherever_the_daemon_stops() {
+    let timeout = Duration::from_millis(50);
+    for sent in [0, 5, 16, 40, 48, 5000] {
+        let fake = Fake::serving(move |stream, request| {
+            send(stream, &Response::good(request.id()).bytes()[..sent]);
+            until_closed(stream);
+        });
+        let mut client = Client::connect(fake.path()).unwrap();
+        client.set_timeout(Some(timeout));
+        let result = in_time(move || client.generate(&PARAMS, "a cat"));
+        assert!(matches!(result, Err(Error::Timeout(limit)) if limit == timeout), "{sent}: {result:?}");
+        fake.end();
+    }
+}
+
+/// The limit is for the whole call: bytes that keep coming don't extend it.
+#[test]
+fn a_daemon_that_trickles_does_not_get_more_time() {
+    let fake = Fake::serving(|stream, request| {
+        let answer = Response::good(request.id()).bytes();
+        let (mut sent, mut buf) = (0, [0]);
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        // A byte every 20 ms, which is how long this end waits for the client to go.
+        while std::io::Read::read(stream, &mut buf).is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {
+            send(stream, &answer[sent..=sent]);
+            sent += 1;
+        }
+        sent
+    });
+    let mut client = Client::new(fake.path());
+    client.set_timeout(Some(Duration::from_millis(200)));
+    assert!(matches!(in_time(move || client.generate(&PARAMS, "a cat")), Err(Error::Timeout(_))));
+    assert!(fake.end() < 100);
+}
+
+/// Nobody accepts and the backlog is full: connecting itself has to end.
+#[test]
+fn connecting_ends_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weave.sock");
+    let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let _in_the_backlog = UnixStream::connect(&path).unwrap();
+    let mut client = Client::new(&path);
+    client.set_timeout(Some(Duration::from_millis(50)));
+    assert!(matches!(in_time(move || client.ping()), Err(Error::Timeout(_))));
+}

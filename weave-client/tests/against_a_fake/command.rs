@@ -1,0 +1,615 @@
+//! The `weave` command, as it is run by people and scripts, against a daemon that says what it is
+//! told to.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Cursor, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tempfile::TempDir;
+
+use crate::fake::{Fake, Request, Response, error, send, until_closed};
+
+/// The command in an empty folder, without an environment that could lead it to a real daemon.
+fn weave(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weave"));
+    command.current_dir(folder).stdin(Stdio::null());
+    for name in ["WEAVE_SOCKET", "XDG_RUNTIME_DIR", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// `weave generate "a cat" -o cat.png` for 64×64 pixels. The time limit is there for a command that
+/// waits for something that the test won't send.
+fn generate(folder: &Path, socket: &Path) -> Command {
+    let mut command = weave(folder);
+    command.args(["generate", "a cat", "-o", "cat.png", "--width", "64", "--height", "64", "--seed", "7"]);
+    command.args(["--timeout", "20", "--socket"]).arg(socket);
+    command
+}
+
+/// What a command said and how it ended.
+struct Run {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(mut command: Command) -> Run {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let run = Run { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+    assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+    run
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Sends the image that was asked for.
+fn good_daemon() -> Fake {
+    Fake::serving(|stream, request| send(stream, &Response::good(request.id()).bytes()))
+}
+
+/// A daemon's socket on which nobody may call.
+fn no_daemon(folder: &Path) -> UnixListener {
+    let listener = UnixListener::bind(folder.join("quiet.sock")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+/// Names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+struct Png {
+    size: (u32, u32),
+    color: png::ColorType,
+    pixels: Vec<u8>,
+    /// Keyword and text of each tEXt, then of each iTXt chunk.
+    latin1: Vec<(String, String)>,
+    utf8: Vec<(String, String)>,
+}
+
+fn decode(bytes: &[u8]) -> Png {
+    let mut reader = png::Decoder::new(BufReader::new(Cursor::new(bytes))).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut pixels).unwrap();
+    let info = reader.info();
+    let latin1 = info.uncompressed_latin1_text.iter().map(|t| (t.keyword.clone(), t.text.clone())).collect();
+    let utf8 = info.utf8_text.iter().map(|t| (t.keyword.clone(), t.get_text().unwrap())).collect();
+    Png { size: (frame.width, frame.height), color: frame.color_type, pixels, latin1, utf8 }
+}
+
+#[test]
+fn an_image_becomes_a_png_that_says_how_it_was_made() {
+    let folder = folder();
+    let fake = good_daemon();
+    let run = run(generate(folder.path(), &fake.path()));
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    let time = run.stdout.strip_prefix("cat.png: 64×64, seed 7, generated in 1.2 s (").unwrap();
+    let time = time.strip_suffix(" s in all)\n").unwrap();
+    assert!(time.parse::<f64>().unwrap() < 20.0);
+    assert_eq!(run.stderr, "weave: 64×64, 28 steps, cfg 7, seed 7\n");
+
+    assert_eq!(names(folder.path()), ["cat.png"]);
+    let mode = fs::metadata(folder.path().join("cat.png")).unwrap().permissions().mode();
+    File::create(folder.path().join("any")).unwrap();
+    let any = fs::metadata(folder.path().join("any")).unwrap().permissions().mode();
+    assert_eq!(mode, any, "like any file that is created here");
+
+    let png = decode(&fs::read(folder.path().join("cat.png")).unwrap());
+    assert_eq!((png.size, png.color), ((64, 64), png::ColorType::Rgb));
+    assert_eq!(png.pixels, Response::good(1).pixels);
+    assert_eq!(png.utf8, []);
+    let [(parameters, settings), (weave, recipe)] = png.latin1.try_into().unwrap();
+    assert_eq!((parameters.as_str(), weave.as_str()), ("parameters", "Weave"));
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        settings,
+        format!("a cat\nSteps: 28, CFG scale: 7, Seed: 7, Size: 64x64, Version: Weave {version}")
+    );
+    assert_eq!(
+        recipe,
+        r#"{"protocol":1,"model_id":0,"prompt":"a cat","width":64,"height":64,"steps":28,"cfg_scale":7.0,"seed":7,"generation_time_ms":1234}"#
+    );
+    fake.end();
+}
+
+#[test]
+fn alpha_and_any_language_survive() {
+    let folder = folder();
+    let fake = Fake::serving(|stream, request| {
+        let pixels = (0..64 * 64 * 4u32).map(|i| (i * 13 % 256) as u8).collect();
+        let response = Response { channels: 4, pixels, ..Response::good(request.id()) };
+        send(stream, &response.bytes());
+        response.pixels
+    });
+    let mut command = weave(folder.path());
+    command.args([
+        "generate",
+        "一只猫 \"x\"\nüber",
+        "-o",
+        "cat.png",
+        "--cfg=7.1",
+        "--seed",
+        "18446744073709551615",
+    ]);
+    command.args(["--width=64", "--height=64", "--socket"]).arg(fake.path());
+    let run = run(command);
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    let png = decode(&fs::read(folder.path().join("cat.png")).unwrap());
+    assert_eq!((png.color, png.pixels), (png::ColorType::Rgba, fake.end()));
+    assert_eq!(png.latin1, []);
+    let [(_, settings), (_, recipe)] = png.utf8.try_into().unwrap();
+    assert!(
+        settings.starts_with("一只猫 \"x\"\nüber\nSteps: 28, CFG scale: 7.1, Seed: 18446744073709551615,")
+    );
+    let recipe: serde_json::Value = serde_json::from_str(&recipe).unwrap();
+    assert_eq!(recipe["prompt"], "一只猫 \"x\"\nüber");
+    assert_eq!((&recipe["seed"], &recipe["cfg_scale"]), (&u64::MAX.into(), &7.1.into()));
+}
+
+#[test]
+fn a_random_seed_is_told_and_names_the_file() {
+    let folder = folder();
+    let mut seeds = Vec::new();
+    for explicit in [None, Some("--seed=0")] {
+        let fake = Fake::serving(|stream, request| {
+            send(stream, &Response::good(request.id()).bytes());
+            request.u64(44)
+        });
+        let mut command = weave(folder.path());
+        command.args(["generate", "a cat", "--width=64", "--height=64"]).args(explicit);
+        let run = run({
+            command.env("WEAVE_SOCKET", fake.path());
+            command
+        });
+        let seed = fake.end();
+        assert_ne!(seed, 0);
+        assert!(run.stdout.starts_with(&format!("weave-{seed}.png: 64×64, seed {seed}, ")), "{}", run.stdout);
+        assert!(folder.path().join(format!("weave-{seed}.png")).is_file());
+        seeds.push(seed);
+    }
+    assert_ne!(seeds[0], seeds[1]);
+}
+
+#[test]
+fn the_image_can_go_to_standard_output() {
+    let folder = folder();
+    let fake = good_daemon();
+    let mut command = generate(folder.path(), &fake.path());
+    let output = command.args(["-o", "-"]).output().unwrap();
+    // clap takes an option once.
+    assert_eq!(output.status.code(), Some(2));
+    drop(fake);
+
+    let fake = good_daemon();
+    let mut command = weave(folder.path());
+    command.args(["generate", "a cat", "-o", "-", "--width=64", "--height=64", "--socket"]).arg(fake.path());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(decode(&output.stdout).pixels, Response::good(1).pixels);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("generated in 1.2 s"), "{stderr}");
+    assert_eq!(names(folder.path()), <[String; 0]>::default());
+}
+
+#[test]
+fn quiet_is_quiet() {
+    let folder = folder();
+    let fake = good_daemon();
+    let mut command = generate(folder.path(), &fake.path());
+    command.arg("--quiet");
+    let run = run(command);
+    assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(names(folder.path()), ["cat.png"]);
+}
+
+/// Every way in which an answer can be bad has its exit status and leaves no file.
+#[test]
+fn each_failure_has_its_status_and_leaves_nothing_behind() {
+    type Answer = fn(u64) -> Vec<u8>;
+    let cases: [(i32, &str, Answer); 17] = [
+        (3, "refused the request: steps is 0", |id| error(id, 400, 6, "steps is 0")),
+        (3, "MALFORMED", |id| error(id, 400, 20, "payload_len is 1")),
+        (3, "error code 4242", |id| error(id, 400, 4242, "new")),
+        (3, "TOO_LARGE", |_| error(0, 400, 21, "payload_len")),
+        (4, "busy: the queue is full (BUSY); try again later", |id| error(id, 500, 23, "the queue is full")),
+        (4, "BUSY", |_| error(0, 500, 23, "too many connections")),
+        (4, "SHUTTING_DOWN", |id| error(id, 500, 24, "ending")),
+        (5, "TIMEOUT", |id| error(id, 500, 10, "deadline")),
+        (7, "GPU_ERROR", |id| error(id, 500, 9, "the worker died")),
+        (7, "OUT_OF_MEMORY", |id| error(id, 500, 8, "vram")),
+        (7, "INTERNAL", |id| error(id, 500, 99, "")),
+        (7, "error code 4242", |id| error(id, 500, 4242, "new")),
+        (76, "magic is 48 54 54 50", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        (76, "request_id is 2, must be 1", |id| Response::good(id + 1).bytes()),
+        (76, "status is 400, must be 200", |id| Response { status: 400, ..Response::good(id) }.bytes()),
+        (76, "the image is 128×64, must be 64×64", |id| {
+            Response { width: 128, pixels: vec![0; 128 * 64 * 3], ..Response::good(id) }.bytes()
+        }),
+        (76, "status is 200, must be 400 or 500", |id| error(id, 200, 99, "")),
+    ];
+    for (status, says, answer) in cases {
+        let folder = folder();
+        let fake = Fake::serving(move |stream, request| {
+            send(stream, &answer(request.id()));
+            until_closed(stream);
+        });
+        let run = run(generate(folder.path(), &fake.path()));
+        assert_eq!(run.status, Some(status), "{}", run.stderr);
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+        assert!(
+            run.stderr.lines().count() <= 3,
+            "what is asked for, what happened, what to do: {}",
+            run.stderr
+        );
+        assert_eq!(run.stdout, "");
+        assert_eq!(names(folder.path()), <[String; 0]>::default(), "{says}");
+        fake.end();
+    }
+}
+
+#[test]
+fn a_daemon_that_hangs_up_has_failed() {
+    for end in [0, 9, 48, 5000] {
+        let folder = folder();
+        let fake = Fake::serving(move |stream, request| {
+            send(stream, &Response::good(request.id()).bytes()[..end]);
+        });
+        let run = run(generate(folder.path(), &fake.path()));
+        assert_eq!(run.status, Some(7), "{}", run.stderr);
+        assert!(run.stderr.contains("the daemon hung up"), "{}", run.stderr);
+        assert_eq!(names(folder.path()), <[String; 0]>::default());
+        fake.end();
+    }
+}
+
+#[test]
+fn time_runs_out() {
+    let folder = folder();
+    let fake = Fake::serving(|stream, _| until_closed(stream));
+    let mut command = weave(folder.path());
+    command.args(["generate", "a cat", "--timeout", "0.1", "--socket"]).arg(fake.path());
+    let run = run(command);
+    assert_eq!(run.status, Some(5), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("within 100ms") && run.stderr.contains("--timeout SECONDS"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(names(folder.path()), <[String; 0]>::default());
+    fake.end();
+}
+
+#[test]
+fn no_daemon_there() {
+    let folder = folder();
+    let says = |run: Run, words: &[&str]| {
+        assert_eq!(run.status, Some(69), "{}", run.stderr);
+        assert!(words.iter().all(|word| run.stderr.contains(word)), "{}", run.stderr);
+    };
+    let socket = folder.path().join("none.sock");
+    says(run(generate(folder.path(), &socket)), &["none.sock", "No such file", "start weaved", "--socket"]);
+    drop(UnixListener::bind(&socket).unwrap());
+    let mut command = weave(folder.path());
+    command.args(["ping", "--socket"]).arg(&socket);
+    says(run(command), &["Connection refused", "start weaved"]);
+
+    let mut command = weave(folder.path());
+    command.arg("ping");
+    says(run(command), &["WEAVE_SOCKET", "XDG_RUNTIME_DIR", "--socket PATH"]);
+    let mut command = weave(folder.path());
+    command.arg("ping").env("XDG_RUNTIME_DIR", folder.path());
+    let usual = folder.path().join("weave/weave.sock");
+    says(run(command), &[usual.to_str().unwrap()]);
+    assert_eq!(names(folder.path()), ["none.sock"]);
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_before_anybody_is_called() {
+    let folder = folder();
+    let listener = no_daemon(folder.path());
+    let long = "é".repeat(1025);
+    let cases: [(&[&str], &[&str]); 12] = [
+        (&["x", "--width=500"], &["width is 500, must be 64 to 2048 and a multiple of 64", "--width N"]),
+        (&["x", "--height=2112"], &["height is 2112", "--height N"]),
+        (&["x", "--steps=0"], &["steps is 0, must be 1 to 100", "--steps N"]),
+        (&["x", "--cfg", "20.5"], &["cfg_scale is 2.05e1, must be 0.0 to 20.0", "--cfg X"]),
+        (&["x", "--cfg", "-1"], &["cfg_scale is -1e0", "--cfg X"]),
+        (&["x", "--cfg", "nan"], &["cfg_scale is NaN"]),
+        (&[&long], &["length is 2050, must be 1 to 2048 bytes", "shorten the prompt"]),
+        (&[""], &["length is 0", "say what to draw"]),
+        (&["x", "--steps=many"], &["--steps"]),
+        (&["x", "--seed=-1"], &["--seed"]),
+        (&["x", "--timeout=0"], &["--timeout", "above 0"]),
+        (&[], &["<PROMPT>"]),
+    ];
+    for (args, says) in cases {
+        let mut command = weave(folder.path());
+        // The folder for the image doesn't exist either, which is to be said only when the rest is right.
+        command.args(["generate", "-o", "none/cat.png"]).args(args);
+        command.arg("--socket").arg(folder.path().join("quiet.sock"));
+        let run = run(command);
+        assert_eq!((run.status, run.stdout.as_str()), (Some(2), ""), "{args:?}: {}", run.stderr);
+        assert!(says.iter().all(|words| run.stderr.contains(words)), "{says:?}: {}", run.stderr);
+    }
+    assert!(listener.accept().is_err(), "somebody was called");
+    assert_eq!(names(folder.path()), ["quiet.sock"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_found_out_before_anybody_is_called() {
+    let folder = folder();
+    let listener = no_daemon(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("old.png"), "old").unwrap();
+    fs::create_dir(path("dir")).unwrap();
+    symlink("nowhere", path("dangling.png")).unwrap();
+    symlink("/dev/null", path("device.png")).unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["old.png"], "old.png exists already"),
+        (&["dangling.png"], "dangling.png exists already"),
+        (&["dir"], "dir is a folder"),
+        (&["dir", "--force"], "dir is a folder"),
+        (&["device.png", "--force"], "device.png is not a regular file"),
+        (&["/dev/null", "--force"], "/dev/null is not a regular file"),
+        (&["none/cat.png"], "can't write to the folder none: No such file or directory"),
+        (&["old.png/cat.png"], "can't write to the folder old.png: Not a directory"),
+        (&["/proc/cat.png"], "can't write to the folder /proc: "),
+    ];
+    for (args, says) in cases {
+        let mut command = weave(folder.path());
+        command.args(["generate", "x", "--timeout=5", "--socket"]).arg(path("quiet.sock"));
+        command.arg("-o").args(args);
+        let run = run(command);
+        assert_eq!((run.status, run.stdout.as_str()), (Some(1), ""), "{args:?}: {}", run.stderr);
+        assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+        assert!(run.stderr.contains("-o FILE"), "what to do: {}", run.stderr);
+    }
+    assert!(listener.accept().is_err(), "somebody was called");
+    assert_eq!(names(folder.path()), ["dangling.png", "device.png", "dir", "old.png", "quiet.sock"]);
+    assert_eq!(fs::read(path("old.png")).unwrap(), b"old");
+}
+
+#[test]
+fn force_replaces_a_file_and_a_failure_leaves_it() {
+    let folder = folder();
+    let target = folder.path().join("cat.png");
+    fs::write(&target, "old").unwrap();
+
+    let fake = Fake::serving(|stream, request| send(stream, &error(request.id(), 500, 9, "")));
+    let mut command = generate(folder.path(), &fake.path());
+    command.arg("--force");
+    assert_eq!(run(command).status, Some(7));
+    assert_eq!(fs::read(&target).unwrap(), b"old");
+
+    let fake = good_daemon();
+    let mut command = generate(folder.path(), &fake.path());
+    command.arg("--force");
+    assert_eq!(run(command).status, Some(0));
+    assert_eq!(decode(&fs::read(&target).unwrap()).size, (64, 64));
+    assert_eq!(names(folder.path()), ["cat.png"]);
+}
+
+#[test]
+fn a_file_that_appears_meanwhile_is_left_alone() {
+    let folder = folder();
+    let target = folder.path().join("cat.png");
+    let theirs = target.clone();
+    let fake = Fake::serving(move |stream, request| {
+        fs::write(theirs, "theirs").unwrap();
+        send(stream, &Response::good(request.id()).bytes());
+    });
+    let run = run(generate(folder.path(), &fake.path()));
+    assert_eq!(run.status, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("cat.png has appeared meanwhile"), "{}", run.stderr);
+    assert_eq!(fs::read(&target).unwrap(), b"theirs");
+    assert_eq!(names(folder.path()), ["cat.png"]);
+}
+
+/// A daemon that has a request and keeps it, and the command that waits for it.
+fn waiting(folder: &Path, partial: usize) -> (Fake, Child) {
+    let (has_it, wait) = channel();
+    let fake = Fake::serving(move |stream, request: Request| {
+        send(stream, &Response::good(request.id()).bytes()[..partial]);
+        has_it.send(()).unwrap();
+        until_closed(stream);
+    });
+    let mut command = generate(folder, &fake.path());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait.recv().unwrap();
+    (fake, child)
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    for (signal, status, partial) in [(Signal::INT, 130, 0), (Signal::TERM, 143, 0), (Signal::INT, 130, 5000)]
+    {
+        let folder = folder();
+        let (fake, child) = waiting(folder.path(), partial);
+        let [part] = names(folder.path()).try_into().unwrap();
+        assert!(part.starts_with(".weave.") && part.ends_with(".part"), "{part}");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(status));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        // Not always last: the daemon may have the request before the command has said so.
+        assert!(stderr.contains("weave: interrupted\n") && !stderr.contains("panicked"), "{stderr}");
+        assert_eq!(names(folder.path()), <[String; 0]>::default());
+        fake.end();
+    }
+}
+
+#[test]
+fn nobody_reads_the_result() {
+    let folder = folder();
+    let (go, told_to_go) = channel();
+    let fake = Fake::serving(move |stream, request| {
+        told_to_go.recv().unwrap();
+        send(stream, &Response::good(request.id()).bytes());
+    });
+    let mut command = generate(folder.path(), &fake.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    go.send(()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "the file is there");
+    assert!(!String::from_utf8(output.stderr).unwrap().contains("panicked"));
+    assert_eq!(names(folder.path()), ["cat.png"]);
+}
+
+#[test]
+fn nobody_reads_the_image() {
+    let folder = folder();
+    let (go, told_to_go) = channel();
+    let fake = Fake::serving(move |stream, request| {
+        told_to_go.recv().unwrap();
+        send(stream, &Response::good(request.id()).bytes());
+    });
+    let mut command = weave(folder.path());
+    command.args(["generate", "x", "-o-", "--width=64", "--height=64", "--socket"]).arg(fake.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    go.send(()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("can't write to standard output") && !stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let folder = folder();
+    let fake = good_daemon();
+    let mut command = generate(folder.path(), &fake.path());
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("can't write to standard output: No space"));
+    assert_eq!(names(folder.path()), ["cat.png"], "the image is there all the same");
+}
+
+#[test]
+fn ping_says_whether_the_daemon_answers() {
+    let folder = folder();
+    let fake = Fake::serving(|stream, request| send(stream, &error(request.id(), 400, 3, "model_id")));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--socket"]).arg(fake.path());
+    let run_ = run(command);
+    assert_eq!((run_.status, run_.stderr.as_str()), (Some(0), ""));
+    let time = run_.stdout.strip_prefix(&format!("{}: answered in ", fake.path().display())).unwrap();
+    assert!(time.strip_suffix(" ms\n").unwrap().parse::<f64>().unwrap() < 5000.0);
+
+    let fake = Fake::serving(|stream, _| send(stream, &error(0, 500, 23, "too many connections")));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--socket"]).arg(fake.path());
+    assert_eq!(run(command).status, Some(4));
+
+    let fake = Fake::serving(|stream, _| until_closed(stream));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--timeout=0.1", "--socket"]).arg(fake.path());
+    assert_eq!(run(command).status, Some(5));
+}
+
+/// A terminal: the end that the test holds, and the end for a command.
+fn terminal() -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    (master.into(), File::options().read(true).write(true).open(name).unwrap())
+}
+
+#[test]
+fn no_image_is_written_into_a_terminal() {
+    let folder = folder();
+    let (_master, slave) = terminal();
+    let mut command = weave(folder.path());
+    command.args(["generate", "x", "-o", "-", "--socket", "none"]).stdout(slave);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("standard output is a terminal"));
+}
+
+/// Reads what a command writes until `words` are in it, or until it ends.
+fn read_until(master: &mut File, words: &str) -> String {
+    let (mut seen, mut buf) = (Vec::new(), [0; 1024]);
+    while !String::from_utf8_lossy(&seen).contains(words) {
+        // A terminal whose other end is closed fails.
+        match master.read(&mut buf) {
+            Ok(count) if count > 0 => seen.extend(&buf[..count]),
+            _ => break,
+        }
+    }
+    String::from_utf8(seen).unwrap()
+}
+
+#[test]
+fn on_a_terminal_a_line_moves_and_goes_away() {
+    for interrupt in [false, true] {
+        let folder = folder();
+        let (go, told_to_go) = channel::<()>();
+        let (has_it, wait) = channel();
+        let fake = Fake::serving(move |stream, request| {
+            has_it.send(()).unwrap();
+            if told_to_go.recv().is_ok() {
+                send(stream, &Response::good(request.id()).bytes());
+            } else {
+                until_closed(stream);
+            }
+        });
+        let (mut master, slave) = terminal();
+        let mut command = generate(folder.path(), &fake.path());
+        command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(slave);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let shown = read_until(&mut master, "64×64, 28 steps, cfg 7, seed 7, ");
+        assert!(shown.contains("seed 7, "), "{shown:?}");
+        wait.recv().unwrap();
+        if interrupt {
+            drop(go);
+            kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        } else {
+            go.send(()).unwrap();
+        }
+        let rest = read_until(&mut master, "nothing that comes");
+        let output = child.wait_with_output().unwrap();
+        let last = rest.rsplit("\x1b[2K").next().unwrap();
+        if interrupt {
+            assert_eq!(output.status.code(), Some(130));
+            assert_eq!(last, "weave: interrupted\r\n", "{rest:?}");
+        } else {
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!(last, "", "{rest:?}");
+        }
+        assert!(!shown.contains("\x1b[3"), "no colours: {shown:?}");
+        fake.end();
+    }
+}
+
+#[test]
+fn help_has_examples_and_the_exit_statuses() {
+    let folder = folder();
+    for args in [&["--help"] as &[_], &["generate", "--help"], &["ping", "--help"]] {
+        let mut command = weave(folder.path());
+        command.args(args);
+        let run = run(command);
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
+        assert!(run.stdout.contains("Examples:\n  weave "), "{}", run.stdout);
+        assert!(run.stdout.contains("   69  no daemon"), "{}", run.stdout);
+    }
+}

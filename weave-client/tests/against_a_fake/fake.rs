@@ -1,0 +1,139 @@
+//! A daemon for tests: a Unix socket, and bytes that are put together here by hand, so that an error
+//! in the codec can't hide by being on both ends.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+
+use tempfile::TempDir;
+
+/// A daemon that follows a script on a thread of its own.
+pub(crate) struct Fake<T = ()> {
+    folder: TempDir,
+    thread: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Fake<T> {
+    /// A daemon that does what `script` says with its listening socket.
+    pub(crate) fn listening(script: impl FnOnce(UnixListener) -> T + Send + 'static) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("weave.sock")).unwrap();
+        Self { folder, thread: thread::spawn(move || script(listener)) }
+    }
+
+    /// A daemon that serves one connection and has read its first request when `script` starts.
+    pub(crate) fn serving(script: impl FnOnce(&mut UnixStream, Request) -> T + Send + 'static) -> Self {
+        Self::listening(|listener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let request = Request::read(&mut stream);
+            script(&mut stream, request)
+        })
+    }
+
+    /// The socket.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("weave.sock")
+    }
+
+    /// What the script returned.
+    pub(crate) fn end(self) -> T {
+        self.thread.join().unwrap()
+    }
+}
+
+/// Waits until the client has closed its end.
+pub(crate) fn until_closed(stream: &mut UnixStream) {
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Sends as much as the client takes.
+pub(crate) fn send(stream: &mut UnixStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
+}
+
+/// A request frame, as it came.
+pub(crate) struct Request(pub(crate) Vec<u8>);
+
+impl Request {
+    pub(crate) fn read(stream: &mut UnixStream) -> Self {
+        let mut frame = vec![0; 16];
+        stream.read_exact(&mut frame).unwrap();
+        assert_eq!(frame[..8], *b"WEVE\x00\x01\x00\x01");
+        let payload_len = u32::from_be_bytes(frame[8..12].try_into().unwrap());
+        frame.resize(16 + payload_len as usize, 0);
+        stream.read_exact(&mut frame[16..]).unwrap();
+        Self(frame)
+    }
+
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.0[at..at + 4].try_into().unwrap())
+    }
+
+    pub(crate) fn u64(&self, at: usize) -> u64 {
+        u64::from_be_bytes(self.0[at..at + 8].try_into().unwrap())
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.u64(16)
+    }
+}
+
+/// The frame of a response, whose fields a test can spoil.
+#[derive(Clone)]
+pub(crate) struct Response {
+    pub(crate) id: u64,
+    pub(crate) status: u32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) channels: u32,
+    pub(crate) pixels: Vec<u8>,
+    /// Comes after the pixels, within the payload.
+    pub(crate) trailing: Vec<u8>,
+}
+
+impl Response {
+    /// 64×64 RGB, in 1234 ms.
+    pub(crate) fn good(id: u64) -> Self {
+        let pixels = (0..64 * 64 * 3u32).map(|i| (i * 7 % 251) as u8).collect();
+        Self { id, status: 200, width: 64, height: 64, channels: 3, pixels, trailing: Vec::new() }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let data_len = self.pixels.len() as u32;
+        let mut bytes = header(2, 32 + data_len + self.trailing.len() as u32);
+        bytes.extend(self.id.to_be_bytes());
+        for field in [self.status, 1234, self.width, self.height, self.channels, data_len] {
+            bytes.extend(field.to_be_bytes());
+        }
+        bytes.extend(&self.pixels);
+        bytes.extend(&self.trailing);
+        bytes
+    }
+}
+
+/// The frame of an error.
+pub(crate) fn error(id: u64, status: u32, code: u32, message: &str) -> Vec<u8> {
+    let mut bytes = header(0xFF, 18 + message.len() as u32);
+    bytes.extend(id.to_be_bytes());
+    bytes.extend(status.to_be_bytes());
+    bytes.extend(code.to_be_bytes());
+    bytes.extend((message.len() as u16).to_be_bytes());
+    bytes.extend(message.as_bytes());
+    bytes
+}
+
+pub(crate) fn header(msg_type: u16, payload_len: u32) -> Vec<u8> {
+    let mut bytes = b"WEVE\x00\x01".to_vec();
+    bytes.extend(msg_type.to_be_bytes());
+    bytes.extend(payload_len.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes
+}
+
+/// `bytes` with others in one place.
+pub(crate) fn with(mut bytes: Vec<u8>, at: usize, replacement: &[u8]) -> Vec<u8> {
+    bytes[at..at + replacement.len()].copy_from_slice(replacement);
+    bytes
+}

@@ -1,0 +1,9 @@
+//! The library and the command against a daemon that answers with the bytes that a test puts into
+//! its mouth.
+
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
+
+mod client;
+#[cfg(feature = "cli")]
+mod command;
+mod fake;
