@@ -99,8 +99,9 @@ fn run() -> Result<Vec<String>, String> {
     {
         lines.push(format!("rerun-if-changed={}", tree.root.display()));
     }
-    let watched = [source::VARIABLES, cache::VARIABLES, engine::VARIABLES, tools::VARIABLES].concat();
-    lines.extend(watched.iter().map(|name| format!("rerun-if-env-changed={name}")));
+    let watched =
+        [source::VARIABLES, cache::VARIABLES, engine::VARIABLES].concat().into_iter().map(str::to_owned);
+    lines.extend(watched.chain(tools::variables()).map(|name| format!("rerun-if-env-changed={name}")));
     Ok(lines)
 }
 

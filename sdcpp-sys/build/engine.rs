@@ -14,7 +14,7 @@ use crate::vocabulary;
 
 /// The environment variables that change what is built.
 pub(crate) const VARIABLES: &[&str] =
-    &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CUDAARCHS", "CUDACXX", "CUDA_PATH"];
+    &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CMAKE_TOOLCHAIN_FILE", "CUDAARCHS"];
 
 /// The first argument of the build script when it calls itself to run cmake.
 pub(crate) const CMAKE_STAGE: &str = "cmake-stage";
@@ -62,8 +62,8 @@ impl<'a> Plan<'a> {
         for (name, value) in &self.options {
             text += &format!("{name}={value}\n");
         }
-        for variable in ["CUDACXX", "CUDA_PATH"].into_iter().filter(|_| feature("CUDA")) {
-            text += &format!("{variable}: {}\n", env::var(variable).unwrap_or_default());
+        if let Ok(file) = env::var("CMAKE_TOOLCHAIN_FILE") {
+            text += &format!("toolchain: {file}\n");
         }
         for correction in &self.corrections {
             text +=
@@ -86,7 +86,7 @@ impl<'a> Plan<'a> {
         self.compile(&source, &work.join("out"))?;
 
         let mut archives = Vec::new();
-        find_archives(&work.join("out"), &mut archives);
+        collect_archives(&work.join("out"), &mut archives);
         for archive in archives {
             copy_into(&archive, &kept.join("lib"))?;
         }
@@ -150,9 +150,14 @@ pub(crate) fn cmake_stage(mut arguments: impl Iterator<Item = OsString>) {
         return;
     };
     let mut config = cmake::Config::new(&source);
-    // Messages and assertions name their file: they should name upstream's, not a temporary one.
-    let map = format!("-ffile-prefix-map={}=stable-diffusion.cpp", PathBuf::from(&source).display());
-    config.profile("Release").out_dir(out).build_target("stable-diffusion").cflag(&map).cxxflag(&map);
+    config.profile("Release").out_dir(out).build_target("stable-diffusion");
+    // Messages and assertions name their file: they should name upstream's, not a temporary one. A
+    // blank would end the flag.
+    let source = source.to_string_lossy();
+    if !source.contains(char::is_whitespace) {
+        let map = format!("-ffile-prefix-map={source}=stable-diffusion.cpp");
+        config.cflag(&map).cxxflag(&map);
+    }
     if tools::has_ninja() {
         config.generator("Ninja");
     }
@@ -199,8 +204,15 @@ fn options(native: bool) -> Vec<(String, String)> {
         ]);
     }
     let mut options: Vec<_> = options.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-    if let Some(architectures) = env::var("CUDAARCHS").ok().filter(|_| feature("CUDA")) {
-        options.push(("CMAKE_CUDA_ARCHITECTURES".to_owned(), architectures));
+    if feature("CUDA") {
+        if let Ok(architectures) = env::var("CUDAARCHS") {
+            options.push(("CMAKE_CUDA_ARCHITECTURES".to_owned(), architectures));
+        }
+        if let Some(toolkit) = tools::cuda_toolkit() {
+            let compiler = toolkit.join("bin/nvcc");
+            options.push(("CMAKE_CUDA_COMPILER".to_owned(), compiler.display().to_string()));
+            options.push(("CUDAToolkit_ROOT".to_owned(), toolkit.display().to_string()));
+        }
     }
     options
 }
@@ -236,11 +248,11 @@ pub(crate) fn out_dir() -> PathBuf {
     PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default())
 }
 
-fn find_archives(folder: &Path, found: &mut Vec<PathBuf>) {
+fn collect_archives(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            find_archives(&path, found);
+            collect_archives(&path, found);
         } else if path.extension() == Some("a".as_ref()) {
             found.push(path);
         }

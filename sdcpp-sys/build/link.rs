@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::tools;
+
 /// The archives in `lib_dir`, in the order in which a linker must see them: each before those that
 /// it calls.
 pub(crate) fn find_archives(lib_dir: &Path) -> Result<Vec<String>, String> {
@@ -105,19 +107,14 @@ fn cuda() -> Vec<String> {
 
 /// The folders in which CUDA's libraries may be, those of the toolkit in use first.
 fn cuda_folders() -> Vec<PathBuf> {
-    let of_compiler =
-        env::var_os("CUDACXX").and_then(|nvcc| Some(Path::new(&nvcc).parent()?.parent()?.to_owned()));
-    let toolkits =
-        [env::var_os("CUDA_PATH").map(PathBuf::from), of_compiler, Some(PathBuf::from("/usr/local/cuda"))];
-    let mut folders: Vec<_> = toolkits
+    let of_system = Path::new("/usr/lib")
+        .join(format!("{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default()));
+    let mut folders: Vec<_> = tools::cuda_toolkit()
         .into_iter()
-        .flatten()
-        .flat_map(|toolkit| ["lib64", "lib64/stubs", "lib", "lib/stubs"].map(|lib| toolkit.join(lib)))
+        .flat_map(|toolkit| ["lib64", "lib"].map(|lib| toolkit.join(lib)))
+        .chain([of_system])
+        .flat_map(|lib| [lib.join("stubs"), lib])
         .collect();
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    folders.extend(
-        ["", "stubs"].map(|stubs| Path::new("/usr/lib").join(format!("{arch}-linux-gnu")).join(stubs)),
-    );
     folders.retain(|folder| folder.is_dir());
     folders
 }

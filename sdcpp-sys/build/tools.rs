@@ -3,11 +3,18 @@
 use std::env;
 use std::ffi::OsStr;
 use std::panic;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The environment variables that choose them.
-pub(crate) const VARIABLES: &[&str] =
-    &["CC", "CXX", "CFLAGS", "CXXFLAGS", "CXXSTDLIB", "CMAKE", "LIBCLANG_PATH", "BINDGEN_EXTRA_CLANG_ARGS"];
+pub(crate) fn variables() -> Vec<String> {
+    let target = env::var("TARGET").unwrap_or_default().replace('-', "_");
+    let of_cc = ["CC", "CXX", "CFLAGS", "CXXFLAGS", "CXXSTDLIB"];
+    let others = ["CMAKE", "LIBCLANG_PATH", "BINDGEN_EXTRA_CLANG_ARGS", "CUDACXX", "CUDA_PATH"];
+    let mut names: Vec<_> = of_cc.iter().chain(&others).map(|name| (*name).to_owned()).collect();
+    names.extend(of_cc.map(|name| format!("{name}_{target}")));
+    names
+}
 
 /// The compilers, and what distinguishes them from others.
 pub(crate) struct Compilers {
@@ -113,14 +120,21 @@ pub(crate) fn builders(missing: &mut Missing) {
     if !has_ninja() && !runs("make") {
         missing.add("ninja", "ninja-build", "PATH");
     }
-    if env::var_os("CARGO_FEATURE_CUDA").is_some()
-        && !runs(env::var_os("CUDACXX").unwrap_or_else(|| "nvcc".into()))
-    {
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() && cuda_toolkit().is_none() && !runs("nvcc") {
         missing.add("the CUDA compiler", "nvidia-cuda-toolkit", "CUDACXX");
     }
     if env::var_os("CARGO_FEATURE_VULKAN").is_some() && !runs("glslc") {
         missing.add("the shader compiler glslc", "glslc libvulkan-dev", "PATH");
     }
+}
+
+/// The folder of the CUDA toolkit, if it is not simply that of the `nvcc` in `PATH`.
+pub(crate) fn cuda_toolkit() -> Option<PathBuf> {
+    let of_compiler =
+        env::var_os("CUDACXX").and_then(|nvcc| Some(Path::new(&nvcc).parent()?.parent()?.to_owned()));
+    let of_variable = env::var_os("CUDA_PATH").map(PathBuf::from);
+    let candidates = [of_compiler, of_variable, Some(PathBuf::from("/usr/local/cuda"))];
+    candidates.into_iter().flatten().find(|toolkit| toolkit.join("bin/nvcc").exists())
 }
 
 /// Whether Ninja can be used.

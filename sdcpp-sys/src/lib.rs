@@ -31,7 +31,7 @@ pub struct Engine {
     /// What it can compute on: `cpu`, `cuda`, `vulkan`, `metal`. Empty for a shared library that was
     /// built elsewhere, which doesn't show it.
     pub back_ends: &'static [&'static str],
-    /// It was built for the processor that it was built on and may not run on another.
+    /// It was made for the very processor that it was built on. `false` also where that isn't known.
     pub native: bool,
     /// The names of the corrections in it (`build/corrections.rs`).
     pub corrections: &'static [&'static str],
