@@ -262,26 +262,23 @@ impl fmt::Display for Error {
             ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(Refusal { status, code, message }) => {
-                let (what, next) = match (code, status) {
-                    (ErrorCode::Busy, _) => ("the daemon is busy", "try again later"),
+                let what = match (code, status) {
+                    (ErrorCode::Busy, _) => "the daemon is busy and may take the request later",
                     (ErrorCode::ShuttingDown, _) => {
-                        ("the daemon is ending", "try again when it has been started again")
+                        "the daemon is ending and takes requests again when it has been restarted"
                     }
-                    (ErrorCode::Timeout, _) => (
-                        "the daemon gave up",
-                        "ask for a smaller image or fewer steps, or allow it more time",
-                    ),
+                    (ErrorCode::Timeout, _) => {
+                        "the daemon ran out of time; a smaller image or fewer steps take less"
+                    }
                     (ErrorCode::OutOfMemory, _) => {
-                        ("the daemon lacks memory for this image", "ask for a smaller one")
+                        "the daemon lacks memory for this image; a smaller one takes less"
                     }
-                    (_, Status::ClientError) => {
-                        ("the daemon refused the request", "it will not take it unchanged")
-                    }
-                    (_, Status::ServerError) => {
-                        ("the daemon could not make the image", "try again; its log says more")
-                    }
+                    (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
+                    (_, Status::ServerError) => "the daemon could not make the image; its log says more",
                 };
-                write!(f, "{what}: {message} ({code}); {next}")
+                // The daemon's own advice, if it has any, stands at the end.
+                write!(f, "{what} ({code})")?;
+                if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::HungUp { received: 0 } => f.write_str(
                 "the daemon hung up without an answer; it may be ending, or not let this user in: \

@@ -36,6 +36,8 @@ impl Worker {
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
                     .args(config.to_flags())
+                    // ggml would have a debugger look at a failed assertion, for seconds.
+                    .env("GGML_NO_BACKTRACE", "1")
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
                     // Ctrl-C in the daemon's terminal is for the daemon, which lets us finish.
                     .process_group(0)

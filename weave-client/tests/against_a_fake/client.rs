@@ -2,8 +2,6 @@
 
 use std::io::ErrorKind;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 use weave_client::weave_core::error::ErrorParseError;
@@ -11,17 +9,10 @@ use weave_client::weave_core::frame::FrameError;
 use weave_client::weave_core::response::ResponseError;
 use weave_client::{Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status};
 
-use crate::fake::{Fake, Request, Response, error, header, send, until_closed, with};
+use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed, with};
 
 const PARAMS: Params =
     Params { width: 64, height: 64, steps: 8, cfg_scale: 1.5, seed: 0x0102_0304_0506_0708 };
-
-/// What `call` returns, if it does: a test of a time limit would otherwise wait for ever.
-fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, wait) = channel();
-    thread::spawn(move || done.send(call()));
-    wait.recv_timeout(Duration::from_secs(20)).expect("the time limit was not kept")
-}
 
 /// Asks a daemon that answers with these bytes, then waits for the client to close.
 fn ask(answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Result<weave_client::Image, Error> {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
-use crate::fake::{Fake, Request, Response, error, send, until_closed};
+use crate::fake::{Fake, Request, Response, error, in_time, send, until_closed};
 
 /// The command in an empty folder, without an environment that could lead it to a real daemon.
 fn weave(folder: &Path) -> Command {
@@ -42,7 +42,7 @@ struct Run {
 }
 
 fn run(mut command: Command) -> Run {
-    let output = command.output().unwrap();
+    let output = in_time(move || command.output()).unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let run = Run { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
     assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
@@ -122,7 +122,7 @@ fn an_image_becomes_a_png_that_says_how_it_was_made() {
     );
     assert_eq!(
         recipe,
-        r#"{"protocol":1,"model_id":0,"prompt":"a cat","width":64,"height":64,"steps":28,"cfg_scale":7.0,"seed":7,"generation_time_ms":1234}"#
+        r#"{"protocol":1,"model_id":0,"prompt":"a cat","width":64,"height":64,"steps":28,"cfg_scale":7.0,"seed":7}"#
     );
     fake.end();
 }
@@ -222,17 +222,21 @@ fn quiet_is_quiet() {
 fn each_failure_has_its_status_and_leaves_nothing_behind() {
     type Answer = fn(u64) -> Vec<u8>;
     let cases: [(i32, &str, Answer); 17] = [
-        (3, "refused the request: steps is 0", |id| error(id, 400, 6, "steps is 0")),
+        (3, "refused the request and will refuse it again (INVALID_STEPS): steps is 0\n", |id| {
+            error(id, 400, 6, "steps is 0")
+        }),
         (3, "MALFORMED", |id| error(id, 400, 20, "payload_len is 1")),
         (3, "error code 4242", |id| error(id, 400, 4242, "new")),
         (3, "TOO_LARGE", |_| error(0, 400, 21, "payload_len")),
-        (4, "busy: the queue is full (BUSY); try again later", |id| error(id, 500, 23, "the queue is full")),
+        (4, "busy and may take the request later (BUSY): the queue is full\n", |id| {
+            error(id, 500, 23, "the queue is full")
+        }),
         (4, "BUSY", |_| error(0, 500, 23, "too many connections")),
         (4, "SHUTTING_DOWN", |id| error(id, 500, 24, "ending")),
         (5, "TIMEOUT", |id| error(id, 500, 10, "deadline")),
         (7, "GPU_ERROR", |id| error(id, 500, 9, "the worker died")),
         (7, "OUT_OF_MEMORY", |id| error(id, 500, 8, "vram")),
-        (7, "INTERNAL", |id| error(id, 500, 99, "")),
+        (7, "could not make the image; its log says more (INTERNAL)\n", |id| error(id, 500, 99, "")),
         (7, "error code 4242", |id| error(id, 500, 4242, "new")),
         (76, "magic is 48 54 54 50", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
         (76, "request_id is 2, must be 1", |id| Response::good(id + 1).bytes()),

@@ -4,7 +4,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -40,6 +42,13 @@ impl<T: Send + 'static> Fake<T> {
     pub(crate) fn end(self) -> T {
         self.thread.join().unwrap()
     }
+}
+
+/// What `call` returns, if it does: a test of something that doesn't end would otherwise not end either.
+pub(crate) fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = channel();
+    thread::spawn(move || done.send(call()));
+    wait.recv_timeout(Duration::from_secs(30)).expect("it goes on and on")
 }
 
 /// Waits until the client has closed its end.

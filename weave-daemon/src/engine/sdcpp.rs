@@ -23,6 +23,10 @@ use crate::config::Config;
 /// Whether the engine has logged that an allocation failed, since this was last cleared.
 static OUT_OF_MEMORY: AtomicBool = AtomicBool::new(false);
 
+/// Whether the engine has warned that it could not load a part of the model. It goes on without it,
+/// and an image without its text encoder has nothing to do with the prompt.
+static PART_MISSING: AtomicBool = AtomicBool::new(false);
+
 /// Room for what the C++ layer says of a failure.
 type Message = [u8; 256];
 
@@ -86,13 +90,22 @@ impl Sdcpp {
         }
         params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
 
+        PART_MISSING.store(false, Ordering::Relaxed);
         let mut context = ptr::null_mut();
         // SAFETY: the parameters are initialised, the strings they point to live in `owned` until
         // after the call, which copies them, and there is room for the result and the message.
         let status =
             unsafe { sys::sdcpp_ctx_new(&params, &mut context, message.as_mut_ptr().cast(), message.len()) };
         match NonNull::new(context) {
-            Some(context) if status == sys::sdcpp_status::SDCPP_OK => Ok(Self { context }),
+            Some(context) if status == sys::sdcpp_status::SDCPP_OK => {
+                let engine = Self { context };
+                if PART_MISSING.load(Ordering::Relaxed) {
+                    return Err(
+                        "the model can't be loaded: the engine could not read one of its parts".to_owned()
+                    );
+                }
+                Ok(engine)
+            }
             _ => Err(format!("the model can't be loaded: {}", told(&message))),
         }
     }
@@ -233,6 +246,10 @@ extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut 
     };
     if level == log::Level::Error && ["alloc", "out of memory"].iter().any(|sign| text.contains(sign)) {
         OUT_OF_MEMORY.store(true, Ordering::Relaxed);
+    }
+    let part_failed = text.contains("loading ") && text.ends_with("' failed");
+    if level == log::Level::Warn && (part_failed || text.contains("No text encoders provided")) {
+        PART_MISSING.store(true, Ordering::Relaxed);
     }
     log::log!(level, "engine: {text}");
 }

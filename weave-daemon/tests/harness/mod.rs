@@ -173,10 +173,20 @@ pub fn is_alive(pid: i32) -> bool {
 }
 
 /// An answer as it came.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub enum Answer {
     Image { id: u64, width: u32, height: u32, pixels: Vec<u8> },
     Error { id: u64, code: ErrorCode, text: String },
+}
+
+/// Without the pixels.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Image { id, width, height, .. } => write!(f, "image {id}, {width}×{height}"),
+            Self::Error { id, code, text } => write!(f, "{code} for {id}: {text}"),
+        }
+    }
 }
 
 impl Answer {

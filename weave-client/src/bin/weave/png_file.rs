@@ -5,7 +5,8 @@ use serde::Serialize;
 use weave_client::weave_core::limits::{MODEL_ID_SD35, VERSION};
 use weave_client::{Channels, Image, Params};
 
-/// The text chunk "Weave": all that it takes to make the image again, as JSON.
+/// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
+/// the same image gives the same file.
 #[derive(Serialize)]
 struct Recipe<'a> {
     protocol: u16,
@@ -16,7 +17,6 @@ struct Recipe<'a> {
     steps: u32,
     cfg_scale: f32,
     seed: u64,
-    generation_time_ms: u32,
 }
 
 /// Makes the file's bytes. `params` are those of the request, with the seed that was used.
@@ -30,7 +30,6 @@ pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec
         steps: params.steps,
         cfg_scale: params.cfg_scale,
         seed: params.seed,
-        generation_time_ms: image.generation_time_ms,
     };
     let recipe = serde_json::to_string(&recipe).map_err(|error| EncodingError::IoError(error.into()))?;
 
