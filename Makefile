@@ -25,6 +25,7 @@ quick: ## formatting, lints and the fast tests, without the engine
 lint: ## formatting and clippy, with and without the engine
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
 
 unit: ## all tests under nextest, and the documentation's examples

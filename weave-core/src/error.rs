@@ -193,6 +193,18 @@ pub enum ErrorParseError {
     Status(u32),
 }
 
+impl ErrorParseError {
+    /// The requirement of the specification by which a client doesn't believe the error.
+    #[must_use]
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::NotAnError => "W1-HDR-002",
+            Self::Short { .. } => "W1-ERR-008",
+            Self::Status(_) => "W1-ERR-007",
+        }
+    }
+}
+
 impl fmt::Display for ErrorParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -153,6 +153,15 @@ impl FrameError {
             Self::TooLarge { .. } => ErrorCode::TooLarge,
         }
     }
+
+    /// The requirement of the specification that the sender did not keep, or by which it is told so.
+    #[must_use]
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::Magic(_) => "W1-FRM-004",
+            Self::TooLarge { .. } => "W1-FRM-002",
+        }
+    }
 }
 
 impl fmt::Display for FrameError {

@@ -366,6 +366,24 @@ impl RequestError {
             | Self::PromptNul { .. } => ErrorCode::InvalidPrompt,
         }
     }
+
+    /// The requirement of the specification that the sender did not keep, or by which it is told so.
+    #[must_use]
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::Version(_) => "W1-VER-003",
+            Self::Type(_) | Self::Short { .. } => "W1-VAL-001",
+            Self::ModelId(_)
+            | Self::Width(_)
+            | Self::Height(_)
+            | Self::Steps(_)
+            | Self::CfgScale(_)
+            | Self::PromptLength { .. } => "W1-REQ-001",
+            Self::PromptDataLength(_) => "W1-FRM-001",
+            Self::PromptRange { .. } => "W1-REQ-002",
+            Self::PromptUtf8 { .. } | Self::PromptNul { .. } => "W1-REQ-003",
+        }
+    }
 }
 
 impl fmt::Display for RequestError {

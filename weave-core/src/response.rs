@@ -221,6 +221,18 @@ pub enum ResponseError {
     },
 }
 
+impl ResponseError {
+    /// The requirement of the specification by which a client doesn't believe the response.
+    #[must_use]
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::NotAResponse => "W1-HDR-002",
+            Self::Short { .. } => "W1-RSP-006",
+            Self::Status(_) | Self::Side { .. } | Self::Channels(_) | Self::DataLen { .. } => "W1-RSP-005",
+        }
+    }
+}
+
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

@@ -7,6 +7,12 @@ use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOA
 use weave_core::request::{self, EmitError, Encoder, Params, Prompts, Request, RequestError};
 use weave_core::response::{self, ImageSize, ResponseError, ResponseHead};
 
+/// The specification has a requirement of this id.
+fn assert_is_required(id: &str) {
+    let spec = include_str!("../../spec/weave-v1.md");
+    assert!(spec.contains(&format!("- **{id}** ")), "{id}");
+}
+
 /// A request frame that a test can spoil. Offsets are those of the frame, header included.
 struct Wire(Vec<u8>);
 
@@ -55,6 +61,7 @@ impl Wire {
         let error = self.parse().unwrap_err();
         let text = error.to_string();
         assert!(text.len() <= 255, "{text}");
+        assert_is_required(error.requirement());
         assert!(!text.contains("abc"), "the prompt leaked: {text}");
         error
     }
