@@ -50,13 +50,14 @@ types:
         doc-ref: W1-HDR-001, W1-FRM-004, W1-FRM-006
       - id: version
         type: u2
-        valid: 1
-        doc-ref: W1-HDR-002, W1-VER-003
+        doc: 1, but for errors of a server that speaks another one.
+        doc-ref: W1-HDR-002, W1-VER-003, W1-VER-006
       - id: msg_type
         type: u2
         enum: msg_type
         valid:
-          in-enum: true
+          expr: _ == msg_type::error or (version == 1 and (_ == msg_type::request or _ == msg_type::response))
+        doc-ref: W1-FRM-010
       - id: payload_len
         type: u4
         valid:

@@ -105,10 +105,9 @@ pub(crate) fn read_head(link: &mut Link) -> Result<Head, Error> {
     let mut raw = [0; HEADER_LEN];
     link.fill(&mut raw)?;
     let header = Header::parse(&raw, MAX_RESPONSE_PAYLOAD).map_err(Nonsense::Frame)?;
-    if header.version() != VERSION {
-        return Err(Nonsense::Version(header.version()).into());
-    }
     match header.kind() {
+        // An error is read whatever its version: a daemon that doesn't speak ours says so in its own.
+        Kind::Response if header.version() != VERSION => Err(Nonsense::Version(header.version()).into()),
         Kind::Response => read_response(link, header),
         Kind::Error => read_refusal(link, &raw),
         other => Err(Nonsense::Type(other.to_wire()).into()),

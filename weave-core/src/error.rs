@@ -182,7 +182,7 @@ impl fmt::Display for Text<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorParseError {
-    /// The frame is of another version or type.
+    /// The frame is of another type.
     NotAnError,
     /// The payload ends before the message does.
     Short {
@@ -198,7 +198,7 @@ impl ErrorParseError {
     #[must_use]
     pub const fn requirement(self) -> &'static str {
         match self {
-            Self::NotAnError => "W1-HDR-002",
+            Self::NotAnError => "W1-FRM-010",
             Self::Short { .. } => "W1-ERR-008",
             Self::Status(_) => "W1-ERR-007",
         }
@@ -208,7 +208,7 @@ impl ErrorParseError {
 impl fmt::Display for ErrorParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAnError => f.write_str("the frame is not a version 1 error"),
+            Self::NotAnError => f.write_str("the frame is not an error"),
             Self::Short { payload_len } => {
                 write!(f, "payload_len is {payload_len}, too short for the error that it holds")
             }
@@ -219,13 +219,14 @@ impl fmt::Display for ErrorParseError {
 
 impl core::error::Error for ErrorParseError {}
 
-/// Reads an error frame. Bytes after the message are ignored.
+/// Reads an error frame of any version: one that doesn't speak ours says so in its own. Bytes after
+/// the message are ignored.
 ///
 /// # Errors
 /// [`ErrorParseError`]: the frame contradicts itself.
 pub fn parse<'a>(frame: &Frame<'a>) -> Result<ErrorMessage<'a>, ErrorParseError> {
     let header = frame.header();
-    if header.version() != crate::limits::VERSION || header.kind() != Kind::Error {
+    if header.kind() != Kind::Error {
         return Err(ErrorParseError::NotAnError);
     }
     let short = |Short| ErrorParseError::Short { payload_len: header.payload_len() };

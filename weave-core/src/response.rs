@@ -226,7 +226,7 @@ impl ResponseError {
     #[must_use]
     pub const fn requirement(self) -> &'static str {
         match self {
-            Self::NotAResponse => "W1-HDR-002",
+            Self::NotAResponse => "W1-FRM-010",
             Self::Short { .. } => "W1-RSP-006",
             Self::Status(_) | Self::Side { .. } | Self::Channels(_) | Self::DataLen { .. } => "W1-RSP-005",
         }

@@ -326,6 +326,7 @@ fn client_outcome(frame: &Frame<'_>) -> Outcome {
     match frame.header().kind() {
         Kind::Response => match response::parse(frame) {
             Ok(response) => response_outcome(frame, &response),
+            Err(ResponseError::NotAResponse) => close("W1-FRM-010", "version"),
             Err(error) => unbelievable(error),
         },
         Kind::Error => match error::parse(frame) {
@@ -334,7 +335,7 @@ fn client_outcome(frame: &Frame<'_>) -> Outcome {
             Err(ErrorParseError::Status(_)) => close("W1-ERR-007", "status"),
             Err(other) => panic!("which requirement is {other:?}?"),
         },
-        other => panic!("no vector has {other:?} for a client"),
+        _ => close("W1-FRM-010", "msg_type"),
     }
 }
 
