@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware check-demo tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,12 @@ firmware: ## all vectors through weave-core on an emulated Cortex-M4
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left
 	.ci/check-demo
+
+bench: ## how long the codec takes
+	cargo bench --locked -p weave-benches --bench codec
+
+instructions: ## instruction counts of the codec against their baseline
+	.ci/instructions
 
 tools:
 	@.ci/need build
