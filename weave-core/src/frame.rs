@@ -77,7 +77,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     version: u16,
-    kind: Kind,
+    msg_type: u16,
     payload_len: u32,
 }
 
@@ -95,7 +95,7 @@ impl Header {
         if payload_len > max_payload {
             return Err(FrameError::TooLarge { payload_len, max_payload });
         }
-        Ok(Self { version: raw.version.get(), kind: Kind::from_wire(raw.msg_type.get()), payload_len })
+        Ok(Self { version: raw.version.get(), msg_type: raw.msg_type.get(), payload_len })
     }
 
     /// The header of a frame that this crate emits.
@@ -119,7 +119,7 @@ impl Header {
     /// What the frame carries.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        self.kind
+        Kind::from_wire(self.msg_type)
     }
 
     /// Bytes after the header.

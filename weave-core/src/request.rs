@@ -19,20 +19,18 @@
 
 use core::fmt;
 
-use nom::bytes::complete::take;
-use nom::combinator::rest;
-use nom::sequence::preceded;
+use nom::combinator::{consumed, rest};
 use nom::{Finish, Parser};
 use zerocopy::byteorder::big_endian::{F32, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::NoRoom;
 use crate::error::{ErrorCode, write_parts};
-use crate::frame::{Frame, Header, Kind, Short, fixed};
+use crate::frame::{Frame, Header, Kind, Short, fixed, to_usize};
 use crate::limits::{
     HEADER_LEN, MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE,
-    MIN_PROMPT_LEN, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35, REQUEST_FIXED_LEN, REQUEST_PARAMS_LEN,
-    REQUEST_PREFIX_LEN, SIDE_STEP, VERSION,
+    MIN_PROMPT_LEN, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35, REQUEST_PARAMS_LEN, REQUEST_PREFIX_LEN, SIDE_STEP,
+    VERSION,
 };
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -50,12 +48,13 @@ struct RawParams {
     steps: U32,
     cfg_scale: F32,
     seed: U64,
-    /// Offset and length for CLIP-L, CLIP-G and T5.
-    regions: [[U32; 2]; 3],
 }
 
+/// The offset table: offset and length for CLIP-L, CLIP-G and T5.
+type RawTable = [[U32; 2]; 3];
+
 const _: () = assert!(size_of::<RawPrefix>() == REQUEST_PREFIX_LEN);
-const _: () = assert!(size_of::<RawParams>() == REQUEST_PARAMS_LEN);
+const _: () = assert!(size_of::<RawParams>() + size_of::<RawTable>() == REQUEST_PARAMS_LEN);
 
 /// The numbers of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +76,7 @@ impl Params {
     ///
     /// # Errors
     /// The first field that is out of its range.
+    #[inline(always)]
     pub fn check(&self) -> Result<(), RequestError> {
         let side_is_legal =
             |side: u32| (MIN_SIDE..=MAX_SIDE).contains(&side) && side.is_multiple_of(SIDE_STEP);
@@ -124,18 +124,60 @@ impl Encoder {
 }
 
 /// A place in prompt_data, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Region {
     offset: u32,
     length: u32,
 }
 
-/// The texts for the three encoders.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Prompts<'a> {
-    texts: [&'a str; 3],
-    /// How they lay in the frame they came from, so that it can be emitted again as it was.
-    received: Option<([Region; 3], &'a [u8])>,
+impl Region {
+    /// The bytes there; `None` if not all of them lie within `data`.
+    #[inline(always)]
+    fn of(self, data: &[u8]) -> Option<&[u8]> {
+        let start = to_usize(self.offset);
+        data.get(start..start.saturating_add(to_usize(self.length)))
+    }
+}
+
+#[inline(always)]
+fn regions(table: &RawTable) -> [Region; 3] {
+    table.map(|[offset, length]| Region { offset: offset.get(), length: length.get() })
+}
+
+/// The table for texts that follow each other.
+fn table_of(texts: &[&str; 3]) -> RawTable {
+    let mut end = 0u32;
+    texts.map(|text| {
+        let (offset, length) = (end, u32::try_from(text.len()).unwrap_or(u32::MAX));
+        end = end.saturating_add(length);
+        [U32::new(offset), U32::new(length)]
+    })
+}
+
+/// The bytes of the three regions, or the first that doesn't lie within `data`.
+fn texts<'a>(table: &RawTable, data: &'a [u8]) -> Result<[&'a [u8]; 3], RequestError> {
+    let mut texts = [&[][..]; 3];
+    for ((text, encoder), region) in texts.iter_mut().zip(Encoder::ALL).zip(regions(table)) {
+        *text = region.of(data).ok_or(RequestError::PromptRange {
+            encoder,
+            offset: region.offset,
+            length: region.length,
+            available: u32::try_from(data.len()).unwrap_or(u32::MAX),
+        })?;
+    }
+    Ok(texts)
+}
+
+/// The texts for the three encoders. Two are equal if their texts are, wherever these lay in a frame.
+#[derive(Clone, Copy)]
+pub struct Prompts<'a>(Source<'a>);
+
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Texts([&'a str; 3]),
+    /// The offset table and prompt_data of a frame, all of it checked: what [`parse`] found needs no
+    /// second place to stand in, and can be emitted again as it was.
+    Received(&'a [u8]),
 }
 
 impl<'a> Prompts<'a> {
@@ -148,34 +190,36 @@ impl<'a> Prompts<'a> {
     /// A text for each encoder.
     #[must_use]
     pub const fn each(clip_l: &'a str, clip_g: &'a str, t5: &'a str) -> Self {
-        Self { texts: [clip_l, clip_g, t5], received: None }
+        Self(Source::Texts([clip_l, clip_g, t5]))
     }
 
-    /// The prompt for CLIP-L; v1's engines use this one for all three.
+    /// The prompt for CLIP-L; v1's engines use this one for all three. Takes time in proportion to
+    /// its length, as the two below do.
     #[must_use]
-    pub const fn clip_l(&self) -> &'a str {
-        let [text, _, _] = self.texts;
-        text
+    pub fn clip_l(&self) -> &'a str {
+        let [text, _, _] = self.bytes();
+        as_str(text)
     }
 
     /// The prompt for CLIP-G.
     #[must_use]
-    pub const fn clip_g(&self) -> &'a str {
-        let [_, text, _] = self.texts;
-        text
+    pub fn clip_g(&self) -> &'a str {
+        let [_, text, _] = self.bytes();
+        as_str(text)
     }
 
     /// The prompt for T5.
     #[must_use]
-    pub const fn t5(&self) -> &'a str {
-        let [_, _, text] = self.texts;
-        text
+    pub fn t5(&self) -> &'a str {
+        let [_, _, text] = self.bytes();
+        as_str(text)
     }
 
     /// Whether all three are the same.
     #[must_use]
     pub fn are_equal(&self) -> bool {
-        self.clip_l() == self.clip_g() && self.clip_l() == self.t5()
+        let [clip_l, clip_g, t5] = self.bytes();
+        clip_l == clip_g && clip_l == t5
     }
 
     /// Checks lengths and NUL, in the protocol's order.
@@ -183,31 +227,42 @@ impl<'a> Prompts<'a> {
     /// # Errors
     /// The first text that can't be sent.
     pub fn check(&self) -> Result<(), RequestError> {
-        for (encoder, text) in Encoder::ALL.into_iter().zip(self.texts) {
+        let texts = self.bytes();
+        for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
             check_length(encoder, u32::try_from(text.len()).unwrap_or(u32::MAX))?;
         }
-        Encoder::ALL.into_iter().zip(self.texts).try_for_each(|(encoder, text)| check_nul(encoder, text))
+        check_nul(texts)
     }
 
-    fn layout(&self) -> ([Region; 3], [&'a [u8]; 3]) {
-        if let Some((regions, data)) = self.received {
-            return (regions, [data, &[], &[]]);
+    fn bytes(&self) -> [&'a [u8]; 3] {
+        match self.0 {
+            Source::Texts(texts) => texts.map(str::as_bytes),
+            // What was checked has a table, and its regions lie within the data.
+            Source::Received(prompts) => RawTable::ref_from_prefix(prompts)
+                .ok()
+                .and_then(|(table, data)| texts(table, data).ok())
+                .unwrap_or_default(),
         }
-        let mut offset = 0u32;
-        let regions = self.texts.map(|text| {
-            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            let region = Region { offset, length };
-            offset = offset.saturating_add(length);
-            region
-        });
-        (regions, self.texts.map(str::as_bytes))
     }
 }
+
+/// Text that was checked when it came in: without `unsafe`, a second look is what it takes to say so.
+fn as_str(text: &[u8]) -> &str {
+    core::str::from_utf8(text).unwrap_or_default()
+}
+
+impl PartialEq for Prompts<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Prompts<'_> {}
 
 /// Shows lengths only: prompts are private and have no place in a log.
 impl fmt::Debug for Prompts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [clip_l, clip_g, t5] = self.texts.map(str::len);
+        let [clip_l, clip_g, t5] = self.bytes().map(<[u8]>::len);
         write!(f, "Prompts({clip_l}, {clip_g} and {t5} bytes)")
     }
 }
@@ -233,9 +288,17 @@ impl Request<'_> {
     pub fn emit<'o>(&self, out: &'o mut [u8]) -> Result<&'o [u8], EmitError> {
         self.params.check().map_err(EmitError::Invalid)?;
         self.prompts.check().map_err(EmitError::Invalid)?;
-        let (regions, [a, b, c]) = self.prompts.layout();
-        let data_len = [a, b, c].iter().fold(0usize, |sum, part| sum.saturating_add(part.len()));
-        let payload_len = REQUEST_FIXED_LEN.saturating_add(data_len);
+        let table;
+        let prompts = match &self.prompts.0 {
+            Source::Received(prompts) => [prompts, &[][..], &[], &[]],
+            Source::Texts(texts) => {
+                table = table_of(texts);
+                let [clip_l, clip_g, t5] = texts.map(str::as_bytes);
+                [table.as_bytes(), clip_l, clip_g, t5]
+            }
+        };
+        const BEFORE_TABLE: usize = size_of::<RawPrefix>() + size_of::<RawParams>();
+        let payload_len = prompts.iter().fold(BEFORE_TABLE, |sum, part| sum.saturating_add(part.len()));
         let header = Header::emit(Kind::Request, u32::try_from(payload_len).unwrap_or(u32::MAX));
         let prefix = RawPrefix { request_id: U64::new(self.request_id), model_id: U32::new(MODEL_ID_SD35) };
         let params = RawParams {
@@ -244,9 +307,10 @@ impl Request<'_> {
             steps: U32::new(self.params.steps),
             cfg_scale: F32::new(positive_zero(self.params.cfg_scale)),
             seed: U64::new(self.params.seed),
-            regions: regions.map(|region| [U32::new(region.offset), U32::new(region.length)]),
         };
-        write_parts(out, [&header, prefix.as_bytes(), params.as_bytes(), a, b, c]).map_err(EmitError::NoRoom)
+        let [a, b, c, d] = prompts;
+        write_parts(out, [&header, prefix.as_bytes(), params.as_bytes(), a, b, c, d])
+            .map_err(EmitError::NoRoom)
     }
 }
 
@@ -404,7 +468,8 @@ impl fmt::Display for RequestError {
             Self::Height(value) => side(f, "height", value),
             Self::Steps(value) => write!(f, "steps is {value}, must be {MIN_STEPS} to {MAX_STEPS}"),
             Self::CfgScale(value) => {
-                write!(f, "cfg_scale is {value:e}, must be {MIN_CFG_SCALE:.1} to {MAX_CFG_SCALE:.1}")
+                let (value, min, max) = (Decimal(value), Decimal(MIN_CFG_SCALE), Decimal(MAX_CFG_SCALE));
+                write!(f, "cfg_scale is {value}, must be {min} to {max}")
             }
             Self::PromptLength { encoder, length } => write!(
                 f,
@@ -431,6 +496,51 @@ impl fmt::Display for RequestError {
 
 impl core::error::Error for RequestError {}
 
+/// A float for people, to six decimals. `core`'s own formatting of floats would take several
+/// kilobytes of a microcontroller's flash and stack.
+struct Decimal(f32);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value) = *self;
+        if value.is_nan() {
+            return f.write_str("NaN");
+        }
+        // The value is ± mantissa · 2^(exponent - 150).
+        let bits = value.abs().to_bits();
+        let (mantissa, exponent) = match bits >> 23 {
+            0 => (bits, 1),
+            exponent => (bits & 0x007F_FFFF | 0x0080_0000, exponent),
+        };
+        let sign = if value < 0.0 { "-" } else { "" };
+        let (whole, mut millionths) = match 150u32.checked_sub(exponent) {
+            None if exponent > 158 => {
+                let than = if value < 0.0 { "less" } else { "more" };
+                return write!(f, "{than} than {sign}{}", u32::MAX);
+            }
+            None | Some(0) => (mantissa.unbounded_shl(exponent.saturating_sub(150)), 0),
+            Some(down) => {
+                let whole = mantissa.unbounded_shr(down);
+                let rest = u64::from(mantissa.saturating_sub(whole.unbounded_shl(down)));
+                let halves = rest.saturating_mul(1_000_000).unbounded_shr(down.saturating_sub(1));
+                match u32::try_from(halves.saturating_add(1) >> 1) {
+                    Ok(millionths @ 0..1_000_000) => (whole, millionths),
+                    _ => (whole.saturating_add(1), 0),
+                }
+            }
+        };
+        if value < 0.0 && whole == 0 && millionths == 0 {
+            return f.write_str("barely below 0.0");
+        }
+        let mut digits = 6usize;
+        while digits > 1 && millionths.is_multiple_of(10) {
+            millionths /= 10;
+            digits = digits.saturating_sub(1);
+        }
+        write!(f, "{sign}{whole}.{millionths:0digits$}")
+    }
+}
+
 /// Reads a request frame and checks all of it. Copies nothing.
 ///
 /// # Errors
@@ -450,7 +560,9 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
     if prefix.model_id.get() != MODEL_ID_SD35 {
         return Err(RequestError::ModelId(prefix.model_id.get()));
     }
-    let (_, (raw, data)) = (fixed::<RawParams>, rest).parse_complete(body).finish().map_err(short(60))?;
+    let (body, raw) = fixed::<RawParams>.parse_complete(body).finish().map_err(short(60))?;
+    let (_, (prompts, (table, data))) =
+        consumed((fixed::<RawTable>, rest)).parse_complete(body).finish().map_err(short(60))?;
     let params = Params {
         width: raw.width.get(),
         height: raw.height.get(),
@@ -460,59 +572,75 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
     };
     params.check()?;
 
-    let regions = raw.regions.map(|[offset, length]| Region { offset: offset.get(), length: length.get() });
-    let of_encoder = || Encoder::ALL.into_iter().zip(regions);
-    for (encoder, region) in of_encoder() {
-        check_length(encoder, region.length)?;
-    }
+    let [clip_l, clip_g, t5] = regions(table);
+    check_length(Encoder::ClipL, clip_l.length)?;
+    check_length(Encoder::ClipG, clip_g.length)?;
+    check_length(Encoder::T5, t5.length)?;
     // From the header, not from `data`: of a payload that is too long the rest was dropped.
     let available = header.payload_len().saturating_sub(60);
     if available > MAX_PROMPT_DATA_LEN {
         return Err(RequestError::PromptDataLength(available));
     }
-    let mut bytes: [&[u8]; 3] = [&[]; 3];
-    for (slot, (encoder, region)) in bytes.iter_mut().zip(of_encoder()) {
-        *slot = region.of(data).map_err(|Short| RequestError::PromptRange {
-            encoder,
-            offset: region.offset,
-            length: region.length,
-            available,
-        })?;
+    // Most requests are soon seen to be right; the others are looked at step by step.
+    let is_within = |region: Region| region.of(data).is_some();
+    if !(is_within(clip_l) && is_within(clip_g) && is_within(t5) && is_plain(data)) {
+        check_prompts(table, data)?;
     }
-    let mut texts = [""; 3];
-    for ((slot, encoder), bytes) in texts.iter_mut().zip(Encoder::ALL).zip(bytes) {
-        *slot = core::str::from_utf8(bytes).map_err(|error| RequestError::PromptUtf8 {
-            encoder,
-            valid_up_to: u32::try_from(error.valid_up_to()).unwrap_or(u32::MAX),
-        })?;
-    }
-    for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
-        check_nul(encoder, text)?;
-    }
-    let prompts = Prompts { texts, received: Some((regions, data)) };
+    let prompts = Prompts(Source::Received(prompts));
     Ok(Request { request_id: prefix.request_id.get(), params, prompts })
 }
 
-impl Region {
-    fn of<'a>(&self, data: &'a [u8]) -> Result<&'a [u8], Short> {
-        preceded(take(self.offset), take(self.length)).parse_complete(data).finish().map(|(_, bytes)| bytes)
-    }
-}
-
+#[inline(always)]
 fn check_length(encoder: Encoder, length: u32) -> Result<(), RequestError> {
-    if (MIN_PROMPT_LEN..=MAX_PROMPT_LEN).contains(&length) {
+    if length.wrapping_sub(MIN_PROMPT_LEN) <= MAX_PROMPT_LEN - MIN_PROMPT_LEN {
         Ok(())
     } else {
         Err(RequestError::PromptLength { encoder, length })
     }
 }
 
-/// The engine takes C strings: a NUL would cut the prompt short without a word.
-fn check_nul(encoder: Encoder, text: &str) -> Result<(), RequestError> {
-    match text.bytes().position(|byte| byte == 0) {
-        None => Ok(()),
-        Some(at) => Err(RequestError::PromptNul { encoder, at: u32::try_from(at).unwrap_or(u32::MAX) }),
+/// Whether all bytes are ASCII and none is 0, which most prompts are and which is soon seen: a word
+/// at a time, the last of which may overlap the one before it. Taking 1 from a byte borrows from its
+/// highest bit only if the byte is 0 or the bit was set.
+#[inline(always)]
+fn is_plain(bytes: &[u8]) -> bool {
+    const WORD: usize = size_of::<usize>();
+    const ONES: usize = usize::MAX / 0xFF;
+    let suspects = |word: &[u8; WORD]| {
+        let word = usize::from_ne_bytes(*word);
+        (word.wrapping_sub(ONES) | word) & (ONES << 7)
+    };
+    let Some(last) = bytes.last_chunk() else {
+        return bytes.iter().all(|byte| (1..0x80).contains(byte));
+    };
+    let (words, _) = bytes.as_chunks();
+    words.iter().fold(suspects(last), |found, word| found | suspects(word)) == 0
+}
+
+/// The last three steps in the order of checks: the ranges, UTF-8, NUL.
+#[cold]
+fn check_prompts(table: &RawTable, data: &[u8]) -> Result<(), RequestError> {
+    let texts = texts(table, data)?;
+    for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
+        core::str::from_utf8(text).map_err(|error| RequestError::PromptUtf8 {
+            encoder,
+            valid_up_to: u32::try_from(error.valid_up_to()).unwrap_or(u32::MAX),
+        })?;
     }
+    check_nul(texts)
+}
+
+/// The engine takes C strings: a NUL would cut the prompt short without a word.
+fn check_nul(texts: [&[u8]; 3]) -> Result<(), RequestError> {
+    Encoder::ALL.into_iter().zip(texts).try_for_each(|(encoder, text)| {
+        if is_plain(text) {
+            return Ok(());
+        }
+        match text.iter().position(|byte| *byte == 0) {
+            None => Ok(()),
+            Some(at) => Err(RequestError::PromptNul { encoder, at: u32::try_from(at).unwrap_or(u32::MAX) }),
+        }
+    })
 }
 
 /// -0.0 means 0.0, so that equal requests have equal values.

@@ -94,6 +94,33 @@ fn sides_steps_and_guidance_are_taken_up_to_their_limits() {
 }
 
 #[test]
+fn a_wrong_cfg_scale_is_shown_so_that_one_sees_why() {
+    for (value, shown) in [
+        (20.5, "20.5"),
+        (-1.0, "-1.0"),
+        (20.0f32.next_up(), "20.000002"),
+        (20.015_625, "20.015625"),
+        (99.999_99, "99.999992"),
+        (8_388_607.5, "8388607.5"),
+        (8_388_608.0, "8388608.0"),
+        (16_777_216.0, "16777216.0"),
+        (4_294_967_040.0, "4294967040.0"),
+        (4_294_967_296.0, "more than 4294967295"),
+        (f32::INFINITY, "more than 4294967295"),
+        (f32::MIN, "less than -4294967295"),
+        (-0.000_001, "-0.000001"),
+        (-0.000_000_4, "barely below 0.0"),
+        (-f32::from_bits(1), "barely below 0.0"),
+        (-0.999_999_94, "-1.0"),
+        (f32::NAN, "NaN"),
+        (-f32::NAN, "NaN"),
+    ] {
+        let text = RequestError::CfgScale(value).to_string();
+        assert_eq!(text, format!("cfg_scale is {shown}, must be 0.0 to 20.0"), "{value:e}");
+    }
+}
+
+#[test]
 fn prompts_are_taken_up_to_their_limits() {
     for (at, encoder) in [(CLIP_L, Encoder::ClipL), (CLIP_G, Encoder::ClipG), (T5, Encoder::T5)] {
         for length in [0, 2049, u32::MAX] {

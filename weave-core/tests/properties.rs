@@ -110,6 +110,40 @@ proptest! {
     }
 
     #[test]
+    fn the_prompts_are_taken_exactly_if_they_are_utf8_without_nul(
+        text in "[ -~]{1,80}", spoil in (any::<prop::sample::Index>(), any::<u8>()), start in 0..8u32
+    ) {
+        // Three equal ranges, and up to seven bytes before them that don't count.
+        let mut data = vec![b'x'; start as usize];
+        data.extend(text.as_bytes());
+        let at = spoil.0.index(data.len());
+        data[at] = spoil.1;
+        let length = u32::try_from(text.len()).unwrap();
+        let params = Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 };
+        let mut out = [0; MAX_REQUEST_FRAME];
+        let sent = Request { request_id: 1, params, prompts: Prompts::same("x") }.emit(&mut out).unwrap();
+        let mut bytes = sent[..HEADER_LEN + 36].to_vec();
+        bytes.extend([start.to_be_bytes(), length.to_be_bytes()].concat().repeat(3));
+        bytes.extend(&data);
+        bytes[8..12].copy_from_slice(&u32::try_from(REQUEST_FIXED_LEN + data.len()).unwrap().to_be_bytes());
+        let prompt = &data[start as usize..];
+        let is_right = std::str::from_utf8(prompt).is_ok() && !prompt.contains(&0);
+        let frame = whole(&bytes, MAX_SKIPPED_PAYLOAD);
+        let parsed = request::parse(&frame);
+        prop_assert_eq!(parsed.is_ok(), is_right, "{:?}", parsed);
+        if let Ok(request) = parsed {
+            prop_assert_eq!(request.prompts.t5().as_bytes(), prompt);
+        }
+    }
+
+    #[test]
+    fn a_wrong_cfg_scale_is_shown_to_six_decimals(value in prop_oneof![20.000001f32..4.29e9, -4.29e9f32..-0.000001]) {
+        let text = request::RequestError::CfgScale(value).to_string();
+        let shown: f64 = text.strip_prefix("cfg_scale is ").unwrap().split(',').next().unwrap().parse().unwrap();
+        prop_assert!((shown - f64::from(value)).abs() <= 0.000_000_500_1, "{value:e}: {text}");
+    }
+
+    #[test]
     fn any_bytes_give_a_value_in_range_or_an_error(mut bytes in doubtful_request(), flips in vec((any::<prop::sample::Index>(), any::<u8>()), 0..5)) {
         for (at, value) in flips {
             let at = at.index(bytes.len());
