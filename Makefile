@@ -48,7 +48,7 @@ example: ## the Python client that was written from the text alone, against weav
 bare-metal: ## weave-core for a microcontroller
 	.ci/bare-metal
 
-firmware: ## all vectors through weave-core on an emulated Cortex-M4
+firmware: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/firmware
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left

@@ -298,11 +298,15 @@ pub(crate) fn write_parts<'o, const P: usize>(
 struct Truncating(heapless::String<MAX_ERROR_MESSAGE_LEN>);
 
 impl Write for Truncating {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        for c in s.chars() {
-            self.0.push(c).map_err(|_| fmt::Error)?;
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MAX_ERROR_MESSAGE_LEN.saturating_sub(self.0.len());
+        if self.0.push_str(text).is_ok() {
+            return Ok(());
         }
-        Ok(())
+        // The longest beginning that fits and ends with a character.
+        let beginning = (0..=room).rev().find_map(|end| text.get(..end));
+        let _ = self.0.push_str(beginning.unwrap_or_default());
+        Err(fmt::Error)
     }
 }
 

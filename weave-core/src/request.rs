@@ -532,12 +532,15 @@ impl fmt::Display for Decimal {
         if value < 0.0 && whole == 0 && millionths == 0 {
             return f.write_str("barely below 0.0");
         }
-        let mut digits = 6usize;
-        while digits > 1 && millionths.is_multiple_of(10) {
-            millionths /= 10;
-            digits = digits.saturating_sub(1);
+        write!(f, "{sign}{whole}.")?;
+        // Digit by digit, since a width that isn't constant could panic.
+        loop {
+            write!(f, "{}", millionths / 100_000)?;
+            millionths = (millionths % 100_000).saturating_mul(10);
+            if millionths == 0 {
+                return Ok(());
+            }
         }
-        write!(f, "{sign}{whole}.{millionths:0digits$}")
     }
 }
 

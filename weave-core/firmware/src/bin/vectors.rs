@@ -659,7 +659,9 @@ extern "C" fn firmware() -> bool {
             }
         }
     }
-    print_stacks(&stacks);
+    if !print_stacks(&stacks) {
+        failed += 1;
+    }
     print_number(passed);
     print(" passed, ");
     print_number(failed);
@@ -694,7 +696,8 @@ fn run(
     Ok(())
 }
 
-fn print_stacks(stacks: &Stacks) {
+/// Returns whether none is larger than 1 KiB.
+fn print_stacks(stacks: &Stacks) -> bool {
     let of_codec = [
         ("Deframer::next_frame", stacks.next_frame),
         ("split", stacks.split),
@@ -709,8 +712,9 @@ fn print_stacks(stacks: &Stacks) {
     for (name, bytes) in of_codec {
         print("stack ");
         print_number(bytes);
-        for text in [" bytes: ", name, "\n"] {
+        for text in [" bytes: ", name, if bytes > 1024 { ": FAILED, more than 1 KiB\n" } else { "\n" }] {
             print(text);
         }
     }
+    of_codec.iter().all(|(_, bytes)| *bytes <= 1024)
 }
