@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs deny spec example bare-metal check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs deny spec example bare-metal firmware check-demo ## every check there is
+test: tools-test fetch lint unit docs deny spec example bare-metal check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -45,11 +45,8 @@ example: ## the Python client that was written from the text alone, against weav
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
 	WEAVED=target/example/debug/weaved python3 -B spec/examples/test_client.py
 
-bare-metal: ## weave-core for a microcontroller
+bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal
-
-firmware: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
-	.ci/firmware
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left
 	.ci/check-demo

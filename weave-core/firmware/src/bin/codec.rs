@@ -1,5 +1,5 @@
 //! All that weave-core can do, called with bytes that the compiler can't foresee: what is in this program is what the
-//! codec takes in flash, and every panic that it could reach. `.ci/firmware` looks at both. Only `Debug` is left out: what
+//! codec takes in flash, and every panic that it could reach. `.ci/bare-metal` looks at both. Only `Debug` is left out: what
 //! `core` has for floats and 64-bit numbers there holds panics of its own, which nothing reaches.
 
 #![no_std]
