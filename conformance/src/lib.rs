@@ -1,0 +1,21 @@
+//! The conformance suite of Weave: tests any implementation, in any language, from outside.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`wire`] | frames, read and written without a line of `weave-core` |
+//! | [`spec`] | the requirements and the vectors of `spec/` |
+//! | [`case`] | what a case is, and what comes of it |
+//! | [`server`], [`server_cases`] | tests of servers |
+//! | [`testee`] | the processes and sockets under test |
+//! | [`run`], [`report`] | which cases are run, and how their results are told |
+
+pub mod case;
+pub mod client;
+pub mod codec;
+pub mod report;
+pub mod run;
+pub mod server;
+pub mod server_cases;
+pub mod spec;
+pub mod testee;
+pub mod wire;

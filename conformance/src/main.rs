@@ -1,0 +1,249 @@
+//! `weave-conform`: tests servers, clients and libraries of the Weave protocol from outside.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use weave_conformance::case::{Mode, Run};
+use weave_conformance::report::Report;
+use weave_conformance::run::{ExpectedFailures, Plan, Selection, all_cases, run};
+use weave_conformance::server::Server;
+use weave_conformance::server_cases::be_a_stranger;
+use weave_conformance::testee::{Address, Folder};
+
+/// Tests implementations of the Weave protocol, in any language, from outside.
+#[derive(Parser)]
+#[command(name = "weave-conform", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit status: 0 conformant, 1 it is not, 2 wrong usage, 3 the suite itself is in trouble.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Test a server that runs at ADDRESS, or that --exec starts.
+    #[command(after_help = SERVER_EXAMPLES)]
+    Server {
+        /// The path of a Unix socket, or host:port. Without it, the suite chooses a socket in a folder of its own.
+        address: Option<String>,
+        /// A command of the shell that starts the server; {address} in it becomes the address. It is started again
+        /// after a crash.
+        #[arg(long, value_name = "COMMAND")]
+        exec: Option<String>,
+        /// Give the server a TCP port of the loopback interface instead of a Unix socket.
+        #[arg(long, requires = "exec", conflicts_with = "address")]
+        tcp: bool,
+        #[command(flatten)]
+        options: Options,
+    },
+    #[command(hide = true)]
+    Stranger { path: PathBuf, seconds: u64 },
+}
+
+const SERVER_EXAMPLES: &str = "\
+Examples:
+  weave-conform server $XDG_RUNTIME_DIR/weave/weave.sock
+  weave-conform server --exec 'weaved --engine pattern --socket {address}'
+  weave-conform server --exec './server {address}' --tcp --filter W1-REQ --json report.json
+  weave-conform server --list";
+
+#[derive(Args)]
+struct Options {
+    /// Show the cases and run none.
+    #[arg(long)]
+    list: bool,
+    /// Only the cases whose id begins with TEXT or whose title has it; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// None of these cases.
+    #[arg(long, value_name = "TEXT")]
+    exclude: Vec<String>,
+    /// The cases that are known to fail: a case's id and a reason on each line. If one passes, that is a failure.
+    #[arg(long, value_name = "FILE")]
+    expected_failures: Option<PathBuf>,
+    /// What is recommended counts as well.
+    #[arg(long)]
+    strict: bool,
+    /// How often each case is run.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// The seed of the random cases.
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    seed: u64,
+    /// How long an answer may take, in seconds.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
+    timeout: f64,
+    /// The testee's name in reports.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Show the cases that pass, too.
+    #[arg(long, short)]
+    verbose: bool,
+    /// Write a report as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a report as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
+        _ => Err("a number of seconds, more than 0 and at most 86400".to_owned()),
+    }
+}
+
+/// Why the suite could not do its work.
+enum Trouble {
+    /// The command line is at fault.
+    Usage(String),
+    /// Something else is.
+    Harness(String),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(Trouble::Usage(text)) => {
+            eprintln!("weave-conform: {text}");
+            ExitCode::from(2)
+        }
+        Err(Trouble::Harness(text)) => {
+            eprintln!("weave-conform: {text}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Trouble> {
+    match command {
+        Command::Server { address, exec, tcp, options } => server(address.as_deref(), exec, tcp, &options),
+        Command::Stranger { path, seconds } => {
+            be_a_stranger(&path, Duration::from_secs(seconds));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn harness(error: impl std::fmt::Display) -> Trouble {
+    Trouble::Harness(error.to_string())
+}
+
+fn server(
+    address: Option<&str>,
+    exec: Option<String>,
+    tcp: bool,
+    options: &Options,
+) -> Result<ExitCode, Trouble> {
+    let Some(plan) = options.plan(Mode::Server)? else { return Ok(ExitCode::SUCCESS) };
+    let folder = Folder::new().map_err(harness)?;
+    let address = match (address, &exec) {
+        (None, None) => {
+            return Err(Trouble::Usage(
+                "where is the server? Give ADDRESS, or --exec COMMAND to start one".to_owned(),
+            ));
+        }
+        (None, Some(command)) if !command.contains("{address}") => {
+            return Err(Trouble::Usage("--exec has no {address} in it, and there is no ADDRESS".to_owned()));
+        }
+        (None, Some(_)) if tcp => {
+            // The port is free for the moment; nothing better can be had for a command that takes an address.
+            let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(harness)?;
+            Address::Tcp(listener.local_addr().map_err(harness)?.to_string())
+        }
+        (None, Some(_)) => Address::Unix(folder.path().join("weave/weave.sock")),
+        (Some(address), _) => Address::parse(address),
+    };
+    if let (Address::Unix(path), Some(_)) = (&address, &exec)
+        && let Some(parent) = path.parent().filter(|parent| parent.starts_with(folder.path()))
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(parent).map_err(harness)?;
+    }
+    let testee = exec.clone().unwrap_or_else(|| address.to_string());
+    let mut server = Server::new(address, exec, options.patience(), options.seed);
+    raise_the_limit_of_open_files();
+    options.report(Mode::Server, testee, plan, |case| match &case.run {
+        Run::Server(how) => server.run(how, case.requirement()),
+        _ => unreachable!("the plan is of this mode"),
+    })
+}
+
+impl Options {
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
+    }
+
+    /// The cases to run; `None` if they were only to be shown.
+    fn plan(&self, mode: Mode) -> Result<Option<Plan>, Trouble> {
+        let selection = Selection { filter: self.filter.clone(), exclude: self.exclude.clone() };
+        let cases = selection.of(mode).map_err(Trouble::Usage)?;
+        if self.list {
+            let mut out = std::io::stdout().lock();
+            for case in &cases {
+                let _ = writeln!(out, "{:<14} {:<14} {}", case.id, case.level.name(), case.title);
+            }
+            return Ok(None);
+        }
+        let expected_failures = match &self.expected_failures {
+            Some(path) => ExpectedFailures::read(path).map_err(Trouble::Usage)?,
+            None => ExpectedFailures::default(),
+        };
+        Ok(Some(Plan { cases, expected_failures, strict: self.strict, repeat: self.repeat }))
+    }
+
+    fn report(
+        &self,
+        mode: Mode,
+        testee: String,
+        plan: Plan,
+        one: impl FnMut(
+            &weave_conformance::case::Case,
+        ) -> Result<weave_conformance::case::Remark, Vec<weave_conformance::case::Failure>>,
+    ) -> Result<ExitCode, Trouble> {
+        let began = Instant::now();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let outcomes = run(&plan, one);
+        let report = Report {
+            mode,
+            name: self.name.clone().unwrap_or_else(|| testee.clone()),
+            testee,
+            began: since_1970,
+            seconds: began.elapsed().as_secs_f64(),
+            seed: self.seed,
+            strict: self.strict,
+            outcomes,
+        };
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let _ = write!(std::io::stdout(), "{}", report.console(self.verbose, colour));
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(&report.json()).map_err(harness)?;
+            write_file(path, &text)?;
+        }
+        if let Some(path) = &self.junit {
+            write_file(path, &report.junit().map_err(harness)?)?;
+        }
+        Ok(ExitCode::from(match () {
+            () if report.has_harness_error() => 3,
+            () if !report.is_conformant() => 1,
+            () => 0,
+        }))
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Trouble> {
+    std::fs::write(path, text).map_err(|error| harness(format!("{}: {error}", path.display())))
+}
+
+/// Thousands of connections take as many files.
+fn raise_the_limit_of_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,361 @@
+//! What is tested, as far as it is a process or an address: started, watched, killed, and started again.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+    /// Host and port.
+    Tcp(String),
+}
+
+impl Address {
+    /// `host:port`, or else a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let is_tcp = !text.contains('/')
+            && text
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if is_tcp { Self::Tcp(text.to_owned()) } else { Self::Unix(PathBuf::from(text)) }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn connect(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream)
+            }
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over a Unix socket.
+    Unix(UnixStream),
+    /// Over TCP.
+    Tcp(TcpStream),
+}
+
+macro_rules! either {
+    ($stream:expr, $name:ident => $call:expr) => {
+        match $stream {
+            Stream::Unix($name) => $call,
+            Stream::Tcp($name) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Another handle to the same connection.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(stream.try_clone()?),
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+        })
+    }
+
+    /// Ends our direction.
+    pub fn end_writing(&self) {
+        // A peer that is gone has ended it already.
+        let _ = either!(self, stream => stream.shutdown(Shutdown::Write));
+    }
+
+    /// Ends both directions, so that whoever reads or writes on another handle comes back.
+    pub fn close(&self) {
+        let _ = either!(self, stream => stream.shutdown(Shutdown::Both));
+    }
+
+    /// Bounds each later read and write.
+    pub fn set_patience(&self, patience: Duration) {
+        let patience = Some(patience.max(Duration::from_millis(1)));
+        let _ = either!(self, stream => stream.set_read_timeout(patience));
+        let _ = either!(self, stream => stream.set_write_timeout(patience));
+    }
+
+    /// Makes the connection end with a reset (TCP; a Unix socket does so by itself if bytes are left).
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = &self {
+            let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        either!(self, stream => stream.read(buf))
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        either!(self, stream => stream.write(buf))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A place where the suite listens, for clients.
+#[derive(Debug)]
+pub enum Listener {
+    /// At the path of a Unix socket.
+    Unix(UnixListener, PathBuf),
+    /// At a port of the loopback interface.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens in `folder`, or at a free port.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn new(folder: &Path, tcp: bool) -> io::Result<Self> {
+        if tcp {
+            return Ok(Self::Tcp(TcpListener::bind(("127.0.0.1", 0))?));
+        }
+        let path = folder.join("client.sock");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        Ok(Self::Unix(listener, path))
+    }
+
+    /// What a client has to be given.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Unix(_, path) => Address::Unix(path.clone()),
+            Self::Tcp(listener) => Address::Tcp(listener.local_addr()?.to_string()),
+        })
+    }
+
+    /// The next connection. `None`: there was none until `until`, or `gave_up` said so.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn accept(&self, until: Instant, mut gave_up: impl FnMut() -> bool) -> io::Result<Option<Stream>> {
+        match self {
+            Self::Unix(listener, _) => listener.set_nonblocking(true)?,
+            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+        }
+        loop {
+            let accepted = match self {
+                Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+                Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            };
+            match accepted {
+                Ok(stream) => {
+                    either!(&stream, stream => stream.set_nonblocking(false))?;
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() > until || gave_up() {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// A process of the testee's, in a process group of its own, which is killed with it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// What is kept of what a process says.
+const MAX_LINES: usize = 20_000;
+
+impl Process {
+    /// Starts a command of the shell, in which `{address}` stands for the address. Its standard input is `stdin`, its
+    /// standard output is `stdout`; what it writes to standard error is kept, and standard output too if it is a pipe
+    /// that nobody takes.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn start(
+        command: &str,
+        address: Option<&Address>,
+        stdin: Stdio,
+        keep_stdout: bool,
+    ) -> io::Result<Self> {
+        let mut shell = Command::new("/bin/sh");
+        let filled = match address {
+            Some(address) => command.replace("{address}", &address.to_string()),
+            None => command.to_owned(),
+        };
+        let mut child = shell
+            .arg("-c")
+            .arg(OsString::from(format!("exec {filled}")))
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        if let Some(stderr) = child.stderr.take() {
+            follow(stderr, said.clone());
+        }
+        if keep_stdout && let Some(stdout) = child.stdout.take() {
+            follow(stdout, said.clone());
+        }
+        Ok(Self { child, said })
+    }
+
+    /// The process itself.
+    pub const fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end, until `until`.
+    pub fn wait(&mut self, until: Instant) -> Option<ExitStatus> {
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || Instant::now() > until {
+                return ended;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends a signal to the process alone.
+    pub fn signal(&self, signal: Signal) {
+        let _ = rustix::process::kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// All that it has said.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    /// Its last words.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let said = self.said();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn follow(source: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        let mut source = BufReader::new(source);
+        let mut line = Vec::new();
+        while source.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
+            line.clear();
+            let Ok(mut lines) = said.lock() else { return };
+            if lines.len() < MAX_LINES {
+                lines.push(text);
+            }
+        }
+    });
+}
+
+/// "exit status 3", "signal 6".
+#[must_use]
+pub fn how_it_ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// A folder of this run's own, for sockets: under 0700, removed at the end.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn new() -> io::Result<Self> {
+        let base = std::env::temp_dir();
+        for n in 0..1000 {
+            let path = base.join(format!("weave-conform-{}-{n}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => {
+                    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700))?;
+                    return Ok(Self(path));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("no free name for a temporary folder"))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
