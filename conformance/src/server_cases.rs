@@ -159,7 +159,7 @@ pub const CASES: &[Case] = &[
     case("W1-SEC-001a", Robustness, "noise ends nothing", By(noise)),
     case("W1-SEC-001b", Robustness, "requests with bytes changed at random end nothing", By(mutated)),
     case("W1-SEC-001c", Robustness, "three images of 2048×2048 on one connection", Talks(largest_images)),
-    case("W1-SEC-002a", Recommended, "a thousand connections with half a request each cost no more than their requests",
+    case("W1-SEC-002a", Recommended, "a hundred connections with half a request each cost little memory",
         By(half_requests)),
     case("W1-SEC-003a", Recommended, "the log has no prompts", By(prompts_in_the_log)),
     case("W1-SEC-004a", Required, "no other machine can connect", By(not_reachable)),
@@ -216,26 +216,22 @@ fn stranger(server: &mut Server) -> Told {
     if !rustix::process::geteuid().is_root() {
         return skip("only root can connect as another user");
     }
-    // The folder and the socket are opened to everybody for this, so that the server has to decide.
-    let folder = path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
-    let keep: Vec<_> = [&folder, &path]
-        .into_iter()
-        .filter_map(|path| Some((path.clone(), std::fs::metadata(path).ok()?)))
+    if std::fs::metadata(&path).is_ok_and(|data| data.uid() != 0) {
+        return skip("the server runs as another user than root already");
+    }
+    // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to decide.
+    let shared = std::env::temp_dir();
+    let opened: Vec<_> = path
+        .ancestors()
+        .take_while(|path| path.starts_with(&shared) && **path != *shared)
+        .filter_map(|path| Some((path.to_path_buf(), std::fs::metadata(path).ok()?.permissions())))
         .collect();
-    if keep.iter().any(|(_, data)| data.uid() != 0) {
-        return skip("the server runs as another user already");
-    }
-    let parents: Vec<_> =
-        folder.ancestors().skip(1).filter_map(|path| std::fs::metadata(path).ok()).collect();
-    if parents.iter().any(|data| data.permissions().mode() & 0o001 == 0) {
-        return skip("a folder above the socket's is closed to other users");
-    }
-    for (path, _) in &keep {
+    for (path, _) in &opened {
         let _ = std::fs::set_permissions(path, PermissionsExt::from_mode(0o777));
     }
     let told = as_stranger(&path, server.patience);
-    for (path, data) in &keep {
-        let _ = std::fs::set_permissions(path, data.permissions());
+    for (path, permissions) in opened {
+        let _ = std::fs::set_permissions(path, permissions);
     }
     server.still_serves()?;
     told
@@ -339,7 +335,7 @@ fn only(requirement: &str, result: Result<(), Box<Failure>>) -> Told {
 }
 
 fn announced(server: &mut Server) -> Told {
-    const CONNECTIONS: usize = 200;
+    const CONNECTIONS: usize = 100;
     // A tenth of what would be reserved by a server that does.
     const ALLOWED: u64 = CONNECTIONS as u64 * 10_485_760 / 10;
     let Some(before) = memory(server) else { return skip(NOT_OURS) };
@@ -448,7 +444,7 @@ fn three_prompts(server: &mut Server) -> Told {
     let bytes: Vec<u8> = different.into_iter().flat_map(|segment| segment.bytes).collect();
     let mut connection = server.connect()?;
     connection.write(&bytes);
-    let got = match connection.next()? {
+    let got = match connection.receive()? {
         Came::Answer(Answer::Image { data, .. }) => data,
         Came::Answer(Answer::Error { status: 500, .. }) => return skip(NO_IMAGE),
         Came::Answer(answer) => return fail("W1-REQ-008", format!("the answer is {answer}"), "an image"),
@@ -633,10 +629,10 @@ fn discreet(server: &mut Server) -> Told {
     };
     for request in requests {
         connection.write(&request.bytes());
-        check(connection.next()?)?;
+        check(connection.receive()?)?;
     }
     connection.write(&not_utf8);
-    check(connection.next()?)
+    check(connection.receive()?)
 }
 
 // Connections -----------------------------------------------------------------------------------------------------
@@ -671,7 +667,7 @@ fn exactly_once(server: &mut Server) -> Told {
     let mut counts = vec![0u32; expected.len()];
     let mut seen = 0;
     while seen < expected.len() {
-        match connection.next()? {
+        match connection.receive()? {
             Came::Answer(answer) => {
                 let count =
                     usize::try_from(answer.id()).ok().and_then(|id| counts.get_mut(id.wrapping_sub(1)));
@@ -701,7 +697,7 @@ fn exactly_once(server: &mut Server) -> Told {
     }
     server.barrier(&mut connection)?;
     connection.end_writing();
-    match connection.next() {
+    match connection.receive() {
         Ok(Came::Close) => Ok(Remark::Pass),
         Ok(Came::Answer(answer)) => fail("W1-CON-002", format!("one more answer: {answer}"), "a close"),
         Err(failure) if failure.verdict == Verdict::Hang => {
@@ -723,17 +719,14 @@ fn order_of_answers(server: &mut Server) -> Told {
 
 fn slow_reader_gets_whole_frames(server: &mut Server) -> Told {
     let mut connection = server.connect()?;
+    connection.read_at_most(4093);
     for id in 1..=3 {
         connection.write(&Draft::request(id, "x").set("width", 1024).set("height", 1024).bytes());
         connection.write(&Draft::unknown_model(100 + id).bytes());
     }
-    // Nothing is read until the server has had time to fill every buffer on the way, which other requests take.
-    for _ in 0..20 {
-        server.still_serves()?;
-    }
     let mut missing: Vec<u64> = vec![1, 2, 3, 101, 102, 103];
     while !missing.is_empty() {
-        match connection.next()? {
+        match connection.receive()? {
             Came::Answer(answer) => match missing.iter().position(|id| *id == answer.id()) {
                 Some(at) => drop(missing.remove(at)),
                 None => {
@@ -779,18 +772,18 @@ fn crowd(server: &mut Server) -> Told {
         }
     }
     // The first ones have a place for sure; of the others each is served, or told that it is not.
-    let (mut served, mut busy) = (0, 0);
+    let mut served = 0;
     for connection in &mut open {
         connection.write(&Draft::unknown_model(1).bytes());
     }
     for connection in &mut open {
-        match connection.next()? {
+        match connection.receive()? {
             Came::Answer(Answer::Error { id: 1, .. }) => served += 1,
-            Came::Answer(Answer::Error { id: 0, code: number, .. }) if number == code("BUSY") => busy += 1,
+            Came::Answer(Answer::Error { id: 0, code: number, .. }) if number == code("BUSY") => {}
             Came::Answer(answer) => {
                 return fail("W1-CON-008", format!("the answer is {answer}"), "BUSY for request 0");
             }
-            Came::Close => busy += 1,
+            Came::Close => {}
         }
     }
     if served == 0 {
@@ -802,11 +795,7 @@ fn crowd(server: &mut Server) -> Told {
     }
     drop(open);
     server.still_serves()?;
-    if busy == 0 {
-        Ok(Remark::Pass)
-    } else {
-        Ok(Remark::Warn(format!("{busy} of {CONNECTIONS} were turned away")))
-    }
+    Ok(Remark::Pass)
 }
 
 fn told_to_end(server: &mut Server) -> Told {
@@ -819,7 +808,7 @@ fn told_to_end(server: &mut Server) -> Told {
         connection.write(&Draft::request(id, "x").set("width", 512).set("height", 512).bytes());
     }
     // It has begun with them when the first one is there.
-    let first = connection.next()?;
+    let first = connection.receive()?;
     if !matches!(first, Came::Answer(Answer::Image { .. })) {
         return skip(NO_IMAGE);
     }
@@ -829,7 +818,7 @@ fn told_to_end(server: &mut Server) -> Told {
     }
     let mut answered = 1;
     let told = loop {
-        match connection.next() {
+        match connection.receive() {
             Ok(Came::Answer(Answer::Image { .. })) => answered += 1,
             Ok(Came::Answer(Answer::Error { code: number, .. })) if number == code("SHUTTING_DOWN") => {
                 answered += 1
@@ -880,14 +869,11 @@ fn half_closed() -> Vec<Talk> {
 }
 
 fn deaf_client(server: &mut Server) -> Told {
-    let mut deaf = Vec::new();
-    for _ in 0..4 {
-        let mut connection = server.connect()?;
-        for id in 1..=4 {
-            connection.write(&Draft::request(id, "x").set("width", 1024).set("height", 1024).bytes());
-        }
-        deaf.push(connection);
+    let mut deaf = server.connect()?;
+    for id in 1..=4 {
+        deaf.write(&Draft::request(id, "x").set("width", 1024).set("height", 1024).bytes());
     }
+    // It may take until the server has given the deaf one up, but not longer than any answer may take.
     for _ in 0..20 {
         server.still_serves()?;
     }
@@ -913,7 +899,7 @@ fn neighbours_in_trouble(server: &mut Server) -> Told {
         server.still_serves()?;
     }
     good.write(second);
-    match good.next()? {
+    match good.receive()? {
         Came::Answer(Answer::Image { id: 1, .. }) => server.barrier(&mut good).map(|()| Remark::Pass),
         Came::Answer(Answer::Error { status: 500, .. }) => skip(NO_IMAGE),
         Came::Answer(answer) => {
@@ -932,7 +918,7 @@ fn dripping_client(server: &mut Server) -> Told {
         // Between two drops others are served, which takes as long as it takes.
         server.still_serves()?;
     }
-    match slow.next()? {
+    match slow.receive()? {
         Came::Answer(Answer::Image { id: 1, .. } | Answer::Error { id: 1, status: 500, .. }) => {
             Ok(Remark::Pass)
         }
@@ -970,7 +956,9 @@ fn hang_up(server: &mut Server) -> Told {
             connection.read_some(1000)?;
         }
         if n % 8 < 4 {
-            connection.reset();
+            connection.reset()
+        } else {
+            drop(connection)
         }
         server.still_serves()?;
     }
@@ -1020,7 +1008,7 @@ fn noise(server: &mut Server) -> Told {
         connection.write(&bytes);
         connection.end_writing();
         loop {
-            match connection.next() {
+            match connection.receive() {
                 Ok(Came::Answer(_)) => {}
                 Ok(Came::Close) => break,
                 Err(mut failure) => {
@@ -1075,7 +1063,7 @@ fn largest_images() -> Vec<Talk> {
 }
 
 fn half_requests(server: &mut Server) -> Told {
-    const CONNECTIONS: usize = 1_000;
+    const CONNECTIONS: usize = 100;
     const EACH: u64 = 64 * 1024;
     let Some(before) = memory(server) else { return skip(NOT_OURS) };
     let longest = VECTORS.iter().find(|vector| vector.name == "request-longest");
