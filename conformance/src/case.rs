@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::client::ClientCase;
 use crate::codec::CodecCase;
 use crate::server::ServerCase;
-use crate::spec::sentence;
+use crate::spec::{VECTORS, Vector, sentence};
+use crate::wire::Receiver;
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +57,12 @@ impl Level {
     }
 }
 
-/// How a case is run, by mode.
+/// How a case is run.
 #[derive(Clone, Copy)]
 pub enum Run {
+    /// The vectors with these names, against a server or a client, and against a library. `*` stands for any end of a
+    /// name.
+    Vectors(Receiver, &'static [&'static str]),
     /// Against a server.
     Server(ServerCase),
     /// Against a client.
@@ -87,14 +91,30 @@ impl Case {
         self.id.trim_end_matches(|letter: char| letter.is_ascii_lowercase())
     }
 
-    /// What is tested.
+    /// The modes that have it.
     #[must_use]
-    pub const fn mode(&self) -> Mode {
+    pub const fn modes(&self) -> &'static [Mode] {
         match self.run {
-            Run::Server(_) => Mode::Server,
-            Run::Client(_) => Mode::Client,
-            Run::Codec(_) => Mode::Codec,
+            Run::Vectors(Receiver::Server, _) => &[Mode::Server, Mode::Codec],
+            Run::Vectors(Receiver::Client, _) => &[Mode::Client, Mode::Codec],
+            Run::Server(_) => &[Mode::Server],
+            Run::Client(_) => &[Mode::Client],
+            Run::Codec(_) => &[Mode::Codec],
         }
+    }
+}
+
+/// The vectors for a receiver that some patterns mean.
+pub fn vectors(receiver: Receiver, patterns: &[&str]) -> impl Iterator<Item = &'static Vector> {
+    VECTORS.iter().filter(move |vector| {
+        vector.receiver() == receiver && patterns.iter().any(|pattern| fits(pattern, &vector.name))
+    })
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
     }
 }
 

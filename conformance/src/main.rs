@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
-use weave_conformance::case::{Mode, Run};
+use weave_conformance::case::{Case, Failure, Mode, Remark, Run};
+use weave_conformance::client::Client;
+use weave_conformance::codec::Adapter;
 use weave_conformance::report::Report;
-use weave_conformance::run::{ExpectedFailures, Plan, Selection, all_cases, run};
+use weave_conformance::run::{ExpectedFailures, Plan, Selection, run};
 use weave_conformance::server::Server;
 use weave_conformance::server_cases::be_a_stranger;
 use weave_conformance::testee::{Address, Folder};
@@ -41,6 +43,32 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Test a client that --exec starts.
+    #[command(after_help = CLIENT_EXAMPLES)]
+    Client {
+        /// A command of the shell that starts the client; {address} in it becomes the address of a server. It has to
+        /// ask for one image of 64×64 pixels, to end with 0 if it got it and with something else if not, and to print
+        /// the message of an error.
+        #[arg(long, value_name = "COMMAND")]
+        exec: Option<String>,
+        /// The same for {count} images, with all requests sent at once.
+        #[arg(long, value_name = "COMMAND")]
+        exec_several: Option<String>,
+        /// Listen on a TCP port of the loopback interface instead of a Unix socket.
+        #[arg(long)]
+        tcp: bool,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Test a library behind an adapter that --exec starts; conformance/ADAPTER.md says what that is.
+    #[command(after_help = CODEC_EXAMPLES)]
+    Codec {
+        /// A command of the shell that starts the adapter.
+        #[arg(long, value_name = "COMMAND")]
+        exec: Option<String>,
+        #[command(flatten)]
+        options: Options,
+    },
     #[command(hide = true)]
     Stranger { path: PathBuf, seconds: u64 },
 }
@@ -51,6 +79,16 @@ Examples:
   weave-conform server --exec 'weaved --engine pattern --socket {address}'
   weave-conform server --exec './server {address}' --tcp --filter W1-REQ --json report.json
   weave-conform server --list";
+
+const CLIENT_EXAMPLES: &str = "\
+Examples:
+  weave-conform client --exec 'weave --socket {address} generate x --width 64 --height 64 -o /dev/null'
+  weave-conform client --exec 'python3 client.py {address} --width 64 --height 64' --tcp --json report.json";
+
+const CODEC_EXAMPLES: &str = "\
+Examples:
+  weave-conform codec --exec 'python3 conformance/implementations/python/adapter.py'
+  weave-conform codec --exec ./adapter --filter W1-ERR --verbose";
 
 #[derive(Args)]
 struct Options {
@@ -124,6 +162,8 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, Trouble> {
     match command {
         Command::Server { address, exec, tcp, options } => server(address.as_deref(), exec, tcp, &options),
+        Command::Client { exec, exec_several, tcp, options } => client(exec, exec_several, tcp, &options),
+        Command::Codec { exec, options } => codec(exec, &options),
         Command::Stranger { path, seconds } => {
             be_a_stranger(&path, Duration::from_secs(seconds));
             Ok(ExitCode::SUCCESS)
@@ -171,7 +211,41 @@ fn server(
     raise_the_limit_of_open_files();
     options.report(Mode::Server, testee, plan, |case| match &case.run {
         Run::Server(how) => server.run(how, case.requirement()),
-        _ => unreachable!("the plan is of this mode"),
+        Run::Vectors(_, names) => server.run_vectors(names, case.requirement()),
+        Run::Client(_) | Run::Codec(_) => unreachable!("the plan is of this mode"),
+    })
+}
+
+fn client(
+    exec: Option<String>,
+    several: Option<String>,
+    tcp: bool,
+    options: &Options,
+) -> Result<ExitCode, Trouble> {
+    let Some(plan) = options.plan(Mode::Client)? else { return Ok(ExitCode::SUCCESS) };
+    let Some(exec) = exec else { return Err(Trouble::Usage("--exec COMMAND is missing".to_owned())) };
+    for command in [Some(&exec), several.as_ref()].into_iter().flatten() {
+        if !command.contains("{address}") {
+            return Err(Trouble::Usage(format!("{command:?} has no {{address}} in it")));
+        }
+    }
+    let folder = Folder::new().map_err(harness)?;
+    let client = Client::new(exec.clone(), several, folder, tcp, options.patience());
+    options.report(Mode::Client, exec, plan, |case| match case.run {
+        Run::Client(how) => client.run(how, case.requirement()),
+        Run::Vectors(_, names) => client.run_vectors(names, case.requirement()),
+        Run::Server(_) | Run::Codec(_) => unreachable!("the plan is of this mode"),
+    })
+}
+
+fn codec(exec: Option<String>, options: &Options) -> Result<ExitCode, Trouble> {
+    let Some(plan) = options.plan(Mode::Codec)? else { return Ok(ExitCode::SUCCESS) };
+    let Some(exec) = exec else { return Err(Trouble::Usage("--exec COMMAND is missing".to_owned())) };
+    let mut adapter = Adapter::new(exec.clone(), options.patience());
+    options.report(Mode::Codec, exec, plan, |case| match case.run {
+        Run::Codec(how) => adapter.run(how, case.requirement()),
+        Run::Vectors(receiver, names) => adapter.run_vectors(receiver, names, case.requirement()),
+        Run::Server(_) | Run::Client(_) => unreachable!("the plan is of this mode"),
     })
 }
 
@@ -203,9 +277,7 @@ impl Options {
         mode: Mode,
         testee: String,
         plan: Plan,
-        one: impl FnMut(
-            &weave_conformance::case::Case,
-        ) -> Result<weave_conformance::case::Remark, Vec<weave_conformance::case::Failure>>,
+        one: impl FnMut(&Case) -> Result<Remark, Vec<Failure>>,
     ) -> Result<ExitCode, Trouble> {
         let began = Instant::now();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::case::{Case, Failure, Mode, Outcome, Remark, Verdict};
-use crate::server_cases;
+use crate::{client, codec, server_cases};
 
 /// Every case of every mode.
 #[must_use]
 pub fn all_cases() -> Vec<Case> {
-    server_cases::CASES.iter().copied().collect()
+    [server_cases::CASES, client::CASES, codec::CASES].concat()
 }
 
 /// Which cases are wanted.
@@ -29,7 +29,7 @@ impl Selection {
     /// # Errors
     /// A filter means no case.
     pub fn of(&self, mode: Mode) -> Result<Vec<Case>, String> {
-        let cases: Vec<Case> = all_cases().into_iter().filter(|case| case.mode() == mode).collect();
+        let cases: Vec<Case> = all_cases().into_iter().filter(|case| case.modes().contains(&mode)).collect();
         let fits = |case: &Case, text: &String| {
             case.id.starts_with(text.as_str()) || case.title.contains(text.as_str())
         };

@@ -9,8 +9,7 @@ use std::io::{self, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::case::{Failure, Remark, Told, Verdict};
-use crate::spec::VECTORS;
+use crate::case::{Failure, Remark, Told, Verdict, vectors};
 use crate::testee::{Address, Process, Stream, how_it_ended};
 use crate::wire::{
     Draft, End, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Outcome, Receiver, Segment, code, code_name, read,
@@ -19,8 +18,6 @@ use crate::wire::{
 /// How a server case is run.
 #[derive(Clone, Copy)]
 pub enum ServerCase {
-    /// The vectors with these names; `*` stands for any end of a name.
-    Vectors(&'static [&'static str]),
     /// Conversations, in all variants.
     Talks(fn() -> Vec<Talk>),
     /// Anything else.
@@ -311,6 +308,29 @@ impl Connection {
         let _ = self.stream.write_all(bytes);
     }
 
+    /// Writes on a thread of its own, so that answers can be read meanwhile; then ends our direction, if asked to.
+    fn write_beside(
+        &self,
+        writes: Vec<Vec<u8>>,
+        patience: Duration,
+        end_writing: bool,
+    ) -> Result<thread::JoinHandle<()>, Box<Failure>> {
+        let mut half = self.stream.try_clone().map_err(|error| {
+            Box::new(Failure::new("", error.to_string(), "a second handle").with(Verdict::Harness))
+        })?;
+        half.set_patience(patience);
+        Ok(thread::spawn(move || {
+            for write in writes {
+                if half.write_all(&write).is_err() {
+                    break;
+                }
+            }
+            if end_writing {
+                half.end_writing();
+            }
+        }))
+    }
+
     /// Ends our direction.
     pub fn end_writing(&self) {
         self.stream.end_writing();
@@ -598,32 +618,32 @@ impl Server {
     /// # Errors
     /// Each failure, but no more than the first few.
     pub fn run(&mut self, case: &ServerCase, requirement: &str) -> Result<Remark, Vec<Failure>> {
-        if let Err(failure) = self.ensure_running() {
-            return Err(vec![*failure]);
-        }
+        self.ensure_running().map_err(|failure| vec![*failure])?;
         match case {
             ServerCase::By(run) => run(self).map_err(|failure| {
                 let failure = self.with_crash(failure);
-                vec![self.finish(failure, requirement)]
+                vec![self.finish(*failure, requirement)]
             }),
             ServerCase::Talks(talks) => self.hold_all(talks(), requirement),
-            ServerCase::Vectors(patterns) => {
-                let talks = VECTORS.iter().filter(|vector| {
-                    vector.receiver() == Receiver::Server
-                        && patterns.iter().any(|pattern| fits(pattern, &vector.name))
-                });
-                let talks = talks.map(|vector| Talk {
-                    name: vector.name.clone(),
-                    sends: vector.segments(),
-                    expected: vector.outcomes().iter().map(Expected::of).collect(),
-                    end: vector.end(),
-                });
-                self.hold_all(talks.collect(), requirement)
-            }
         }
     }
 
-    fn finish(&mut self, mut failure: Box<Failure>, requirement: &str) -> Failure {
+    /// Runs the conversations of some vectors.
+    ///
+    /// # Errors
+    /// Each failure, but no more than the first few.
+    pub fn run_vectors(&mut self, patterns: &[&str], requirement: &str) -> Result<Remark, Vec<Failure>> {
+        self.ensure_running().map_err(|failure| vec![*failure])?;
+        let talks = vectors(Receiver::Server, patterns).map(|vector| Talk {
+            name: vector.name.clone(),
+            sends: vector.segments(),
+            expected: vector.outcomes().iter().map(Expected::of).collect(),
+            end: vector.end(),
+        });
+        self.hold_all(talks.collect(), requirement)
+    }
+
+    fn finish(&mut self, mut failure: Failure, requirement: &str) -> Failure {
         if failure.requirement.is_empty() {
             requirement.clone_into(&mut failure.requirement);
         }
@@ -631,7 +651,7 @@ impl Server {
             // What hangs would hang the next case too.
             self.stop();
         }
-        *failure
+        failure
     }
 
     fn hold_all(&mut self, talks: Vec<Talk>, requirement: &str) -> Result<Remark, Vec<Failure>> {
@@ -650,7 +670,7 @@ impl Server {
                     Err(mut failure) => {
                         let between = if neighbours { ", between two other requests" } else { "" };
                         failure.variant = format!("{}, {}{between}", talk.name, cut.name());
-                        failures.push(self.finish(failure, requirement));
+                        failures.push(self.finish(*failure, requirement));
                         if failures.len() == crate::case::MAX_FAILURES || self.ensure_running().is_err() {
                             break 'all;
                         }
@@ -679,28 +699,21 @@ impl Server {
     }
 
     fn exchange(&mut self, connection: &mut Connection, talk: &Talk, writes: Vec<Vec<u8>>) -> Told {
+        /// Of so many requests at once, some may well find the queue full (W1-CON-007).
+        const MANY: usize = 32;
         let mut remark = Remark::Pass;
         let mut missing = talk.expected.clone();
-        let half = connection.stream.try_clone().map_err(|error| {
-            Box::new(Failure::new("", error.to_string(), "a second handle").with(Verdict::Harness))
-        })?;
-        half.set_patience(self.patience);
-        let end_writing = talk.end == End::InsideAFrame;
-        let writer = thread::spawn(move || {
-            let mut half = half;
-            for write in writes {
-                if half.write_all(&write).is_err() {
-                    break;
-                }
-            }
-            if end_writing {
-                half.end_writing();
-            }
-        });
+        let writer = connection.write_beside(writes, self.patience, talk.end == End::InsideAFrame)?;
         let result = (|| {
             while !missing.is_empty() {
                 match connection.receive()? {
-                    Came::Answer(answer) => self.take(&answer, &mut missing, &mut remark)?,
+                    Came::Answer(answer) => {
+                        if let Some(note) = self.take(&answer, &mut missing)?
+                            && talk.expected.len() < MANY
+                        {
+                            remark = Remark::Warn(note);
+                        }
+                    }
                     // A server that gives a stream up may leave requests without an answer (W1-CON-002).
                     Came::Close if talk.end == End::Closed && missing.iter().all(Expected::is_image) => {
                         return Ok(true);
@@ -734,23 +747,17 @@ impl Server {
         Ok(remark)
     }
 
-    /// Ticks an answer off.
-    fn take(
-        &mut self,
-        answer: &Answer,
-        missing: &mut Vec<Expected>,
-        remark: &mut Remark,
-    ) -> Result<(), Box<Failure>> {
+    /// Ticks an answer off. Says so if it is not what a client hopes for.
+    fn take(&mut self, answer: &Answer, missing: &mut Vec<Expected>) -> Result<Option<String>, Box<Failure>> {
         if let Some(at) = missing.iter().position(|expected| answer.is(expected)) {
             let expected = missing.swap_remove(at);
-            if let (Answer::Error { code, .. }, Expected::Image { .. }) = (answer, &expected) {
-                // Which is no wonder if many are sent at once (W1-CON-007).
-                *remark = Remark::Warn(format!(
-                    "a request that can be served was answered with {}",
-                    code_name(*code)
-                ));
-            }
-            return self.look_at_pixels(answer);
+            self.look_at_pixels(answer)?;
+            return Ok(match (answer, expected) {
+                (Answer::Error { code, .. }, Expected::Image { .. }) => {
+                    Some(format!("a request that can be served was answered with {}", code_name(*code)))
+                }
+                _ => None,
+            });
         }
         match missing.iter().find(|expected| expected.id() == answer.id()) {
             Some(expected) => {
@@ -822,9 +829,8 @@ impl Server {
     /// Fewer came.
     pub fn ask(&mut self, frames: &[Draft]) -> Result<Vec<Answer>, Box<Failure>> {
         let mut connection = self.connect()?;
-        for frame in frames {
-            connection.write(&frame.bytes());
-        }
+        let bytes: Vec<u8> = frames.iter().flat_map(Draft::bytes).collect();
+        let writer = connection.write_beside(vec![bytes], self.patience, false)?;
         let mut answers = Vec::new();
         while answers.len() < frames.len() {
             match connection.receive() {
@@ -833,9 +839,13 @@ impl Server {
                     let failure = Failure::new("W1-CON-002", "the server closed the connection", "an answer");
                     return Err(self.with_crash(Box::new(failure)));
                 }
-                Err(failure) => return Err(self.with_crash(failure)),
+                Err(failure) => {
+                    connection.stream.close();
+                    return Err(self.with_crash(failure));
+                }
             }
         }
+        let _ = writer.join();
         Ok(answers)
     }
 }
@@ -858,14 +868,5 @@ fn list(expected: &[Expected]) -> String {
         0 => "nothing".to_owned(),
         n if n > SHOWN => format!("{text}; and {} more", n - SHOWN),
         _ => text,
-    }
-}
-
-/// Whether a vector's name is meant by a pattern.
-#[must_use]
-pub fn fits(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => pattern == name,
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -202,6 +203,8 @@ impl Listener {
 pub struct Process {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
+    /// They end when the process and all that it has started have closed their outputs.
+    followers: Vec<JoinHandle<()>>,
 }
 
 /// What is kept of what a process says.
@@ -234,13 +237,12 @@ impl Process {
             .process_group(0)
             .spawn()?;
         let said = Arc::new(Mutex::new(Vec::new()));
-        if let Some(stderr) = child.stderr.take() {
-            follow(stderr, said.clone());
+        let mut followers = Vec::new();
+        followers.extend(child.stderr.take().map(|stderr| follow(stderr, said.clone())));
+        if keep_stdout {
+            followers.extend(child.stdout.take().map(|stdout| follow(stdout, said.clone())));
         }
-        if keep_stdout && let Some(stdout) = child.stdout.take() {
-            follow(stdout, said.clone());
-        }
-        Ok(Self { child, said })
+        Ok(Self { child, said, followers })
     }
 
     /// The process itself.
@@ -275,7 +277,15 @@ impl Process {
         let _ = rustix::process::kill_process(Pid::from_child(&self.child), signal);
     }
 
-    /// All that it has said.
+    /// All that it says until its end. Waits for that, so the process has to have ended.
+    pub fn all_said(&mut self) -> String {
+        for follower in self.followers.drain(..) {
+            let _ = follower.join();
+        }
+        self.said()
+    }
+
+    /// What it has said so far.
     #[must_use]
     pub fn said(&self) -> String {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
@@ -297,7 +307,7 @@ impl Drop for Process {
     }
 }
 
-fn follow(source: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) {
+fn follow(source: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
@@ -309,7 +319,7 @@ fn follow(source: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) {
                 lines.push(text);
             }
         }
-    });
+    })
 }
 
 /// "exit status 3", "signal 6".

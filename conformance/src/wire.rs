@@ -139,7 +139,8 @@ impl View<'_> {
 }
 
 /// The bytes that the fields of a table take.
-fn size(table: &[Field]) -> usize {
+#[must_use]
+pub fn size(table: &[Field]) -> usize {
     table.iter().map(|field| field.size).sum()
 }
 
@@ -154,6 +155,11 @@ impl From<Vec<(&'static str, u64)>> for Fields {
 }
 
 impl Fields {
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().copied()
+    }
+
     /// The value of a field.
     ///
     /// # Panics
