@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs deny spec example bare-metal firmware check-demo ## every check there is
+test: tools-test fetch lint unit docs deny spec example bare-metal firmware big-endian check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -50,6 +50,9 @@ bare-metal: ## weave-core for a microcontroller
 
 firmware: ## all vectors through weave-core on an emulated Cortex-M4
 	.ci/firmware
+
+big-endian: ## weave-core's tests, all vectors among them, on an emulated big-endian processor
+	.ci/big-endian
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left
 	.ci/check-demo
