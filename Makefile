@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs deny spec example bare-metal firmware big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example bare-metal firmware big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs deny spec example bare-metal firmware big-endian check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example bare-metal firmware big-endian check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -34,6 +34,9 @@ unit: ## all tests under nextest, and the documentation's examples
 
 docs: ## the documentation, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+api: ## what weave-core offers against its list
+	.ci/public-api
 
 deny: ## licences, sources and advisories of the dependencies
 	.ci/deny
