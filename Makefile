@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example bare-metal firmware big-endian check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example bare-metal firmware big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
