@@ -22,7 +22,11 @@ quick: ## formatting, lints and the fast tests, without the engine
 	cargo nextest run --locked -p weave-core -p weave-client
 	cargo nextest run --locked -p weave-daemon --no-default-features
 
+# The oldest compiler is Cargo.toml's to say: clippy refuses what is newer, and who repeats it repeats the same.
+oldest = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 lint: ## formatting and clippy, with and without the engine
+	grep -q 'Rust toolchain.*($(oldest) or' README.md
+	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
