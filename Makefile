@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs deny spec example bare-metal check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example bare-metal big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs deny spec example bare-metal check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -22,7 +22,11 @@ quick: ## formatting, lints and the fast tests, without the engine
 	cargo nextest run --locked -p weave-core -p weave-client
 	cargo nextest run --locked -p weave-daemon --no-default-features
 
+# The oldest compiler is Cargo.toml's to say: clippy refuses what is newer, and who repeats it repeats the same.
+oldest = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 lint: ## formatting and clippy, with and without the engine
+	grep -q 'Rust toolchain.*($(oldest) or' README.md
+	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
@@ -34,6 +38,9 @@ unit: ## all tests under nextest, and the documentation's examples
 
 docs: ## the documentation, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+api: ## what weave-core offers against its list
+	.ci/public-api
 
 deny: ## licences, sources and advisories of the dependencies
 	.ci/deny
@@ -47,6 +54,9 @@ example: ## the Python client that was written from the text alone, against weav
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal
+
+big-endian: ## weave-core's tests, all vectors among them, on an emulated big-endian processor
+	.ci/big-endian
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left
 	.ci/check-demo

@@ -68,6 +68,11 @@ fn response_parse(bytes: Bytes) {
 #[bench::by_16(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(1 << 20).leak(), 16)]
 #[bench::by_1500(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(1 << 20).leak(), 1_500)]
 #[bench::by_65536(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(1 << 20).leak(), 65_536)]
+// `.ci/instructions` compares these per byte: splitting is linear.
+#[bench::kib_64_by_16(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(64 << 10).leak(), 16)]
+#[bench::kib_64_by_1500(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(64 << 10).leak(), 1_500)]
+#[bench::mib_4_by_16(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(4 << 20).leak(), 16)]
+#[bench::mib_4_by_1500(kept(Stream::new(MAX_SKIPPED_PAYLOAD)), stream(4 << 20).leak(), 1_500)]
 fn stream_split(stream: &mut Stream, bytes: Bytes, cut: usize) {
     let _ = black_box(split_all(stream, bytes, cut));
 }
