@@ -63,6 +63,8 @@ pub enum Run {
     /// The vectors with these names, against a server or a client, and against a library. `*` stands for any end of a
     /// name.
     Vectors(Receiver, &'static [&'static str]),
+    /// Vectors for a client, against a library alone.
+    Streams(&'static [&'static str]),
     /// Against a server.
     Server(ServerCase),
     /// Against a client.
@@ -99,7 +101,7 @@ impl Case {
             Run::Vectors(Receiver::Client, _) => &[Mode::Client, Mode::Codec],
             Run::Server(_) => &[Mode::Server],
             Run::Client(_) => &[Mode::Client],
-            Run::Codec(_) => &[Mode::Codec],
+            Run::Codec(_) | Run::Streams(_) => &[Mode::Codec],
         }
     }
 }

@@ -14,6 +14,7 @@ use weave_conformance::run::{ExpectedFailures, Plan, Selection, run};
 use weave_conformance::server::Server;
 use weave_conformance::server_cases::be_a_stranger;
 use weave_conformance::testee::{Address, Folder};
+use weave_conformance::wire::Receiver;
 
 /// Tests implementations of the Weave protocol, in any language, from outside.
 #[derive(Parser)]
@@ -212,7 +213,7 @@ fn server(
     options.report(Mode::Server, testee, plan, |case| match &case.run {
         Run::Server(how) => server.run(how, case.requirement()),
         Run::Vectors(_, names) => server.run_vectors(names, case.requirement()),
-        Run::Client(_) | Run::Codec(_) => unreachable!("the plan is of this mode"),
+        _ => unreachable!("the plan is of this mode"),
     })
 }
 
@@ -234,7 +235,7 @@ fn client(
     options.report(Mode::Client, exec, plan, |case| match case.run {
         Run::Client(how) => client.run(how, case.requirement()),
         Run::Vectors(_, names) => client.run_vectors(names, case.requirement()),
-        Run::Server(_) | Run::Codec(_) => unreachable!("the plan is of this mode"),
+        _ => unreachable!("the plan is of this mode"),
     })
 }
 
@@ -245,7 +246,8 @@ fn codec(exec: Option<String>, options: &Options) -> Result<ExitCode, Trouble> {
     options.report(Mode::Codec, exec, plan, |case| match case.run {
         Run::Codec(how) => adapter.run(how, case.requirement()),
         Run::Vectors(receiver, names) => adapter.run_vectors(receiver, names, case.requirement()),
-        Run::Server(_) | Run::Client(_) => unreachable!("the plan is of this mode"),
+        Run::Streams(names) => adapter.run_vectors(Receiver::Client, names, case.requirement()),
+        _ => unreachable!("the plan is of this mode"),
     })
 }
 

@@ -639,8 +639,10 @@ impl Lines<'_, '_> {
         let tail_bytes = self.fields(table, payload)?;
         if !tail_bytes.is_empty() {
             match tail {
-                "error_msg" => self
-                    .line(tail_bytes, format_args!("error_msg {:?}", String::from_utf8_lossy(tail_bytes)))?,
+                "error_msg" => {
+                    let text: String = String::from_utf8_lossy(tail_bytes).chars().take(100).collect();
+                    self.line(tail_bytes, format_args!("error_msg {text:?}"))?;
+                }
                 tail => self.line(tail_bytes, format_args!("{tail}"))?,
             }
         }

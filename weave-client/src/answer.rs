@@ -15,9 +15,8 @@ use weave_core::response::{ResponseError, ResponseHead};
 use crate::link::Link;
 use crate::{Error, Progress};
 
-/// Longest payload of an error that is read: its length field allows 64 KiB of words, and a later
-/// version may append as much again.
-const MAX_ERROR_PAYLOAD: u32 = 128 * 1024;
+/// As much of an error's payload as its message can reach; what a later version appends is skipped.
+const MAX_ERROR: u32 = 18 + u16::MAX as u32;
 
 /// An answer up to its pixels.
 pub(crate) enum Head {
@@ -109,7 +108,7 @@ pub(crate) fn read_head(link: &mut Link) -> Result<Head, Error> {
         // An error is read whatever its version: a daemon that doesn't speak ours says so in its own.
         Kind::Response if header.version() != VERSION => Err(Nonsense::Version(header.version()).into()),
         Kind::Response => read_response(link, header),
-        Kind::Error => read_refusal(link, &raw),
+        Kind::Error => read_refusal(link, header, &raw),
         other => Err(Nonsense::Type(other.to_wire()).into()),
     }
 }
@@ -123,12 +122,15 @@ fn read_response(link: &mut Link, header: Header) -> Result<Head, Error> {
     Ok(Head::Image { head, trailing })
 }
 
-fn read_refusal(link: &mut Link, raw: &[u8; HEADER_LEN]) -> Result<Head, Error> {
-    let header = Header::parse(raw, MAX_ERROR_PAYLOAD).map_err(Nonsense::Frame)?;
+fn read_refusal(link: &mut Link, header: Header, raw: &[u8; HEADER_LEN]) -> Result<Head, Error> {
+    let kept = header.payload_len().min(MAX_ERROR);
     let mut frame = raw.to_vec();
-    frame.resize(HEADER_LEN + header.payload_len() as usize, 0);
+    // The frame is made as short as what is kept of it.
+    frame[8..12].copy_from_slice(&kept.to_be_bytes());
+    frame.resize(HEADER_LEN + kept as usize, 0);
     link.fill(&mut frame[HEADER_LEN..])?;
-    match split(&frame, MAX_ERROR_PAYLOAD).map_err(Nonsense::Frame)? {
+    link.skip((header.payload_len() - kept) as usize)?;
+    match split(&frame, MAX_ERROR).map_err(Nonsense::Frame)? {
         Split::Frame(frame, _) => {
             let error = error::parse(&frame).map_err(Nonsense::Error)?;
             let refusal =
