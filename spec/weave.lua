@@ -27,9 +27,9 @@ local MAGIC = "WEVE"
 local HEADER_LEN = 16
 local VERSION = 1
 local REQUEST, RESPONSE, ERROR = 0x0001, 0x0002, 0x00FF
+local MAX_REQUEST_PAYLOAD = 6204
 local MAX_SKIPPED_PAYLOAD = 10485760
 local MAX_RESPONSE_PAYLOAD = 16777248
-local MAX_PROMPT_DATA = 6144
 local MAX_PROMPT = 2048
 local MAX_ERROR_MSG = 255
 
@@ -78,9 +78,10 @@ local fields = {
     msg_type = ProtoField.uint16("weave.msg_type", "msg_type", base.HEX, MSG_TYPES),
     payload_len = u32("payload_len", BYTES, "Bytes after the header"),
     reserved = ProtoField.uint32("weave.reserved", "reserved", base.HEX),
-    payload = ProtoField.bytes("weave.payload", "payload", base.NONE, "A payload whose layout is not known"),
-    appended = ProtoField.bytes("weave.appended", "appended", base.NONE, "Bytes after the fields of this version"),
-    unframed = ProtoField.bytes("weave.unframed", "unframed", base.NONE, "Bytes that belong to no frame"),
+    -- These three have the names that the test vectors give to what is not a field of the specification.
+    payload = ProtoField.bytes("weave.payload", "payload", base.NONE, "The part of a payload whose layout is not known"),
+    trailing = ProtoField.bytes("weave.trailing", "trailing", base.NONE, "Bytes after the fields of this version"),
+    junk = ProtoField.bytes("weave.junk", "junk", base.NONE, "Bytes that belong to no frame"),
 
     request_id = ProtoField.uint64("weave.request_id", "request_id", base.DEC),
     model_id = u32_enum("model_id", MODELS),
@@ -128,7 +129,7 @@ local experts = {
     out_of_range = expert_info("out_of_range", "a value out of its range", "PROTOCOL", "ERROR"),
     bad_prompt = expert_info("bad_prompt", "a prompt's length, place or text", "PROTOCOL", "ERROR"),
     bad_answer = expert_info("bad_answer", "an answer that does not fit its request", "PROTOCOL", "WARN"),
-    unknown = expert_info("unknown", "a version, type or code that version 1 does not have", "PROTOCOL", "WARN"),
+    unknown = expert_info("unknown", "a version or type that version 1 does not have", "PROTOCOL", "WARN"),
     refused = expert_info("refused", "the server answered with an error", "RESPONSE_CODE", "NOTE"),
     ignored = expert_info("ignored", "bytes that a receiver ignores", "PROTOCOL", "NOTE"),
     cut = expert_info("cut", "the capture does not have all of this frame", "UNDECODED", "NOTE"),
@@ -141,8 +142,8 @@ weave.prefs.port = Pref.uint("TCP port", 0, "The port of a Weave server. 0: reco
 
 -- What was found out on the first pass, by packet and by the frame's place among those that end in the packet.
 local links = {}
--- The requests that have no answer yet: by connection, client and request_id a list, oldest first, since ids may
--- repeat (W1-CON-004).
+-- The requests that have no answer yet: by connection, client and request_id a queue, since ids may repeat
+-- (W1-CON-004). A queue has its items from `first` to `last`.
 local waiting = {}
 
 -- Called before a file is read.
@@ -181,8 +182,10 @@ local function track_request(pinfo, tree, place, request)
     if not pinfo.visited then
         local key = connection_key(pinfo.src, pinfo.src_port, request.id)
         request.link, request.number, request.time = link, pinfo.number, pinfo.rel_ts
-        waiting[key] = waiting[key] or {}
-        table.insert(waiting[key], request)
+        local queue = waiting[key] or { first = 1, last = 0 }
+        waiting[key] = queue
+        queue.last = queue.last + 1
+        queue[queue.last] = request
     end
     if link.answer_in then
         add_generated(tree, fields.answer_in, link.answer_in)
@@ -193,9 +196,11 @@ end
 local function track_answer(pinfo, tree, place, id, size)
     local link = link_of(pinfo, place)
     if not pinfo.visited then
-        local list = waiting[connection_key(pinfo.dst, pinfo.dst_port, id)]
-        link.request = list and table.remove(list, 1)
+        local queue = waiting[connection_key(pinfo.dst, pinfo.dst_port, id)]
+        link.request = queue and queue[queue.first]
         if link.request then
+            queue[queue.first] = nil
+            queue.first = queue.first + 1
             link.request.link.answer_in = pinfo.number
         end
     end
@@ -222,11 +227,12 @@ end
 local Reader = {}
 Reader.__index = Reader
 
--- `tvb` has a frame as far as it was captured; `payload_len` is what its header says.
-local function new_reader(tvb, tree, payload_len)
+-- `tvb` has a frame as far as it was captured; `payload_len` is what its header says, `length_item` where it is shown.
+local function new_reader(tvb, tree, payload_len, length_item)
     local stop = HEADER_LEN + payload_len
     return setmetatable({
         tvb = tvb, tree = tree, at = HEADER_LEN, stop = stop, size = math.min(stop, tvb:len()),
+        payload_len = payload_len, length_item = length_item,
     }, Reader)
 end
 
@@ -268,14 +274,22 @@ end
 -- Says so if the payload, and not just the capture, ended before its fields did.
 function Reader:note_short(needed, id)
     if self.short and self.stop == self.size then
-        self.tree:add_proto_expert_info(experts.bad_length, string.format(
-            "payload_len %s: too short for the fields, which take %s bytes (%s)", self.stop - HEADER_LEN, needed, id))
+        self.length_item:add_proto_expert_info(experts.bad_length, string.format(
+            "payload_len %s: too short for the fields, which take %s bytes (%s)", self.payload_len, needed, id))
+    end
+end
+
+-- Says so if the next `size` bytes, which `name` announced, are more than the payload has.
+function Reader:check_announced(name, size, id)
+    if size > self:left() then
+        self.length_item:add_proto_expert_info(experts.bad_length, string.format(
+            "payload_len %s: %s is %s, and only %s bytes follow it (%s)", self.payload_len, name, size, self:left(), id))
     end
 end
 
 -- Shows what follows the fields of this version.
-function Reader:appended(id)
-    local range, item = self:take_captured(fields.appended, self:left())
+function Reader:trailing(id)
+    local range, item = self:take_captured(fields.trailing, self:left())
     if range then
         item:add_proto_expert_info(experts.ignored, "after the last field, and so ignored (" .. id .. ")")
     end
@@ -344,12 +358,13 @@ end
 local function show_prompt(tree, data, data_len, prompt)
     local name, offset, length = prompt.name, prompt.offset, prompt.length
     local stop = offset + length
-    if length < 1 or length > MAX_PROMPT then
-        prompt.item:add_proto_expert_info(experts.bad_prompt, string.format(
+    local length_ok = length >= 1 and length <= MAX_PROMPT
+    if not length_ok then
+        prompt.length_item:add_proto_expert_info(experts.bad_prompt, string.format(
             "%s_length %s: must be 1 to %s (W1-REQ-001)", name, length, MAX_PROMPT))
     end
     if stop > data_len then
-        prompt.item:add_proto_expert_info(experts.bad_prompt, string.format(
+        prompt.offset_item:add_proto_expert_info(experts.bad_prompt, string.format(
             "%s ends at byte %s, prompt_data at byte %s (W1-REQ-002)", name, stop, data_len))
     end
     if length == 0 or not data or stop > data:len() then
@@ -358,6 +373,9 @@ local function show_prompt(tree, data, data_len, prompt)
     local range = data:range(offset, length)
     local item = tree:add_packet_field(fields[name], range, ENC_UTF_8)
     item:append_text(string.format(" (bytes %s to %s of prompt_data)", offset, stop - 1))
+    if not length_ok then
+        return  -- no server looks at the text of such a prompt
+    end
     local text = range:raw()
     local bad = not_utf8(text)
     if bad then
@@ -395,17 +413,14 @@ local function show_sd35(reader)
 
     local prompts = {}
     for _, name in ipairs({ "clip_l", "clip_g", "t5" }) do
-        local offset = reader:u32(fields[name .. "_offset"])
-        local length, item = reader:u32(fields[name .. "_length"])
-        table.insert(prompts, { name = name, offset = offset, length = length, item = item })
+        local prompt = { name = name }
+        prompt.offset, prompt.offset_item = reader:u32(fields[name .. "_offset"])
+        prompt.length, prompt.length_item = reader:u32(fields[name .. "_length"])
+        table.insert(prompts, prompt)
     end
     if not reader.short then
         local data_len = reader:left()
-        local data, data_item = reader:take_captured(fields.prompt_data, data_len)
-        if data_len > MAX_PROMPT_DATA then
-            (data_item or tree):add_proto_expert_info(experts.bad_length, string.format(
-                "prompt_data of %s bytes: at most %s (W1-FRM-001)", data_len, MAX_PROMPT_DATA))
-        end
+        local data = reader:take_captured(fields.prompt_data, data_len)
         for _, prompt in ipairs(prompts) do
             show_prompt(tree, data, data_len, prompt)
         end
@@ -413,7 +428,7 @@ local function show_sd35(reader)
     return width, height
 end
 
--- Each of these three shows a payload and returns a line about it for the Info column.
+-- Each of these four shows a payload and returns a line about it for the Info column.
 
 local function show_request(reader, pinfo, place)
     local id = reader:u64(fields.request_id)
@@ -439,7 +454,7 @@ local function show_response(reader, pinfo, place)
     local id = reader:u64(fields.request_id)
     local status, status_item = reader:u32(fields.status)
     if status and status ~= 200 then
-        out_of_range(status_item, "status", status, "200", "W1-RSP-004")
+        out_of_range(status_item, "status", status, "200", "W1-RSP-004, W1-RSP-005")
     end
     local milliseconds = reader:u32(fields.generation_time_ms)
     local width, width_item = reader:u32(fields.image_width)
@@ -455,18 +470,15 @@ local function show_response(reader, pinfo, place)
         -- Only with numbers in range, so that their product is exact.
         if side_ok(width) and side_ok(height) and CHANNELS[channels] and length ~= width * height * channels then
             length_item:add_proto_expert_info(experts.bad_length, string.format(
-                "image_data_len %s: %s · %s · %s is %s (W1-RSP-004)", length, width, height, channels,
+                "image_data_len %s: %s · %s · %s is %s (W1-RSP-004, W1-RSP-005)", length, width, height, channels,
                 width * height * channels))
         end
-        if length > reader:left() then
-            length_item:add_proto_expert_info(experts.bad_length, string.format(
-                "image_data_len %s: only %s bytes follow in the payload (W1-RSP-006)", length, reader:left()))
-        end
+        reader:check_announced("image_data_len", length, "W1-RSP-006")
         local pixels, pixels_item = reader:take_captured(fields.image_data, length)
         if pixels then
             pixels_item:set_text(string.format("image_data: %s bytes", pixels:len()))
         end
-        reader:appended("W1-RSP-007")
+        reader:trailing("W1-RSP-007")
     end
     reader:note_short(32, "W1-RSP-006")
     if id then
@@ -492,7 +504,7 @@ local function show_error(reader, pinfo, place)
     elseif code == 0 then
         code_item:add_proto_expert_info(experts.out_of_range, "error_code 0 (NONE) is never sent")
     elseif code then
-        code_item:add_proto_expert_info(experts.unknown, string.format(
+        code_item:add_proto_expert_info(experts.refused, string.format(
             "error_code %s is not known here: go by the status (W1-ERR-006)", code))
     end
 
@@ -500,10 +512,8 @@ local function show_error(reader, pinfo, place)
     local length_range, length_item = reader:take(fields.error_msg_len, 2)
     if length_range then
         local length = length_range:uint()
-        if length > reader:left() then
-            length_item:add_proto_expert_info(experts.bad_length, string.format(
-                "error_msg_len %s: only %s bytes follow in the payload (W1-ERR-008)", length, reader:left()))
-        elseif length > MAX_ERROR_MSG then
+        reader:check_announced("error_msg_len", length, "W1-ERR-008")
+        if length > MAX_ERROR_MSG then
             length_item:add_proto_expert_info(experts.bad_length, string.format(
                 "error_msg_len %s: at most %s (W1-ERR-003)", length, MAX_ERROR_MSG))
         end
@@ -515,7 +525,7 @@ local function show_error(reader, pinfo, place)
             end
             text = ": " .. printable(message)
         end
-        reader:appended("W1-ERR-009")
+        reader:trailing("W1-ERR-009")
     end
     reader:note_short(18, "W1-ERR-008")
     if id then
@@ -524,7 +534,20 @@ local function show_error(reader, pinfo, place)
     return string.format("Error %s: %s%s", id or "?", known and known.name or code or "?", text)
 end
 
+-- What is of another version or type has at least a request_id, which the answer will repeat (W1-ERR-001).
+local function show_other(reader, pinfo, place, version, msg_type)
+    local id = reader:u64(fields.request_id)
+    reader:take_captured(fields.payload, reader:left())
+    if id then
+        track_request(pinfo, reader.tree, place, { id = id })
+    end
+    return string.format("Version %s, msg_type 0x%04x, %s", version, msg_type, id or "?")
+end
+
 -- Frames -------------------------------------------------------------------------------------------------------------
+
+-- The rule about the version of each type of message.
+local VERSION_RULES = { [REQUEST] = "W1-VER-003", [RESPONSE] = "W1-FRM-010", [ERROR] = "W1-VER-006" }
 
 -- The largest payload that a receiver of such a message follows, and the rule that says so.
 local function max_payload(msg_type)
@@ -559,11 +582,13 @@ local function show_frame(tvb, pinfo, root)
     local version, msg_type = tvb:range(4, 2):uint(), tvb:range(6, 2):uint()
     local version_item = tree:add(fields.version, tvb:range(4, 2))
     if version ~= VERSION then
-        version_item:add_proto_expert_info(experts.unknown, string.format("version %s is not known here", version))
+        version_item:add_proto_expert_info(experts.unknown, string.format(
+            "version %s is not known here (%s)", version, VERSION_RULES[msg_type] or VERSION_RULES[REQUEST]))
     end
     local type_item = tree:add(fields.msg_type, tvb:range(6, 2))
     if not MSG_TYPES[msg_type] then
-        type_item:add_proto_expert_info(experts.unknown, string.format("msg_type 0x%04x is not known here", msg_type))
+        type_item:add_proto_expert_info(experts.unknown, string.format(
+            "msg_type 0x%04x is not known here (W1-VAL-001, W1-FRM-010)", msg_type))
     end
 
     local payload_len = tvb:range(8, 4):uint()
@@ -572,7 +597,11 @@ local function show_frame(tvb, pinfo, root)
     if payload_len > most then
         length_item:add_proto_expert_info(experts.bad_length, string.format(
             "payload_len %s: at most %s, so the stream can't be followed any further (%s)", payload_len, most, rule))
-    elseif HEADER_LEN + payload_len > tvb:len() then
+    elseif msg_type == REQUEST and version == VERSION and payload_len > MAX_REQUEST_PAYLOAD then
+        length_item:add_proto_expert_info(experts.bad_length, string.format(
+            "payload_len %s: at most %s in a request (W1-FRM-001)", payload_len, MAX_REQUEST_PAYLOAD))
+    end
+    if payload_len <= most and HEADER_LEN + payload_len > tvb:len() then
         tree:add_proto_expert_info(experts.cut)
     end
     local reserved_item = tree:add(fields.reserved, tvb:range(12, 4))
@@ -581,28 +610,31 @@ local function show_frame(tvb, pinfo, root)
             "reserved is not 0 (W1-HDR-004), which a receiver ignores (W1-HDR-005)")
     end
 
-    local reader = new_reader(tvb, tree, payload_len)
+    local reader = new_reader(tvb, tree, payload_len, length_item)
     local text
+    if payload_len > most then
+        -- Nobody reads such a payload, nor is its request_id repeated (W1-ERR-001).
+        reader:take_captured(fields.payload, payload_len)
+        text = string.format("Too long: %s bytes", payload_len)
     -- Of other versions, only answers can be read: they grow at their end (W1-VER-005).
-    if msg_type == RESPONSE then
+    elseif msg_type == RESPONSE then
         text = show_response(reader, pinfo, place)
     elseif msg_type == ERROR then
         text = show_error(reader, pinfo, place)
     elseif msg_type == REQUEST and version == VERSION then
         text = show_request(reader, pinfo, place)
     else
-        reader:take_captured(fields.payload, payload_len)
-        text = string.format("version %s, msg_type 0x%04x", version, msg_type)
+        text = show_other(reader, pinfo, place, version, msg_type)
     end
     tree:append_text(", " .. text)
     add_info(pinfo, place, text)
 end
 
 -- Bytes where a frame should have begun.
-local function show_unframed(range, pinfo, root)
+local function show_junk(range, pinfo, root)
     local tree = root:add(weave, range)
     tree:append_text(string.format(", %s bytes that belong to no frame", range:len()))
-    tree:add(fields.unframed, range):add_proto_expert_info(experts.bad_magic,
+    tree:add(fields.junk, range):add_proto_expert_info(experts.bad_magic,
         "no frame begins here: the magic is missing (W1-FRM-004, W1-FRM-006), or a beginning that was not captured")
     add_info(pinfo, next_place(pinfo), "no magic")
 end
@@ -630,7 +662,7 @@ local function show_stream(tvb, pinfo, root)
             -- A peer gives up here (W1-FRM-004, W1-FRM-006). Whoever reads a capture may want to see what follows.
             local found = tvb:raw(at, left):find(MAGIC, 2, true)
             stop = found and at + found - 1 or size
-            show_unframed(tvb:range(at, stop - at), pinfo, root)
+            show_junk(tvb:range(at, stop - at), pinfo, root)
         elseif left < HEADER_LEN then
             if ask_for_more(tvb, pinfo, at, DESEGMENT_ONE_MORE_SEGMENT) then
                 return
