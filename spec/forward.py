@@ -5,8 +5,8 @@
 
 LISTEN and TARGET are the path of a Unix socket or host:port. FILE gets the bytes as a capture in which client and
 server talk over TCP with made-up addresses: that is how bytes of a Unix socket get into Wireshark.
-`forward.py --pcap /dev/stdout LISTEN TARGET | wireshark -k -i -` shows them while they pass. With port 0 in LISTEN the
-system chooses one. The first line on standard error says where it listens.
+`forward.py --pcap /dev/stdout LISTEN TARGET | tshark -X lua_script:weave.lua -i -` shows them while they pass. With
+port 0 in LISTEN the system chooses one. The first line on standard error says where it listens.
 """
 import argparse
 import contextlib
@@ -39,8 +39,10 @@ class Capture:
         with self.lock:
             self.packets += 1
             seconds, microseconds = divmod(round(self.clock() * 1_000_000), 1_000_000)
-            self.file.write(struct.pack("<IIII", seconds, microseconds, len(captured), len(data)) + captured)
-            self.file.flush()
+            try:
+                self.file.write(struct.pack("<IIII", seconds, microseconds, len(captured), len(data)) + captured)
+            except OSError as fault:
+                raise RuntimeError("can't write the capture: %s" % fault) from fault
 
     def connection(self):
         with self.lock:
@@ -117,6 +119,12 @@ def serve(client, target, capture):
         answers.join()
 
 
+def give_up(failure):
+    """What ends a thread ends the program: a capture with a hole in it would mislead."""
+    print("forward.py: %s" % failure.exc_value, file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pcap", metavar="FILE")
@@ -124,15 +132,20 @@ def main():
     parser.add_argument("target", metavar="TARGET")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1))
+    threading.excepthook = give_up
     os.umask(0o077)  # prompts and images are their owner's affair
     family, name = parse(args.listen)
     with contextlib.ExitStack() as cleanup:
         listener = cleanup.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        capture, at_fault = None, args.pcap
         try:
-            capture = Capture(cleanup.enter_context(open(args.pcap, "wb"))) if args.pcap else None
+            if args.pcap:
+                capture = Capture(cleanup.enter_context(open(args.pcap, "wb", buffering=0)))
+            at_fault = args.listen
             listener.bind(name)
         except (OSError, OverflowError) as fault:
-            parser.error("%s: %s" % (args.listen, fault))
+            parser.error("%s: %s" % (at_fault, fault))
         if family == socket.AF_UNIX:
             cleanup.callback(os.unlink, name)
         listener.listen()

@@ -1,25 +1,28 @@
--- Weave, version 1, in Wireshark and tshark: a dissector for what weave-v1.md describes.
+-- Weave, version 1, in Wireshark and tshark: a dissector for what weave-v1.md describes. Tested with Wireshark 4.0.
 --
 --   tshark -X lua_script:spec/weave.lua -i lo -f 'tcp port 7001'
---   tshark -X lua_script:spec/weave.lua -2 -r file.pcap -V -O weave
+--   tshark -X lua_script:spec/weave.lua -2 -r file.pcap -O weave
 --
--- or put this file into the folder that Help > About Wireshark > Folders calls "Personal Lua Plugins". Tested with
--- Wireshark 4.0.
+-- or put this file into the folder that Help > About Wireshark > Folders calls "Personal Lua Plugins"
+-- (~/.local/lib/wireshark/plugins). A request shows where its answer is only after a second pass: that is what -2 is
+-- for, and Wireshark always makes one.
 --
--- TCP. Weave has no port of its own. A connection is recognised by the magic at the beginning of a segment; where that
--- is not to be had (the capture began later, or the first segment has less than four bytes), set the preference
+-- TCP. Weave has no port of its own. A connection is recognised by the magic at the beginning of a segment. Where that
+-- is not to be had (the capture began later, or the first segment has less than four bytes) set the preference
 -- weave.port (-o weave.port:7001) or use Decode As (-d tcp.port==7001,weave).
 --
--- Unix sockets. No capture tool sees their bytes. check-dissector/forward.py stands between client and server and
--- writes what passes as a capture in which the two talk over TCP, with made-up addresses:
+-- Unix sockets. No capture tool sees their bytes. forward.py stands between client and server and writes what passes
+-- as a capture in which the two talk over TCP:
 --
---   python3 spec/check-dissector/forward.py --pcap file.pcap /tmp/spy/weave.sock "$XDG_RUNTIME_DIR/weave/weave.sock"
---   weave --socket /tmp/spy/weave.sock generate ...
+--   python3 spec/forward.py --pcap file.pcap /tmp/spy.sock "$XDG_RUNTIME_DIR/weave/weave.sock" &
+--   weave generate "a cat in space" --socket /tmp/spy.sock
 --
 -- Fields have the names of the specification, with "weave." before them, and its units. What breaks a rule gets an
--- expert info that names the rule's id; the filter `_ws.expert` finds them all, `weave.out_of_range` those of a kind.
--- A request shows where its answer is only after a second pass: that is what -2 is for, and Wireshark always makes one.
--- A frame in whose middle the stream ends is not shown as Weave (W1-FRM-009); its packets are TCP segments.
+-- expert info that names the rule's id. The filter `_ws.expert` finds them all, `weave.out_of_range` those of a kind;
+-- `weave.error_code` finds the errors.
+--
+-- A frame in whose middle the stream ends is not shown as Weave (W1-FRM-009): its packets are TCP segments. Nothing on
+-- the wire says which peer is the server, so a message to the wrong side looks like any other.
 
 local weave = Proto("weave", "Weave")
 
@@ -79,7 +82,7 @@ local fields = {
     payload_len = u32("payload_len", BYTES, "Bytes after the header"),
     reserved = ProtoField.uint32("weave.reserved", "reserved", base.HEX),
     -- These three have the names that the test vectors give to what is not a field of the specification.
-    payload = ProtoField.bytes("weave.payload", "payload", base.NONE, "The part of a payload whose layout is not known"),
+    payload = ProtoField.bytes("weave.payload", "payload", base.NONE, "What is of unknown layout in a payload"),
     trailing = ProtoField.bytes("weave.trailing", "trailing", base.NONE, "Bytes after the fields of this version"),
     junk = ProtoField.bytes("weave.junk", "junk", base.NONE, "Bytes that belong to no frame"),
 
@@ -283,7 +286,7 @@ end
 function Reader:check_announced(name, size, id)
     if size > self:left() then
         self.length_item:add_proto_expert_info(experts.bad_length, string.format(
-            "payload_len %s: %s is %s, and only %s bytes follow it (%s)", self.payload_len, name, size, self:left(), id))
+            "payload_len %s: %s is %s, and only %s bytes follow (%s)", self.payload_len, name, size, self:left(), id))
     end
 end
 
@@ -557,8 +560,8 @@ local function max_payload(msg_type)
     return MAX_SKIPPED_PAYLOAD, "W1-FRM-002"
 end
 
--- How manieth Weave frame of this packet comes now. The count lives as long as one dissection of the packet, so a
--- frame has the same place each time.
+-- The place of the next frame among those that end in this packet, from 1. The count lives as long as one dissection of
+-- the packet, so a frame has the same place each time.
 local function next_place(pinfo)
     local place = (tonumber(pinfo.private.weave_frames) or 0) + 1
     pinfo.private.weave_frames = tostring(place)
@@ -612,11 +615,11 @@ local function show_frame(tvb, pinfo, root)
 
     local reader = new_reader(tvb, tree, payload_len, length_item)
     local text
+    -- Nobody reads a payload that is too long, nor is its request_id repeated (W1-ERR-001). Of other versions, only
+    -- answers can be read: they grow at their end (W1-VER-005).
     if payload_len > most then
-        -- Nobody reads such a payload, nor is its request_id repeated (W1-ERR-001).
         reader:take_captured(fields.payload, payload_len)
         text = string.format("Too long: %s bytes", payload_len)
-    -- Of other versions, only answers can be read: they grow at their end (W1-VER-005).
     elseif msg_type == RESPONSE then
         text = show_response(reader, pinfo, place)
     elseif msg_type == ERROR then

@@ -61,7 +61,8 @@ def tshark(*arguments):
     said = done.stderr + done.stdout
     signs = [sign for sign in LUA_TROUBLE if sign in said]
     at = said.find(signs[0]) if signs else 0
-    check(" ".join(command), not signs and done.returncode == 0, said[max(at - 100, 0):at + 300].decode("utf-8", "replace"))
+    detail = said[max(at - 100, 0):at + 300].decode("utf-8", "replace")
+    check(" ".join(command), not signs and done.returncode == 0, detail)
     return done.stdout
 
 
@@ -155,6 +156,12 @@ def groups_of(vector):
     return groups
 
 
+def goes_astray(vector):
+    """Whether there is a message for the other side in it. That looks right: who is who is not on the wire."""
+    for_other_side = (RESPONSE, ERROR) if vector["receiver"] == "server" else (REQUEST,)
+    return any(group["msg_type"] in for_other_side for group in groups_of(vector))
+
+
 def as_shown(group, too_long):
     """The fields that must be shown of a frame: none that is cut, and `payload` for all that can't be told apart."""
     known = [*HEADER, "request_id"]
@@ -170,9 +177,6 @@ def as_shown(group, too_long):
 
 def vector_problems(vector, seen):
     outcomes, groups = vector["expect"]["frames"], groups_of(vector)
-    for_other_side = (RESPONSE, ERROR) if vector["receiver"] == "server" else (REQUEST,)
-    if any(group.get("msg_type") in for_other_side for group in groups):
-        return  # who is who is not on the wire, so that a message to the wrong side looks right
     if len(seen) < len(outcomes) or (vector["expect"]["end"] != "closed" and len(seen) > len(outcomes)):
         yield "%d frames instead of %d" % (len(seen), len(outcomes))
     noted = 0
@@ -223,7 +227,7 @@ def cut(stream, rng):
 
 def check_vectors():
     rng = random.Random(SEED)
-    vectors = read_vectors()
+    vectors = [vector for vector in read_vectors() if not goes_astray(vector)]
     check("there are vectors", len(vectors) > 400, len(vectors))
     small = [vector for vector in vectors if len(stream_of(vector)) < 1_000_000]
     rounds = [("whole", small, False, ["-2"]), ("cut", small, True, [])]
@@ -312,7 +316,8 @@ def streams():
           ({"request_in": "@1"}, "INVALID_STEPS"), ({"request_in": "@1"}, "INVALID_STEPS")]),
         ("the same request_id twice", [
             Send(True, request(1)), Send(True, request(1)), Send(False, error(1)), Send(False, image(1))],
-         [({"answer_in": "@3"},), ({"answer_in": "@4"},), ({"request_in": "@1", "time": "0.002000000"}, "INVALID_STEPS"),
+         [({"answer_in": "@3"},), ({"answer_in": "@4"},),
+          ({"request_in": "@1", "time": "0.002000000"}, "INVALID_STEPS"),
           ({"request_in": "@2", "time": "0.002000000"},)]),
         ("what is refused unread is answered too", [
             Send(True, request(1, version=2)), Send(True, request(2, msg_type=9)), Send(False, error(2, code=22)),
@@ -370,7 +375,7 @@ def check_streams():
             (seen[0][0], REQUEST_LINES, "Weave, Request 1: 64×64"),
             (seen[0][1], RESPONSE_LINES, "Weave, Response 1: 64×64 RGB, 5 ms"),
             (seen[1][1], ERROR_LINES, "Weave, Error 1: INVALID_STEPS: steps")]:
-        labels = [field.label for name, field in frame.fields.items() if name not in ("answer_in", "request_in", "time")]
+        labels = [frame.fields[name].label for name in frame.fields if name not in ("answer_in", "request_in", "time")]
         check("lines", labels == lines.splitlines(), "\n".join(labels))
         check("title", frame.title == title, frame.title)
     info = tshark("-r", path, "-Y", "tcp.stream == 2", "-T", "fields", "-e", "_ws.col.Info").decode()
@@ -484,8 +489,8 @@ class Peers:
             raise RuntimeError("%s in what it said:\n%s" % (fault, log.read_text("utf-8", "replace"))) from None
 
 
-def may_capture():
-    """None, or why the system doesn't let us."""
+def refusal():
+    """Why the system lets nobody capture here; None if it does."""
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     except OSError as fault:
@@ -541,8 +546,8 @@ def check_live(capture):
                                     ("9", "error_code: GPU_ERROR (9): the engine failed or died", "")]:
         check(label, answered[request_id].fields["error_code"].label == label, answered[request_id])
         check(label, text in "".join(expert.text for expert in asked[request_id].experts), asked[request_id].experts)
-    labels = [frame.fields["error_code"].label for frame in wrong_magic if "error_code" in frame.fields]
-    check("live: wrong magic", labels == ["error_code: INVALID_MAGIC (1): the frame did not begin with the magic"], labels)
+    titles = [frame.title for frame in wrong_magic]
+    check("live: wrong magic", titles[-1].startswith("Weave, Error 0: INVALID_MAGIC: magic is"), titles)
 
 
 def check_real(weave, weaved):
@@ -556,8 +561,9 @@ def check_real(weave, weaved):
         try:
             dumpcap, _ = peers.start(command, "File: ")
         except (RuntimeError, OSError) as fault:
-            why = may_capture()
-            check("dumpcap", why, fault)
+            why = refusal()
+            if not why:
+                check("dumpcap", False, fault)
         make_traffic(peers, weave)
         if dumpcap:
             # Packets are captured in their order, so this one is the last.
