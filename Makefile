@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example bare-metal big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector bare-metal big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -51,6 +51,11 @@ spec: ## the vectors against their schema, and read by Kaitai Struct's parsers
 example: ## the Python client that was written from the text alone, against weaved
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
 	WEAVED=target/example/debug/weaved python3 -B spec/examples/test_client.py
+
+dissector: ## the Wireshark dissector, with tshark, on the vectors and on real traffic
+	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+	cargo build --locked --quiet -p weave-client --target-dir target/example
+	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal
