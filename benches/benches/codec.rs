@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use weave_benches::{
-    CUTS, STREAM_LENS, Stream, example, frame, largest, largest_wide, range_refused, request, response,
-    response_head, response_parts, split_all, stream,
+    CUTS, STREAM_LENS, Stream, example, frame, largest, largest_wide, request, response, response_head,
+    response_parts, shortest, split_all, stream,
 };
 use weave_core::frame::Header;
 use weave_core::limits::{MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD};
@@ -19,7 +19,7 @@ fn requests(c: &mut Criterion) {
         ("parse_example", example()),
         ("parse_largest", largest()),
         ("parse_largest_wide", largest_wide()),
-        ("parse_structure", range_refused()),
+        ("parse_shortest", shortest()),
     ] {
         group.bench_function(name, |b| {
             b.iter(|| {

@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use weave_benches::{
-    Stream, example, frame, largest, largest_wide, range_refused, request, response, response_head,
-    split_all, stream,
+    Stream, example, frame, largest, largest_wide, request, response, response_head, shortest, split_all,
+    stream,
 };
 use weave_core::frame::{Split, split};
 use weave_core::limits::{MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, RESPONSE_HEAD_LEN};
@@ -29,7 +29,7 @@ fn kept_bytes(make: fn() -> Vec<u8>) -> Bytes {
 #[bench::example(kept_bytes(example))]
 #[bench::largest(kept_bytes(largest))]
 #[bench::largest_wide(kept_bytes(largest_wide))]
-#[bench::structure(kept_bytes(range_refused))]
+#[bench::shortest(kept_bytes(shortest))]
 fn request_parse(bytes: Bytes) {
     let frame = frame(bytes);
     let _ = black_box(&weave_core::request::parse(&frame));

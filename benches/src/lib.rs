@@ -3,7 +3,9 @@
 //! All three take their messages from here, so that their figures speak of the same bytes.
 
 use weave_core::frame::{Deframer, Frame, FrameError, Split, split};
-use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD, RESPONSE_FIXED_LEN};
+use weave_core::limits::{
+    HEADER_LEN, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD, REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN,
+};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
 
@@ -45,14 +47,30 @@ pub fn largest_wide() -> Vec<u8> {
     emitted(&with_prompts(Prompts::same(&["宇宙の猫".repeat(170).as_str(), "宇宙ab"].concat())))
 }
 
-/// The example with the last of its three prompts one byte beyond prompt_data. Parsing it takes
-/// every step up to the last range and refuses it there: all of the structure, no UTF-8.
+/// The shortest request, 77 bytes: its three ranges are the same single byte. Parsing it takes every
+/// step but the look at a prompt's bytes, which here is a look at one.
+///
+/// # Panics
+/// If the example is no request.
 #[must_use]
-pub fn range_refused() -> Vec<u8> {
+pub fn shortest() -> Vec<u8> {
     let mut frame = example();
-    if let Some(last_of_t5_offset) = frame.get_mut(HEADER_LEN + 36 + 16 + 3) {
-        *last_of_t5_offset += 1;
-    }
+    frame.truncate(HEADER_LEN + REQUEST_FIXED_LEN + 1);
+    let ranges = frame.get_mut(HEADER_LEN + 36..HEADER_LEN + 60).expect("the three ranges");
+    ranges.copy_from_slice(&[0u32.to_be_bytes(), 1u32.to_be_bytes()].concat().repeat(3));
+    let payload_len = frame.get_mut(8..12).expect("a header");
+    payload_len.copy_from_slice(&61u32.to_be_bytes());
+    frame
+}
+
+/// The example with steps 0.
+///
+/// # Panics
+/// If the example is no request.
+#[must_use]
+pub fn refused() -> Vec<u8> {
+    let mut frame = example();
+    frame.get_mut(HEADER_LEN + 20..HEADER_LEN + 24).expect("steps").fill(0);
     frame
 }
 

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::hint::black_box;
 
 use weave_benches::{
-    CUTS, Stream, example, frame, largest, range_refused, request, response, response_head, split_all, stream,
+    CUTS, Stream, example, frame, largest, refused, request, response, response_head, split_all, stream,
 };
 use weave_core::error::ErrorCode;
 use weave_core::frame::{Split, split};
@@ -62,7 +62,7 @@ fn parsing_a_request_allocates_nothing() {
     for bytes in [example(), largest()] {
         assert_eq!(allocations(|| weave_core::request::parse(&frame(&bytes)).unwrap()), 0);
     }
-    let refused = range_refused();
+    let refused = refused();
     assert_eq!(allocations(|| weave_core::request::parse(&frame(&refused)).unwrap_err()), 0);
 }
 
@@ -118,12 +118,9 @@ fn the_inputs_are_what_they_are_called() {
     assert_eq!((example().len(), largest().len()), (118, 6_220));
     assert_eq!(weave_benches::largest_wide().len(), 6_220);
     assert!(weave_core::request::parse(&frame(&weave_benches::largest_wide())).is_ok());
-    let refused = range_refused();
-    let refused = weave_core::request::parse(&frame(&refused)).unwrap_err();
-    assert!(matches!(
-        refused,
-        weave_core::request::RequestError::PromptRange { encoder: weave_core::request::Encoder::T5, .. }
-    ));
+    let shortest = weave_benches::shortest();
+    assert_eq!(weave_core::request::parse(&frame(&shortest)).unwrap().prompts.t5(), "a");
+    assert_eq!(shortest.len(), 77);
     for len in weave_benches::STREAM_LENS {
         assert_eq!(stream(len).len(), len);
     }
