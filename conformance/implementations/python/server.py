@@ -107,6 +107,7 @@ class Server:
         self.next_tick = 0.0
         self.ending = False
         self.deadline = math.inf
+        self.selector.register(self.listener, READ, self.accept)
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
@@ -117,7 +118,6 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
             self.selector.register(woken, READ, functools.partial(self.end, woken))
-            self.selector.register(self.listener, READ, self.accept)
             print(f"listening on {self.name}", file=sys.stderr, flush=True)
             while not self.ending or (self.connections and time.monotonic() < self.deadline):
                 for key, _ in self.selector.select(TICK_S):
@@ -143,6 +143,8 @@ class Server:
         return [memoryview(head), *stripes]
 
     def accept(self) -> None:
+        if self.ending:  # the end came first among the events of this turn
+            return
         for _ in range(BACKLOG):
             try:
                 sock, _ = self.listener.accept()

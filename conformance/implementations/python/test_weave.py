@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import socket
 import stat
 import struct
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import tracemalloc
 import unittest
 import zlib
@@ -434,9 +436,8 @@ class Adapter(unittest.TestCase):
              {"unsupported": "this adapter can read and write"}])
 
 
-def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-B", "-W", "error", str(HERE / script), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+def command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-B", "-W", "error", str(HERE / script), *arguments]
 
 
 class Processes(unittest.TestCase):
@@ -450,7 +451,8 @@ class Processes(unittest.TestCase):
 
     def serve(self, address: str | None = None, *arguments: str) -> subprocess.Popen[str]:
         """Starts the server and waits until it listens."""
-        process = self.cleanup.enter_context(start("server.py", address or self.path, *arguments))
+        process = self.cleanup.enter_context(subprocess.Popen(
+            command("server.py", address or self.path, *arguments), stderr=subprocess.PIPE, text=True))
         self.cleanup.callback(process.kill)
         assert process.stderr
         line = process.stderr.readline()
@@ -487,9 +489,12 @@ class Processes(unittest.TestCase):
         self.assertEqual(sock.recv(1), b"")
 
     def run_client(self, *arguments: str) -> tuple[int, str]:
-        with start("client.py", *arguments) as process:
-            _, said = process.communicate(timeout=PATIENCE_S)
-            return process.returncode, said
+        return self.run_script("client.py", *arguments)
+
+    def run_script(self, script: str, *arguments: str) -> tuple[int, str]:
+        done = subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=PATIENCE_S,
+                              check=False)
+        return done.returncode, done.stderr
 
 
 class Server(Processes):
@@ -612,13 +617,17 @@ class Server(Processes):
 
     def test_busy(self) -> None:
         """W1-CON-008; a place that is left can be taken."""
-        self.serve(None, "--connections", "2")
+        process = self.serve(None, "--connections", "2")
         first, second = self.connect(), self.connect()
         for sock in (first, second):
             sock.sendall(REQUEST)
             self.assertIsInstance(self.answers(sock, 1)[0], weave.Response)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # it has stopped
         third = self.connect()
-        (error, ) = self.answers(third, 9)
+        third.sendall(REQUEST)
+        process.send_signal(signal.SIGCONT)
+        (error, ) = self.answers(third, 9)  # and the end of the stream, for it has taken our request
         self.assertEqual((error.request_id, error.status, error.error_code), (0, 500, 23))
         first.shutdown(socket.SHUT_WR)
         self.assert_closed(first)
@@ -644,13 +653,30 @@ class Server(Processes):
         waiting.sendall(REQUEST)
         self.answers(waiting, 1)
         process.terminate()
+        started = time.monotonic()
         image, refused = self.answers(begun, 9)
         self.assertEqual((image.request_id, len(image.image_data)), (1, 12_582_912))
         self.assertEqual((refused.request_id, refused.status, refused.error_code), (2, 500, 24))
         for sock in (begun, waiting, silent):
             self.assert_closed(sock)
         self.assertEqual(process.wait(PATIENCE_S), 0)
+        self.assertLess(time.monotonic() - started, server.GRACE_S / 2)  # nobody had to be given up
         self.assertFalse(os.path.exists(self.path))
+
+    def test_end_among_other_events(self) -> None:
+        """Who waits to be accepted is, before the listener closes; an event that is left of it does no harm."""
+        serving = server.Server(self.path, 9)
+        self.address = self.path
+        sock = self.connect()
+        woken, wake = socket.socketpair()
+        with woken, wake:
+            wake.send(b"signal")
+            serving.end(woken)
+            serving.accept()
+        (connection, ) = serving.connections
+        serving.close(connection)
+        serving.selector.close()
+        self.assert_closed(sock)
 
     def test_a_second_signal_does_not_wait(self) -> None:
         process = self.serve()
@@ -672,9 +698,8 @@ class Server(Processes):
         file.write_text("keep me")
         for path, reason in ((self.path, "somebody listens there already"), (str(file), "a file that is no socket"),
                              (str(self.folder / "no" / "folder"), "No such file")):
-            with start("server.py", path) as second:
-                _, said = second.communicate(timeout=PATIENCE_S)
-            self.assertEqual(second.returncode, 1)
+            status, said = self.run_script("server.py", path)
+            self.assertEqual(status, 1)
             self.assertIn(reason, said)
         self.assertEqual(file.read_text(), "keep me")
         self.connect()
@@ -700,9 +725,8 @@ class Server(Processes):
 
     def test_usage(self) -> None:
         for arguments in ((), ("127.0.0.1:65536", ), (":80", ), ("./x", "--connections", "0"), ("/" + "x" * 107, )):
-            with start("server.py", *arguments) as process:
-                _, said = process.communicate(timeout=PATIENCE_S)
-            self.assertEqual(process.returncode, 2, said)
+            status, said = self.run_script("server.py", *arguments)
+            self.assertEqual(status, 2, said)
 
 
 class Client(Processes):
