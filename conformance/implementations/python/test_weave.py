@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import re
+import select
 import signal
 import socket
 import stat
@@ -550,6 +551,16 @@ class Server(Processes):
             image, error = self.answers(sock, 2)
             self.assertEqual((image.request_id, error.request_id, error.error_code), (1, 0, code))
             self.assert_closed(sock)
+
+    def test_a_lost_connection_is_not_kept(self) -> None:
+        """A client that keeps its side open after it was given up takes no place for long."""
+        self.serve()
+        sock = self.connect()
+        sock.sendall(b"no magic at all!")
+        self.assertEqual(len(self.answers(sock, 9)), 1)
+        poll = select.poll()
+        poll.register(sock, 0)  # POLLHUP is told all the same: the server has closed both directions
+        self.assertEqual(poll.poll(PATIENCE_S * 1000), [(sock.fileno(), select.POLLHUP)])
 
     def test_half_closed(self) -> None:
         """W1-CON-010, W1-FRM-009."""

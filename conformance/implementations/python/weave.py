@@ -38,7 +38,6 @@ PROMPT_LENGTHS = range(1, 2048 + 1)
 CHANNELS = (3, 4)
 STATUS_OK = 200
 
-U16 = range(2**16)
 U32 = range(2**32)
 U64 = range(2**64)
 
