@@ -168,7 +168,6 @@ const char *weave_field_name(weave_field field)
         [WEAVE_FIELD_CHANNELS] = "channels",
         [WEAVE_FIELD_IMAGE_DATA_LEN] = "image_data_len",
         [WEAVE_FIELD_ERROR_CODE] = "error_code",
-        [WEAVE_FIELD_ERROR_MSG_LEN] = "error_msg_len",
         [WEAVE_FIELD_ERROR_MSG] = "error_msg",
     };
     return (size_t)field < sizeof NAMES / sizeof NAMES[0] ? NAMES[field] : "";
@@ -956,10 +955,17 @@ size_t weave_write_error(uint64_t request_id, uint32_t error_code, weave_bytes e
         *fault = (weave_fault){"W1-ERR-002", WEAVE_FIELD_ERROR_CODE, WEAVE_LIMIT_CODE, error_code, 0, 0, 0};
         return 0;
     }
-    const uint32_t len = clamp_u32(error_msg.len);
-    if (!in_range(fault, "W1-ERR-003", WEAVE_FIELD_ERROR_MSG_LEN, len, 0, WEAVE_MAX_ERROR_MSG) ||
-        !is_utf_8(fault, NULL, WEAVE_FIELD_ERROR_MSG, error_msg) ||
-        !has_room(fault, room, WEAVE_HEADER_LEN + ERROR_LEN + len)) {
+    if (!is_utf_8(fault, NULL, WEAVE_FIELD_ERROR_MSG, error_msg)) {
+        return 0;
+    }
+    if (error_msg.len > WEAVE_MAX_ERROR_MSG) { /* W1-ERR-003 */
+        error_msg.len = WEAVE_MAX_ERROR_MSG;
+        while ((error_msg.at[error_msg.len] & 0xC0) == 0x80) { /* the next byte goes on with a character */
+            error_msg.len--;
+        }
+    }
+    const uint32_t len = (uint32_t)error_msg.len;
+    if (!has_room(fault, room, WEAVE_HEADER_LEN + ERROR_LEN + len)) {
         return 0;
     }
     uint8_t *at = put_header(out, TYPE_ERROR, ERROR_LEN + len);

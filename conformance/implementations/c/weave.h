@@ -93,7 +93,6 @@ typedef enum weave_field {
     WEAVE_FIELD_CHANNELS,
     WEAVE_FIELD_IMAGE_DATA_LEN,
     WEAVE_FIELD_ERROR_CODE,
-    WEAVE_FIELD_ERROR_MSG_LEN,
     WEAVE_FIELD_ERROR_MSG
 } weave_field;
 
@@ -247,7 +246,10 @@ size_t weave_write_request(const weave_request *request, uint8_t *out, size_t ro
 /* The first 48 bytes of a response. Its image_width * image_height * channels pixels are to follow at once. */
 size_t weave_write_response_head(const weave_response *response, uint8_t *out, size_t room, weave_fault *fault);
 
-/* error_msg is UTF-8 of at most 255 bytes (W1-ERR-003), and without any part of a prompt (W1-ERR-005). */
+/*
+ * error_msg is UTF-8 without any part of a prompt (W1-ERR-005), and is sent as far as 255 bytes hold whole characters of it
+ * (W1-ERR-003). An error_code that is not in the table is refused, since the text gives no status for it (W1-ERR-002).
+ */
 size_t weave_write_error(uint64_t request_id, uint32_t error_code, weave_bytes error_msg, uint8_t *out, size_t room,
                          weave_fault *fault);
 
