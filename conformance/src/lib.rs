@@ -6,6 +6,8 @@
 //! | [`spec`] | the requirements and the vectors of `spec/` |
 //! | [`case`] | what a case is, and what comes of it |
 //! | [`server`], [`server_cases`] | tests of servers |
+//! | [`client`], [`codec`] | tests of clients, and of libraries behind an adapter |
+//! | [`stub`] | the smallest correct server |
 //! | [`testee`] | the processes and sockets under test |
 //! | [`run`], [`report`] | which cases are run, and how their results are told |
 
@@ -17,5 +19,6 @@ pub mod run;
 pub mod server;
 pub mod server_cases;
 pub mod spec;
+pub mod stub;
 pub mod testee;
 pub mod wire;

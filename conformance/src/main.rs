@@ -9,10 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use weave_conformance::case::{Case, Failure, Mode, Remark, Run};
 use weave_conformance::client::Client;
 use weave_conformance::codec::Adapter;
-use weave_conformance::report::Report;
+use weave_conformance::report::{Report, matrix};
 use weave_conformance::run::{ExpectedFailures, Plan, Selection, run};
 use weave_conformance::server::Server;
 use weave_conformance::server_cases::be_a_stranger;
+use weave_conformance::stub::stub;
 use weave_conformance::testee::{Address, Folder};
 use weave_conformance::wire::Receiver;
 
@@ -69,6 +70,18 @@ enum Command {
         exec: Option<String>,
         #[command(flatten)]
         options: Options,
+    },
+    /// Read one frame from standard input and answer it on standard output, as the smallest correct server would: with
+    /// the checkerboard, or with the right error.
+    Stub,
+    /// Put several reports, made with --json, side by side on one page.
+    Matrix {
+        /// The reports.
+        #[arg(required = true, value_name = "REPORT.json")]
+        reports: Vec<PathBuf>,
+        /// Where to write the page.
+        #[arg(long, short, value_name = "FILE.html")]
+        output: PathBuf,
     },
     #[command(hide = true)]
     Stranger { path: PathBuf, seconds: u64 },
@@ -165,6 +178,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Trouble> {
         Command::Server { address, exec, tcp, options } => server(address.as_deref(), exec, tcp, &options),
         Command::Client { exec, exec_several, tcp, options } => client(exec, exec_several, tcp, &options),
         Command::Codec { exec, options } => codec(exec, &options),
+        Command::Stub => stub(&mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(harness),
+        Command::Matrix { reports, output } => {
+            let texts: Result<Vec<_>, _> = reports.iter().map(|path| read_report(path)).collect();
+            write_file(&output, &matrix(&texts?)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Stranger { path, seconds } => {
             be_a_stranger(&path, Duration::from_secs(seconds));
             Ok(ExitCode::SUCCESS)
@@ -309,6 +329,16 @@ impl Options {
             () => 0,
         }))
     }
+}
+
+fn read_report(path: &Path) -> Result<serde_json::Value, Trouble> {
+    let usage = |error: String| Trouble::Usage(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| usage(error.to_string()))?;
+    let report: serde_json::Value = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+    if report["suite"]["name"] != "weave-conform" || !report["cases"].is_array() {
+        return Err(usage("this is no report of weave-conform; --json FILE makes one".to_owned()));
+    }
+    Ok(report)
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), Trouble> {

@@ -237,6 +237,14 @@ impl Report {
     }
 }
 
+/// One page, which needs no other file, with several reports side by side.
+#[must_use]
+pub fn matrix(reports: &[Value]) -> String {
+    // In a script element only `<` could end the data before its end.
+    let data = Value::from(reports.to_vec()).to_string().replace('<', "\\u003c");
+    include_str!("matrix.html").replace("\"REPORTS\"", &data)
+}
+
 /// The frames of some bytes, but not more of them than one reads.
 fn clipped(bytes: &[u8]) -> String {
     const LINES: usize = 60;

@@ -98,6 +98,7 @@ pub const CASES: &[Case] = &[
             "cfg-scale-signalling-nan", "cfg-scale-infinity", "cfg-scale-minus-infinity"]),
     case("W1-REQ-007b", Required, "-0.0 gives the image of 0.0", By(negative_zero)),
     case("W1-REQ-008a", Required, "of three different prompts the one for CLIP-L counts", By(three_prompts)),
+    vectors("W1-REQ-008b", Required, "three prompts may differ", &["request-prompts-differ"]),
     case("W1-REQ-009a", Required, "seed 0 gives another image each time", By(drawn_seed)),
     case("W1-REQ-010a", Required, "the same request gives the same pixels", By(same_pixels)),
     case("W1-REQ-010b", Required, "all 64 bits of the seed count", By(all_of_the_seed)),
