@@ -1,0 +1,3 @@
+module weave.example/weave
+
+go 1.24
