@@ -28,7 +28,7 @@ interface Piece {
 
 /** The questions, with the members of JSON as the document names them. */
 type Asked =
-  | { readonly read: "server" | "client"; readonly cut: number; readonly bytes: readonly Piece[] }
+  | { readonly read: string; readonly cut: number; readonly bytes: readonly Piece[] }
   | {
       readonly write: "request";
       readonly request_id: string;
