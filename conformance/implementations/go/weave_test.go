@@ -175,8 +175,9 @@ func TestMessageIsShownFitForATerminal(t *testing.T) {
 }
 
 func TestWrongMagicIsToldAtItsFirstByte(t *testing.T) {
-	stream, peer := io.Pipe() // which stays open: waiting for 16 bytes would be waiting forever
+	stream, peer := io.Pipe() // which stays open: to wait for 16 bytes would be in vain
 	defer peer.Close()
+	time.AfterFunc(20*time.Second, func() { peer.Close() })
 	go peer.Write([]byte("WEX"))
 	_, err := weave.NewRequestReader(stream).Next()
 	var answer *weave.Error

@@ -37,6 +37,10 @@ func TestQuestionsAreAnswered(t *testing.T) {
 			`{"end":"closed","frames":[{"answer":{"hex":"57455645000100ff0000004800000000000000000000000000000190000000010036` +
 				hex.EncodeToString([]byte("magic is 58 57 45 56, must be 57 45 56 45 (W1-FRM-004)")) + `"}}]}`,
 		}, {
+			"a lost stream, byte by byte", `{"read":"server","cut":1,"bytes":[` + badMagic + `,` + requestButOne + `]}`,
+			`{"end":"closed","frames":[{"answer":{"hex":"57455645000100ff0000003f0000000000000000000000000000019000000001002d` +
+				hex.EncodeToString([]byte("magic is 58, must be 57 45 56 45 (W1-FRM-004)")) + `"}}]}`,
+		}, {
 			"an image", `{"read":"client","cut":4093,"bytes":[` + image + `]}`,
 			`{"end":"between-frames","frames":[{"response":{"channels":3,"crc32":"21246556","generation_time_ms":5,` +
 				`"image_data_len":12288,"image_height":64,"image_width":64,"request_id":"7","status":200,"trailing":0}}]}`,

@@ -31,6 +31,7 @@ func serve(t *testing.T, server func(net.Conn)) string {
 			return // the client never came
 		}
 		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(20 * time.Second)) // a client that never gives up fails the test then
 		server(conn)
 	}()
 	t.Cleanup(func() {
