@@ -1,4 +1,4 @@
-/* Answers the questions of `weave-conform codec`, as conformance/ADAPTER.md describes them: one line of JSON for each. */
+/* Answers the questions of `weave-conform codec`, which conformance/ADAPTER.md describes: one line of JSON for each. */
 #include "weave.h"
 
 #include <inttypes.h>
@@ -17,8 +17,9 @@ static char line[MAX_LINE + 3]; /* with its end, be it two characters, and a 0 *
 
 /* Ends the program, since there is no answer that says that a question can't be understood. */
 #ifdef __GNUC__
-__attribute__((noreturn))
+static void fail(const char *why, const char *what) __attribute__((noreturn));
 #endif
+
 static void fail(const char *why, const char *what)
 {
     fprintf(stderr, "adapter: %s%s\n", why, what);
@@ -221,7 +222,8 @@ static void print_request(const weave_request *request)
 {
     uint32_t cfg_scale;
     memcpy(&cfg_scale, &request->cfg_scale, sizeof cfg_scale);
-    printf("{\"request\":{\"request_id\":\"%" PRIu64 "\",\"model_id\":%" PRIu32, request->request_id, request->model_id);
+    printf("{\"request\":{\"request_id\":\"%" PRIu64 "\"", request->request_id);
+    printf(",\"model_id\":%" PRIu32, request->model_id);
     printf(",\"width\":%" PRIu32 ",\"height\":%" PRIu32, request->width, request->height);
     printf(",\"steps\":%" PRIu32 ",\"cfg_scale\":\"%08" PRIX32 "\"", request->steps, cfg_scale);
     printf(",\"seed\":\"%" PRIu64 "\"", request->seed);
@@ -428,7 +430,7 @@ static void print_written(const uint8_t *frame, size_t len, const weave_fault *f
 }
 
 /* A value that its field has no place for is refused here already. */
-static bool number(const char *name, uint32_t *value)
+static bool short_number(const char *name, uint32_t *value)
 {
     if (get_u32(need(line, name), value)) {
         return true;
@@ -456,8 +458,8 @@ static void write_request(void)
 {
     static uint8_t texts[3][MAX_HEX];
     weave_request request = {0};
-    if (!long_number("request_id", &request.request_id) || !number("width", &request.width) ||
-        !number("height", &request.height) || !number("steps", &request.steps) ||
+    if (!long_number("request_id", &request.request_id) || !short_number("width", &request.width) ||
+        !short_number("height", &request.height) || !short_number("steps", &request.steps) ||
         !long_number("seed", &request.seed)) {
         return;
     }
@@ -479,9 +481,9 @@ static void write_response_head(void)
 {
     weave_response response = {0};
     if (!long_number("request_id", &response.request_id) ||
-        !number("generation_time_ms", &response.generation_time_ms) ||
-        !number("image_width", &response.image_width) || !number("image_height", &response.image_height) ||
-        !number("channels", &response.channels)) {
+        !short_number("generation_time_ms", &response.generation_time_ms) ||
+        !short_number("image_width", &response.image_width) || !short_number("image_height", &response.image_height) ||
+        !short_number("channels", &response.channels)) {
         return;
     }
     uint8_t head[WEAVE_RESPONSE_HEAD_LEN];
@@ -494,7 +496,7 @@ static void write_error(void)
     static uint8_t message[MAX_HEX];
     uint64_t request_id;
     uint32_t error_code;
-    if (!long_number("request_id", &request_id) || !number("error_code", &error_code)) {
+    if (!long_number("request_id", &request_id) || !short_number("error_code", &error_code)) {
         return;
     }
     const weave_bytes error_msg = {message, get_hex(need(line, "error_msg"), message, sizeof message)};

@@ -1,4 +1,4 @@
-"""Tests of the adapter: that it understands questions however their JSON is written, and what weave-conform does not ask."""
+"""Tests of the adapter: that it understands any form of JSON, and what weave-conform does not ask."""
 import json, os, pathlib, struct, subprocess, unittest, zlib
 
 ADAPTER = os.environ.get("ADAPTER", str(pathlib.Path(__file__).parent / "build" / "adapter"))
@@ -62,8 +62,14 @@ class Adapter(unittest.TestCase):
         head += struct.pack(">Q6I", 3, 200, 9, 64, 64, 3, len(pixels))
         pieces = [{"hex": head.hex()}, {"hex": pixels[:48].hex(), "times": 256}]
         for cut in (1, 7, 4093, 2**24):
-            [answer] = self.ask({"read": "client", "cut": cut, "bytes": pieces})
-            self.assertEqual(answer["frames"][0]["response"]["crc32"], f"{zlib.crc32(pixels):08X}")
+            [answer] = self.ask({"read": "client", "cut": cut, "bytes": pieces + pieces})  # two images
+            crcs = [frame["response"]["crc32"] for frame in answer["frames"]]
+            self.assertEqual(crcs, 2 * [f"{zlib.crc32(pixels):08X}"])
+
+    def test_two_requests(self):
+        [written] = self.ask(REQUEST)
+        [answer] = self.ask({"read": "server", "cut": 7, "bytes": 2 * [written]})
+        self.assertEqual([frame["request"]["t5"]["hex"] for frame in answer["frames"]], 2 * ["6120636174"])
 
     def test_the_longest_message(self):
         """No byte is lost, and shown is six times as long."""

@@ -1,4 +1,4 @@
-"""Writes the test vectors of spec/vectors as a header for test.c, which can't read JSON: python3 vectors.py > vectors.h"""
+"""Writes the test vectors of spec/vectors as a header for test.c, since C can't read JSON."""
 import json, pathlib, sys, zlib
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "spec" / "vectors"

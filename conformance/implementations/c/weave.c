@@ -213,7 +213,7 @@ static void say_hex(struct text *text, uint32_t value, int digits)
     }
 }
 
-/* A decimal number with at most nine digits after the point, or the bits where that would be long or not exact enough. */
+/* A decimal number of up to nine digits after the point, or the bits where that would be long or too inexact. */
 static void say_float(struct text *text, uint32_t bits)
 {
     uint32_t exponent = bits >> 23 & 0xFF, fraction = bits & 0x7FFFFF;
@@ -234,7 +234,7 @@ static void say_float(struct text *text, uint32_t bits)
         say(text, "infinity");
         return;
     }
-    const uint32_t point = 150 - exponent; /* how many binary digits of the number stand after its point: 0 to 33 */
+    const uint32_t point = 150 - exponent; /* how many binary digits stand after the number's point: 0 to 33 */
     uint64_t number = fraction | 0x800000, after_point = ((uint64_t)1 << point) - 1;
     say_decimal(text, (uint32_t)(number >> point));
     say_char(text, '.');
@@ -360,8 +360,8 @@ size_t weave_fault_text(const weave_fault *fault, char *out, size_t room)
 static const uint32_t NOT_UTF_8 = 0xFFFFFFFF;
 
 /*
- * Gives the length of the character at the front of `len` bytes, at least one, and the character itself. If there is none,
- * *character is NOT_UTF_8, and the length is that of the beginning of one, or 1: what a single U+FFFD is to replace.
+ * Gives the character at the front of `len` bytes, at least one, and its length. If there is none, *character is
+ * NOT_UTF_8, and the length is that of the beginning of one, or 1: what a single U+FFFD is to replace.
  */
 static size_t decode(const uint8_t *at, size_t len, uint32_t *character)
 {
@@ -441,7 +441,7 @@ static bool is_side(weave_fault *fault, const char *requirement, weave_field fie
 
 static bool is_cfg_scale(weave_fault *fault, float value)
 {
-    /* Floats that are not negative are ordered as their bits are. What is negative, infinite or NaN has more of them. */
+    /* Floats that are not negative are ordered as their bits are; those of the negative ones are larger. */
     uint32_t bits = float_bits(value);
     if (bits <= TWENTY) {
         return true;
@@ -686,8 +686,7 @@ static int check_frame(weave_request_reader *reader, weave_fault *fault)
     weave_prompt *prompts[3] = {&request->clip_l, &request->clip_g, &request->t5};
     for (int i = 0; i < 3; i++) {
         weave_prompt *prompt = prompts[i];
-        if (!is_within(fault, PROMPT_FIELDS[i].offset, prompt->offset, prompt->length,
-                       payload_len - REQUEST_LEN)) {
+        if (!is_within(fault, PROMPT_FIELDS[i].offset, prompt->offset, prompt->length, payload_len - REQUEST_LEN)) {
             return 13;
         }
         prompt->text = payload + REQUEST_LEN + prompt->offset;

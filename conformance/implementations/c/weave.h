@@ -1,13 +1,14 @@
 /*
  * Weave, version 1: reading and writing its frames, for a server and for a client.
  *
- * Nothing is allocated and no function of the C library is called: all memory is the caller's. A reader takes a stream
- * in whatever pieces it comes (W1-TRN-001), looks at each byte once, and says what it has found:
+ * Nothing is allocated and no function of the C library is called, so that it can be compiled for a machine that has
+ * none. All memory is the caller's. A reader takes a stream in whatever pieces it comes (W1-TRN-001), looks at each
+ * byte once, and says what it has found:
  *
  *     weave_bytes in = {received, received_len};
  *     weave_event event;
  *     while ((event = weave_read_request(&reader, &in)) != WEAVE_MORE) {
- *         switch (event) ... and leave the loop after WEAVE_GIVEN_UP
+ *         switch (event) ...; leave the loop after WEAVE_GIVEN_UP
  *     }
  *
  * A reader never looks at more than `in`, and moves `in` past what it has taken. What it has found lies in its public
@@ -123,8 +124,9 @@ typedef struct weave_fault {
 } weave_fault;
 
 /*
- * Writes the field, its value and what is allowed (W1-ERR-004) as a string that ends with a 0, such as "steps is 0, must
- * be 1 to 100", cut off if it does not fit into `room` bytes, which must be at least 1. Gives its length, at most 255.
+ * Writes the field, its value and what is allowed (W1-ERR-004) as a string that ends with a 0, such as "steps is 0,
+ * must be 1 to 100", cut off if it does not fit into `room` bytes, which must be at least 1. Gives its length, at
+ * most 255.
  */
 size_t weave_fault_text(const weave_fault *fault, char *out, size_t room);
 
@@ -228,8 +230,8 @@ typedef struct weave_answer_reader {
 } weave_answer_reader;
 
 /*
- * `message` takes the text of errors and must live as long as the reader. What it has no room for is lost: 255 bytes hold
- * all that a server of this version sends, 65,535 all that a client has to accept. NULL is right for 0 bytes.
+ * `message` takes the text of errors and must live as long as the reader. What it has no room for is lost: 255 bytes
+ * hold all that a server of this version sends, 65,535 all that a client has to accept. NULL is right for 0 bytes.
  */
 void weave_answer_reader_init(weave_answer_reader *reader, uint8_t *message, size_t message_room);
 weave_event weave_read_answer(weave_answer_reader *reader, weave_bytes *in);
@@ -247,8 +249,8 @@ size_t weave_write_request(const weave_request *request, uint8_t *out, size_t ro
 size_t weave_write_response_head(const weave_response *response, uint8_t *out, size_t room, weave_fault *fault);
 
 /*
- * error_msg is UTF-8 without any part of a prompt (W1-ERR-005), and is sent as far as 255 bytes hold whole characters of it
- * (W1-ERR-003). An error_code that is not in the table is refused, since the text gives no status for it (W1-ERR-002).
+ * error_msg is UTF-8 without any part of a prompt (W1-ERR-005), and is sent as far as 255 bytes hold whole characters
+ * of it (W1-ERR-003). An error_code that is not in the table is refused: the text has no status for it (W1-ERR-002).
  */
 size_t weave_write_error(uint64_t request_id, uint32_t error_code, weave_bytes error_msg, uint8_t *out, size_t room,
                          weave_fault *fault);
