@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform bare-metal big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants bare-metal big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector conform bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector conform mutants bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -59,6 +59,10 @@ dissector: ## the Wireshark dissector, with tshark, on the vectors and on real t
 
 conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
 	conformance/run
+
+mutants: ## whether weave-conform sees deliberate defects
+	conformance/build --quiet
+	python3 -B conformance/mutants.py
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal

@@ -142,6 +142,7 @@ pub const CASES: &[Case] = &[
     request("W1-FRM-001a", Required, "a request's payload has at most 6,204 bytes", short_enough),
     answers("W1-FRM-006a", Required, "a wrong magic: the client closes",
         &["client-magic-*", "stream-client-garbage-after-response", "stream-client-lost-stream"]),
+    scenes("W1-FRM-006b", Required, "an image in a frame with another magic is none", spoilt_magic),
     answers("W1-FRM-007a", Required, "a payload of more than 16,777,248 bytes: the client closes", &["client-payload-len-*"]),
     scenes("W1-FRM-009d", Required, "an answer that is cut off is none", cut_off),
     streams("W1-FRM-009e", Required, "the rest of an answer may be missing yet", &["client-cut-*", "response-head-example"]),
@@ -637,6 +638,16 @@ fn cut_answers(id: u64) -> Vec<Scene> {
         ));
     }
     all
+}
+
+fn spoilt_magic(id: u64) -> Vec<Scene> {
+    [0x5845_5645, 0x5744_5645, 0x5745_5545, 0x5745_5646, 0x4556_4557, 0x7765_7665]
+        .into_iter()
+        .map(|magic| {
+            let name = format!("an image with the magic {magic:08x}");
+            Scene::new(name, &[image(id).set("magic", magic)], Then::Wait, Wanted::Close)
+        })
+        .collect()
 }
 
 fn cut_off(id: u64) -> Vec<Scene> {

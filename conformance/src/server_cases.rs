@@ -188,22 +188,29 @@ const NOT_OURS: &str = "the server was not started by the suite (--exec)";
 // Transport -------------------------------------------------------------------------------------------------------
 
 fn cut_in_two(server: &mut Server) -> Told {
-    let request = Draft::request(0x0102_0304_0506_0708, "a cat in space").bytes();
+    const ID: u64 = 0x0102_0304_0506_0708;
+    let request = Draft::request(ID, "a cat in space").bytes();
+    let mut connection = server.connect()?;
     for at in 1..request.len() {
         let (first, second) = request.split_at(at);
-        let half = |bytes: &[u8]| Segment { field: "half".to_owned(), bytes: bytes.to_vec() };
-        let talk = Talk {
-            name: format!("cut after {at} bytes"),
-            sends: vec![half(first), half(second)],
-            expected: vec![Expected::small_image(0x0102_0304_0506_0708)],
-            end: End::BetweenFrames,
+        connection.wait_until(Instant::now() + server.patience);
+        connection.write(first);
+        // Somebody else is served in between: by then the first piece has been read, in a call of its own.
+        server.still_serves()?;
+        connection.write(second);
+        let wrong = |problem: String| {
+            let mut failure = Failure::new("W1-TRN-001", problem, "an image for the request");
+            failure.variant = format!("cut after {at} bytes");
+            failure.sent.clone_from(&request);
+            Err(Box::new(failure))
         };
-        server.hold(&talk, Cut::Fields).map_err(|mut failure| {
-            failure.variant = talk.name.clone();
-            failure
-        })?;
+        match connection.receive()? {
+            Came::Answer(Answer::Image { id: ID, .. } | Answer::Error { id: ID, status: 500, .. }) => {}
+            Came::Answer(answer) => return wrong(format!("the answer is {answer}")),
+            Came::Close => return wrong("the server closed the connection".to_owned()),
+        }
     }
-    Ok(Remark::Pass)
+    server.barrier(&mut connection).map(|()| Remark::Pass)
 }
 
 fn modes(server: &mut Server) -> Told {
