@@ -178,6 +178,9 @@ def main():
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("conform", nargs="?", default=CONFORM, metavar="CONFORM")
     args = parser.parse_args()
+    wanted = [mutant for mutant in MUTANTS if args.only in " ".join(mutant)]
+    if not wanted:
+        parser.error("no mutant has %r in it" % args.only)
     caught, missed = 0, []
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch) / "python"
@@ -190,7 +193,6 @@ def main():
                         mode, number + 1, "; ".join("%s %s" % (case["id"], case["failures"]) for case in failed)))
                     return 1
         print("mutants: sound: nothing fails without a defect, %d times" % args.sound)
-        wanted = [mutant for mutant in MUTANTS if args.only in " ".join(mutant)]
         for mode, name, old, new, requirement in wanted:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(PYTHON, folder)
