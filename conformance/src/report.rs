@@ -110,7 +110,12 @@ impl Report {
             self.seconds,
             counts.join(", ")
         );
+        let skipped = self.count(Verdict::Skip);
         let _ = match self.against().count() {
+            0 if skipped > 0 => {
+                let tried = paint(Verdict::Pass, "conformant as far as it was tried");
+                writeln!(text, "{tried}: {skipped} cases were skipped")
+            }
             0 => writeln!(text, "{}", paint(Verdict::Pass, "conformant")),
             n => writeln!(text, "{}: {n} cases count against it", paint(Verdict::Fail, "NOT conformant")),
         };
