@@ -206,6 +206,15 @@ impl Failure {
         self
     }
 
+    /// The same, of this requirement if it names none.
+    #[must_use]
+    pub fn or_of(mut self, requirement: &str) -> Self {
+        if self.requirement.is_empty() {
+            requirement.clone_into(&mut self.requirement);
+        }
+        self
+    }
+
     /// The sentence of the specification.
     #[must_use]
     pub fn sentence(&self) -> &'static str {

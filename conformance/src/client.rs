@@ -289,7 +289,7 @@ impl Client {
             }
             ClientCase::Several(scene) => self.play_several(scene),
         };
-        told.map_err(|failure| vec![of_requirement(*failure, requirement)])
+        told.map_err(|failure| vec![failure.or_of(requirement)])
     }
 
     /// Has the client get the answers of some vectors.
@@ -342,7 +342,7 @@ impl Client {
                     Ok(_) => {}
                     Err(mut failure) => {
                         failure.variant = format!("{}, {}", scene(n, 0).name, cut.name());
-                        failures.push(of_requirement(*failure, requirement));
+                        failures.push(failure.or_of(requirement));
                         if failures.len() == MAX_FAILURES {
                             return Err(failures);
                         }
@@ -463,13 +463,6 @@ impl Client {
             },
         }
     }
-}
-
-fn of_requirement(mut failure: Failure, requirement: &str) -> Failure {
-    if failure.requirement.is_empty() {
-        requirement.clone_into(&mut failure.requirement);
-    }
-    failure
 }
 
 /// Reads a frame; if there is no whole one, what there is, and why.

@@ -131,7 +131,7 @@ impl Adapter {
     /// # Errors
     /// The failure.
     pub fn run(&mut self, case: CodecCase, requirement: &str) -> Result<Remark, Vec<Failure>> {
-        case(self).map_err(|failure| vec![of_requirement(*failure, requirement)])
+        case(self).map_err(|failure| vec![failure.or_of(requirement)])
     }
 
     /// Has the library read some vectors, in several cuts, and write again what it has read.
@@ -160,7 +160,7 @@ impl Adapter {
                         };
                         let sent = vector.segments().into_iter().flat_map(|segment| segment.bytes);
                         failure.sent = sent.take(4096).collect();
-                        failures.push(of_requirement(*failure, requirement));
+                        failures.push(failure.or_of(requirement));
                         if failures.len() == MAX_FAILURES {
                             return Err(failures);
                         }
@@ -211,13 +211,6 @@ impl Adapter {
             None => Err(answer),
         })
     }
-}
-
-fn of_requirement(mut failure: Failure, requirement: &str) -> Failure {
-    if failure.requirement.is_empty() {
-        requirement.clone_into(&mut failure.requirement);
-    }
-    failure
 }
 
 fn unsupported(answer: &Value) -> Option<Remark> {

@@ -643,15 +643,12 @@ impl Server {
         self.hold_all(talks.collect(), requirement)
     }
 
-    fn finish(&mut self, mut failure: Failure, requirement: &str) -> Failure {
-        if failure.requirement.is_empty() {
-            requirement.clone_into(&mut failure.requirement);
-        }
+    fn finish(&mut self, failure: Failure, requirement: &str) -> Failure {
         if matches!(failure.verdict, Verdict::Hang | Verdict::Crash) {
             // What hangs would hang the next case too.
             self.stop();
         }
-        failure
+        failure.or_of(requirement)
     }
 
     fn hold_all(&mut self, talks: Vec<Talk>, requirement: &str) -> Result<Remark, Vec<Failure>> {
