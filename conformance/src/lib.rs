@@ -11,14 +11,23 @@
 //! | [`testee`] | the processes and sockets under test |
 //! | [`run`], [`report`] | which cases are run, and how their results are told |
 
+#[cfg(feature = "suite")]
 pub mod case;
+#[cfg(feature = "suite")]
 pub mod client;
+#[cfg(feature = "suite")]
 pub mod codec;
+#[cfg(feature = "suite")]
 pub mod report;
+#[cfg(feature = "suite")]
 pub mod run;
+#[cfg(feature = "suite")]
 pub mod server;
+#[cfg(feature = "suite")]
 pub mod server_cases;
 pub mod spec;
+#[cfg(feature = "suite")]
 pub mod stub;
+#[cfg(feature = "suite")]
 pub mod testee;
 pub mod wire;

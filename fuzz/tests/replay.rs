@@ -1,0 +1,51 @@
+//! Every file of the corpus through its target, on any toolchain; and every vector through every target.
+
+use std::path::{Path, PathBuf};
+
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 6] = [
+    ("split", weave_fuzz::split),
+    ("request", weave_fuzz::request),
+    ("response", weave_fuzz::response),
+    ("error", weave_fuzz::error),
+    ("structured", weave_fuzz::structured),
+    ("differential", weave_fuzz::differential),
+];
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.expect("a file").path()).filter(|path| path.is_file()).collect()
+}
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (name, target) in TARGETS {
+        let files = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name));
+        assert!(!files.is_empty(), "the corpus of {name} is empty");
+        for path in files {
+            // Said before, so that the file is known if the target panics.
+            println!("{}", path.display());
+            target(&std::fs::read(&path).expect("a file"));
+        }
+    }
+}
+
+#[test]
+fn every_vector_passes_every_target() {
+    for vector in weave_conformance::spec::VECTORS.iter() {
+        let bytes: Vec<u8> = vector.segments().into_iter().flat_map(|segment| segment.bytes).collect();
+        if bytes.len() > 1 << 20 {
+            continue;
+        }
+        println!("{}", vector.name);
+        for (_, target) in TARGETS {
+            target(&bytes);
+        }
+        for cut in [0, 2, 200] {
+            weave_fuzz::differential(&[&[0, cut], bytes.as_slice()].concat());
+            weave_fuzz::differential(&[&[1, cut], bytes.as_slice()].concat());
+            weave_fuzz::split(&[&[cut, 1, cut, 7], bytes.as_slice()].concat());
+        }
+    }
+}
