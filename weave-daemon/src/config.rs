@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::engine::pattern::{Faults, Look};
 use crate::model::ModelFiles;
+use crate::router::Abandoned;
 
 /// What makes the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +44,33 @@ pub struct Config {
     pub model: ModelFiles,
     /// CPU threads of the engine; `None`: half of the processors.
     pub threads: Option<u16>,
+    /// Workers, each with an engine of its own.
+    pub workers: usize,
+    /// Whether a worker has to make a small image before it is given requests; `None`: if the
+    /// engine is a real one.
+    pub warm_up: Option<bool>,
     /// Requests that may wait.
     pub queue: usize,
     /// Clients at once.
     pub connections: usize,
+    /// Requests of one client that are not answered yet.
+    pub in_flight: usize,
+    /// Longest time between the first and the last byte of a request.
+    pub frame_timeout: Duration,
+    /// Longest time that a client may stay that wants nothing.
+    pub idle_timeout: Duration,
+    /// Longest time that a request may wait for a worker.
+    pub queue_timeout: Duration,
     /// Longest time for one image.
     pub generation_timeout: Duration,
-    /// Longest time that a client may take nothing of its answer.
+    /// Longest time that a client may take next to nothing of its answer.
     pub stall_timeout: Duration,
+    /// The same while other clients' requests wait.
+    pub busy_stall_timeout: Duration,
+    /// What becomes of a running request whose client has gone.
+    pub abandoned: Abandoned,
+    /// How long a worker may have nothing to do until it is ended; `None`: it stays.
+    pub worker_idle_timeout: Option<Duration>,
     /// Longest time that running work may take after SIGTERM.
     pub drain_timeout: Duration,
     /// Least severe messages that are logged.
@@ -69,10 +89,19 @@ impl Default for Config {
             isolation: Isolation::Process,
             model: ModelFiles::default(),
             threads: None,
+            workers: 1,
+            warm_up: None,
             queue: 64,
             connections: 256,
+            in_flight: 32,
+            frame_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(600),
+            queue_timeout: Duration::from_secs(3600),
             generation_timeout: Duration::from_secs(3600),
             stall_timeout: Duration::from_secs(30),
+            busy_stall_timeout: Duration::from_secs(5),
+            abandoned: Abandoned::Finish,
+            worker_idle_timeout: None,
             drain_timeout: Duration::from_secs(60),
             log: log::LevelFilter::Info,
             pattern: Look::Checkerboard,
@@ -216,10 +245,52 @@ pub const SETTINGS: &[Setting] = &[
         },
         get: |config| config.threads.map(|threads| threads.to_string()),
     },
+    count!(workers, 1..=64, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
+    Setting {
+        name: "warm_up",
+        value: "BOOL",
+        help: "whether a worker makes a small image before it is given requests [true; false for pattern]",
+        is_path: false,
+        set: |config, text| {
+            config.warm_up = Some(one_of(text, &[("true", true), ("false", false)])?);
+            Ok(())
+        },
+        get: |config| config.warm_up.map(|yes| yes.to_string()),
+    },
     count!(queue, 1..=4096, "requests that may wait, 1 to 4096 [64]"),
     count!(connections, 1..=65_536, "clients at once, 1 to 65536 [256]"),
+    count!(in_flight, 1..=4096, "unanswered requests of one client, 1 to 4096 [32]"),
+    seconds!(frame_timeout, "longest time between the first and the last byte of a request [30]"),
+    seconds!(idle_timeout, "longest time that a client may stay that wants nothing [600]"),
+    seconds!(queue_timeout, "longest time that a request may wait for a worker [3600]"),
     seconds!(generation_timeout, "longest time for one image; then its worker is ended [3600]"),
-    seconds!(stall_timeout, "longest time that a client may take nothing of its answer [30]"),
+    seconds!(stall_timeout, "longest time in which a client may take less than 64 KiB of an image [30]"),
+    seconds!(busy_stall_timeout, "the same while other clients' requests wait [5]"),
+    Setting {
+        name: "abandoned",
+        value: "WHAT",
+        help: "a running request whose client is gone: finish it, or cancel it with its worker [finish]",
+        is_path: false,
+        set: |config, text| {
+            let choices = [("finish", Abandoned::Finish), ("cancel", Abandoned::Cancel)];
+            config.abandoned = one_of(text, &choices)?;
+            Ok(())
+        },
+        get: |config| {
+            Some(if config.abandoned == Abandoned::Cancel { "cancel" } else { "finish" }.to_owned())
+        },
+    },
+    Setting {
+        name: "worker_idle_timeout",
+        value: "SECONDS",
+        help: "a worker without work for so long is ended until it is needed, or never [never]",
+        is_path: false,
+        set: |config, text| {
+            config.worker_idle_timeout = if text == "never" { None } else { Some(seconds(text)?) };
+            Ok(())
+        },
+        get: |config| config.worker_idle_timeout.map(|time| time.as_secs_f64().to_string()),
+    },
     seconds!(drain_timeout, "longest time that running work may take after SIGTERM [60]"),
     Setting {
         name: "log",

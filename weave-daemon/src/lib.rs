@@ -29,5 +29,7 @@ pub mod model;
 pub mod process;
 pub mod router;
 pub mod server;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 pub mod socket;
 pub mod worker;

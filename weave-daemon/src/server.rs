@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
@@ -179,11 +179,19 @@ impl Server {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let limits = Limits {
             connections: config.connections,
+            in_flight: config.in_flight,
             queue: config.queue,
-            workers: 1,
+            workers: config.workers,
+            frame: config.frame_timeout,
+            idle: config.idle_timeout,
+            queue_wait: config.queue_timeout,
             generation: config.generation_timeout,
             stall: config.stall_timeout,
+            busy_stall: config.busy_stall_timeout,
             drain: config.drain_timeout,
+            worker_idle: config.worker_idle_timeout,
+            warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
+            abandoned: config.abandoned,
         };
         let link = || Link {
             worker: None,
@@ -244,7 +252,7 @@ impl Server {
                         self.ready.push(action);
                         // The peer has closed both ways: nobody will read an answer.
                         if let (Action::Client(id), true) = (action, event.is_write_closed()) {
-                            self.close_client(id);
+                            self.close_client(id, now);
                         }
                     }
                 }
@@ -314,7 +322,7 @@ impl Server {
                 return;
             };
             match listener.accept() {
-                Ok((stream, _)) => self.welcome(stream),
+                Ok((stream, _)) => self.welcome(stream, now),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.accepting = false,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
@@ -327,13 +335,13 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, mut stream: UnixStream) {
+    fn welcome(&mut self, mut stream: UnixStream, now: Instant) {
         if let Err(reason) = socket::check_peer(&stream) {
             self.refused_peers += 1;
             log::warn!("refused a connection: {reason} ({} so far)", self.refused_peers);
             return;
         }
-        let Some(id) = self.router.accept() else {
+        let Some(id) = self.router.accept(now) else {
             log::warn!("refused a connection: all {} are taken", self.clients.len());
             let mut frame = [0; MAX_ERROR_FRAME];
             // A fresh socket has room for it; if not, closing says enough.
@@ -344,16 +352,16 @@ impl Server {
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             log::warn!("can't watch a connection: {error}");
-            self.router.client_gone(id);
+            self.router.client_gone(id, now);
             return;
         }
         self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
         self.ready.push(Action::Client(id));
     }
 
-    fn close_client(&mut self, id: ClientId) {
+    fn close_client(&mut self, id: ClientId, now: Instant) {
         if self.clients[id.0].take().is_some() {
-            self.router.client_gone(id);
+            self.router.client_gone(id, now);
         }
     }
 
@@ -385,7 +393,7 @@ impl Server {
             let moved = match self.router.client_output(id, now) {
                 ClientOutput::Idle => return unread,
                 ClientOutput::Close => {
-                    self.close_client(id);
+                    self.close_client(id, now);
                     return false;
                 }
                 _ if !peer.writable => return unread,
@@ -396,7 +404,7 @@ impl Server {
                     }
                     Outcome::Blocked => return unread,
                     Outcome::Ended | Outcome::Reset => {
-                        self.close_client(id);
+                        self.close_client(id, now);
                         return false;
                     }
                 },
@@ -404,7 +412,7 @@ impl Server {
                     Outcome::Moved(n) => n,
                     Outcome::Blocked => return unread,
                     Outcome::Ended | Outcome::Reset => {
-                        self.close_client(id);
+                        self.close_client(id, now);
                         return false;
                     }
                 },

@@ -7,16 +7,26 @@ use weave_core::frame::{Split, split};
 use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
-use weave_daemon::router::{Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput};
+use weave_daemon::router::{
+    Abandoned, Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput,
+};
 
 const WORKER: WorkerId = WorkerId(0);
 const LIMITS: Limits = Limits {
     connections: 4,
+    in_flight: 8,
     queue: 4,
     workers: 1,
+    frame: Duration::from_secs(20),
+    idle: Duration::from_secs(100_000),
+    queue_wait: Duration::from_secs(10_000),
     generation: Duration::from_secs(100),
     stall: Duration::from_secs(10),
+    busy_stall: Duration::from_secs(2),
     drain: Duration::from_secs(1000),
+    worker_idle: None,
+    warm_up: false,
+    abandoned: Abandoned::Finish,
 };
 
 /// A router, a clock, and one worker that does as it is told.
@@ -27,12 +37,24 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(LIMITS)
+    }
+
+    fn with(limits: Limits) -> Self {
         let now = Instant::now();
-        let mut world = Self { router: Router::new(LIMITS, now), now };
+        let mut world = Self { router: Router::new(limits, now), now };
         world.router.tick(now);
         assert_eq!(world.router.next_action(), Some(Action::Start(WORKER)));
         world.router.worker_up(WORKER, now);
         world
+    }
+
+    /// The worker dies by itself and is back at once.
+    fn worker_dies(&mut self, death: Death) {
+        self.router.worker_down(WORKER, death, false, self.now);
+        self.pass(Duration::from_secs(10));
+        assert!(self.actions().contains(&Action::Start(WORKER)));
+        self.router.worker_up(WORKER, self.now);
     }
 
     fn actions(&mut self) -> Vec<Action> {
@@ -45,7 +67,7 @@ impl World {
     }
 
     fn client(&mut self, ids: &[u64]) -> ClientId {
-        let client = self.router.accept().unwrap();
+        let client = self.router.accept(self.now).unwrap();
         for id in ids {
             self.send(client, &request(*id));
         }
@@ -60,9 +82,13 @@ impl World {
 
     /// The worker reads its request, which must have this id.
     fn worker_reads(&mut self, id: u64) {
+        assert_eq!(self.worker_reads_any(), request(id));
+    }
+
+    fn worker_reads_any(&mut self) -> Vec<u8> {
         let bytes = self.router.worker_output(WORKER).to_vec();
-        assert_eq!(bytes, request(id));
         self.router.worker_wrote(WORKER, bytes.len());
+        bytes
     }
 
     /// The worker writes; as much of it is read as the router wants to look at.
@@ -206,7 +232,7 @@ fn a_worker_that_dies_in_the_middle_of_an_image_closes_that_client_only() {
     assert_eq!(world.client_reads(one, 100), (vec![], 100, false));
     world.router.worker_down(WORKER, Death::Killed(11), false, world.now);
     assert!(world.client_reads(one, usize::MAX).2, "half a frame can only be closed");
-    world.router.client_gone(one);
+    world.router.client_gone(one, world.now);
     world.pass(Duration::from_secs(1));
     world.router.worker_up(WORKER, world.now);
     world.worker_reads(2);
@@ -265,7 +291,7 @@ fn who_stands_still_is_given_up_and_the_other_is_not() {
     // Its image is dropped, and the worker is free again.
     assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS - 100));
     world.router.relayed(WORKER, PIXELS - 100, world.now);
-    world.router.client_gone(client);
+    world.router.client_gone(client, world.now);
     assert_eq!(world.router.worker_input(WORKER), WorkerInput::Silence);
     assert_eq!(world.router.worker_output(WORKER), [], "its second request is dropped");
 
@@ -287,17 +313,214 @@ fn the_tables_are_bounded() {
     let client = world.client(&[1, 2, 3, 4, 5, 6, 7]);
     // One runs, four wait, two are refused at once.
     assert_eq!(world.client_reads(client, 0).0, [(6, ErrorCode::Busy), (7, ErrorCode::Busy)]);
-    world.router.client_gone(client);
+    world.router.client_gone(client, world.now);
     // Nor does the place of a worker that is gone count for the queue.
     world.router.worker_down(WORKER, Death::Exited(1), false, world.now);
     let client = world.client(&[1, 2, 3, 4, 5]);
     assert_eq!(world.client_reads(client, 0).0, [(5, ErrorCode::Busy)]);
     for _ in 1..LIMITS.connections {
-        assert!(world.router.accept().is_some());
+        assert!(world.router.accept(world.now).is_some());
     }
-    assert_eq!(world.router.accept(), None);
-    world.router.client_gone(client);
-    assert_eq!(world.router.accept(), Some(client));
+    assert_eq!(world.router.accept(world.now), None);
+    world.router.client_gone(client, world.now);
+    assert_eq!(world.router.accept(world.now), Some(client));
+}
+
+/// The id of the request that a worker was given.
+fn id_of(frame: &[u8]) -> u64 {
+    let Ok(Split::Frame(frame, _)) = split(frame, MAX_RESPONSE_PAYLOAD) else { panic!("a frame") };
+    frame.request_id()
+}
+
+#[test]
+fn clients_are_served_in_turns() {
+    let mut world = World::with(Limits { queue: 20, ..LIMITS });
+    let hog = world.client(&[1, 2, 3, 4, 5, 6]);
+    let (one, two) = (world.client(&[11, 12]), world.client(&[21]));
+    let mut served = Vec::new();
+    for _ in 0..9 {
+        served.push(id_of(&world.worker_reads_any()));
+        world.worker_writes(&failure(*served.last().unwrap()));
+        for client in [hog, one, two] {
+            world.client_reads(client, 0);
+        }
+    }
+    // The hog was there first; from then on nobody waits longer than one request of each other client.
+    assert_eq!(served, [1, 2, 11, 21, 3, 12, 4, 5, 6]);
+}
+
+#[test]
+fn one_client_has_no_more_requests_under_way_than_it_may() {
+    let mut world = World::with(Limits { in_flight: 2, ..LIMITS });
+    let client = world.client(&[1, 2, 3]);
+    assert_eq!(world.client_reads(client, 0).0, [(3, ErrorCode::Busy)]);
+    let other = world.client(&[4]);
+    assert_eq!(world.client_reads(other, 0).0, []);
+    world.worker_reads(1);
+    world.worker_writes(&failure(1));
+    world.client_reads(client, 0);
+    world.send(client, &request(5));
+    assert_eq!(world.client_reads(client, 0).0, [], "an answer makes room for a request");
+}
+
+#[test]
+fn a_frame_has_to_be_complete_in_time() {
+    let mut world = World::new();
+    let client = world.client(&[]);
+    let whole = request(1);
+    for (at, byte) in whole.iter().enumerate() {
+        assert_eq!(world.client_reads(client, 0), (vec![], 0, false), "byte {at}");
+        world.send(client, &[*byte]);
+        world.pass(LIMITS.frame / 100);
+    }
+    world.send(client, &whole[..20]);
+    // The time counts from the frame's first byte, not from the last one.
+    world.pass(LIMITS.frame / 2);
+    world.send(client, &whole[20..30]);
+    world.pass(LIMITS.frame / 2);
+    assert_eq!(world.client_reads(client, 0), (vec![(0, ErrorCode::Timeout)], 0, true));
+}
+
+#[test]
+fn who_wants_nothing_may_stay_for_a_while() {
+    let mut world = World::with(Limits { idle: Duration::from_secs(60), ..LIMITS });
+    let (idle, busy) = (world.client(&[]), world.client(&[1]));
+    world.worker_reads(1);
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.client_reads(idle, 0), (vec![], 0, false));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.client_reads(idle, 0), (vec![], 0, true), "closed without a word");
+    assert_eq!(world.client_reads(busy, 0), (vec![], 0, false), "who waits is not idle");
+    world.worker_writes(&failure(1));
+    world.client_reads(busy, 0);
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.client_reads(busy, 0), (vec![], 0, false), "its time counts from its answer");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.client_reads(busy, 0), (vec![], 0, true));
+}
+
+#[test]
+fn a_request_does_not_wait_for_ever() {
+    let mut world = World::with(Limits { queue_wait: Duration::from_secs(60), ..LIMITS });
+    let client = world.client(&[1, 2]);
+    world.worker_reads(1);
+    world.pass(Duration::from_secs(30));
+    world.send(client, &request(3));
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.client_reads(client, 0).0, [(2, ErrorCode::Timeout)]);
+    world.worker_writes(&failure(1));
+    world.worker_reads(3);
+}
+
+#[test]
+fn who_takes_an_image_slowly_has_less_time_while_others_wait() {
+    for (others_wait, is_cut_off) in [(false, false), (true, true)] {
+        let mut world = World::new();
+        let slow = world.client(&[1]);
+        world.worker_reads(1);
+        world.worker_writes(&head(1, 64));
+        world.client_reads(slow, 100);
+        let other = others_wait.then(|| world.client(&[2]));
+        world.pass(LIMITS.busy_stall);
+        assert_eq!(world.client_reads(slow, 0).2, is_cut_off);
+        if other.is_some() {
+            world.router.relayed(WORKER, PIXELS - 100, world.now);
+            world.worker_reads(2);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_ended_two_workers_is_refused_for_an_hour() {
+    let mut world = World::with(Limits { idle: Duration::from_secs(100_000), ..LIMITS });
+    let client = world.client(&[]);
+    for _ in 0..2 {
+        world.send(client, &request(1));
+        world.worker_reads(1);
+        world.worker_dies(Death::Killed(6));
+        assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::GpuError)]);
+    }
+    // Whatever its id and whoever asks.
+    let other = world.client(&[77]);
+    assert_eq!(world.client_reads(other, 0).0, [(77, ErrorCode::GpuError)]);
+    assert_eq!(world.router.worker_output(WORKER), []);
+    let mut another = request(78);
+    another[16 + 31] ^= 1;
+    world.send(other, &another);
+    assert_eq!(id_of(&world.worker_reads_any()), 78, "another seed is another request");
+    world.worker_writes(&failure(78));
+    world.client_reads(other, 0);
+    world.pass(Duration::from_secs(3600));
+    world.send(client, &request(1));
+    world.worker_reads(1);
+}
+
+#[test]
+fn a_worker_that_cannot_make_an_image_is_given_no_request() {
+    let mut world = World::with(Limits { warm_up: true, ..LIMITS });
+    let client = world.client(&[1]);
+    for attempt in 1..=3 {
+        assert_eq!(id_of(&world.worker_reads_any()), 0, "first an image that nobody asked for");
+        assert_eq!(world.client_reads(client, 0).0, [], "attempt {attempt}");
+        match attempt {
+            1 => world.worker_writes(&failure(0)),
+            2 => world.worker_writes(&head(0, 128)),
+            _ => {}
+        }
+        if attempt < 3 {
+            assert!(world.actions().contains(&Action::Kill(WORKER)), "attempt {attempt}");
+        }
+        world.worker_dies(Death::Exited(1));
+    }
+    assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::GpuError)], "nobody will come");
+    world.worker_reads_any();
+    world.worker_writes(&head(0, 64));
+    assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS));
+    world.router.relayed(WORKER, PIXELS, world.now);
+    world.send(client, &request(2));
+    world.worker_reads(2);
+}
+
+#[test]
+fn an_unused_worker_is_ended_and_comes_back_for_the_next_request() {
+    let mut world = World::with(Limits { worker_idle: Some(Duration::from_secs(60)), ..LIMITS });
+    let client = world.client(&[1]);
+    world.worker_reads(1);
+    world.pass(Duration::from_secs(59));
+    world.worker_writes(&failure(1));
+    world.client_reads(client, 0);
+    world.pass(Duration::from_secs(59));
+    assert!(!world.actions().contains(&Action::Kill(WORKER)));
+    world.pass(Duration::from_secs(1));
+    assert!(world.actions().contains(&Action::Kill(WORKER)));
+    world.router.worker_down(WORKER, Death::Killed(9), false, world.now);
+    world.pass(Duration::from_secs(1000));
+    assert!(!world.actions().contains(&Action::Start(WORKER)), "nobody needs it");
+    world.send(client, &request(2));
+    world.pass(Duration::ZERO);
+    assert!(world.actions().contains(&Action::Start(WORKER)));
+    world.router.worker_up(WORKER, world.now);
+    world.worker_reads(2);
+}
+
+#[test]
+fn a_running_request_whose_client_is_gone_is_finished_or_cancelled() {
+    for abandoned in [Abandoned::Finish, Abandoned::Cancel] {
+        let mut world = World::with(Limits { abandoned, ..LIMITS });
+        let client = world.client(&[1]);
+        world.worker_reads(1);
+        world.actions();
+        world.router.client_gone(client, world.now);
+        let is_cancelled = world.actions().contains(&Action::Kill(WORKER));
+        assert_eq!(is_cancelled, abandoned == Abandoned::Cancel);
+        if is_cancelled {
+            world.router.worker_down(WORKER, Death::Killed(9), false, world.now);
+            assert!(world.router.wake_at().unwrap() <= world.now, "no back-off: it did nothing wrong");
+        } else {
+            world.worker_writes(&head(1, 64));
+            assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS));
+        }
+    }
 }
 
 #[test]
@@ -307,7 +530,8 @@ fn an_idle_router_asks_to_be_left_alone() {
     world.worker_reads(1);
     world.worker_writes(&head(1, 64));
     world.client_reads(client, usize::MAX);
-    world.pass(Duration::from_secs(10_000));
+    world.router.client_gone(client, world.now);
+    world.pass(Duration::from_secs(100_000));
     world.actions();
     assert_eq!(world.router.wake_at(), None);
     assert_eq!(world.router.next_action(), None);

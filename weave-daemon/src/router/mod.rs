@@ -19,6 +19,12 @@
 //! Time is an argument. Memory is fixed: a table of clients, a table of jobs, one small output
 //! buffer a client. An answer never waits for memory: a job's own slot holds the error that ends it
 //! until the client takes it, and input of a client whose output is full is not read.
+//!
+//! Nobody can hold up the others for long: clients with waiting requests are served in turns, each
+//! has a bounded number of them, and who takes an image too slowly while others wait is cut off.
+
+mod jobs;
+mod suspects;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,25 +36,57 @@ use weave_core::limits::{
     HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD,
     RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN,
 };
-use weave_core::request;
+use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseError, ResponseHead};
+
+use jobs::{JobState, Jobs};
+use suspects::Suspects;
 
 /// Bounds of the router. All memory is taken when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Clients at once.
     pub connections: usize,
+    /// Requests of one client that are not answered yet.
+    pub in_flight: usize,
     /// Requests that wait, besides those that run.
     pub queue: usize,
     /// Workers.
     pub workers: usize,
+    /// How long a client may take to complete a frame that it has begun.
+    pub frame: Duration,
+    /// How long a client may stay that wants nothing.
+    pub idle: Duration,
+    /// How long a request may wait for a worker.
+    pub queue_wait: Duration,
     /// How long a worker may take for one image, up to the response's head.
     pub generation: Duration,
-    /// How long a client may take no byte of an answer that is there for it.
+    /// How long a client may take less than [`LEAST_PROGRESS`] of an answer that is there for it.
     pub stall: Duration,
+    /// The same while other clients' requests wait.
+    pub busy_stall: Duration,
     /// How long running work may go on after [`Router::drain`].
     pub drain: Duration,
+    /// How long a worker may have nothing to do until it is ended, to give its memory back; the
+    /// next request starts it again. `None`: it stays.
+    pub worker_idle: Option<Duration>,
+    /// Whether a worker has to make a small image before it is given a request.
+    pub warm_up: bool,
+    /// What becomes of a running request whose client has gone.
+    pub abandoned: Abandoned,
 }
+
+/// What becomes of a running request whose client has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It runs to its end, and the image is dropped: the worker keeps its model in memory.
+    Finish,
+    /// Its worker is ended, and started again.
+    Cancel,
+}
+
+/// What a client has to take of an image within the stall limit, in bytes.
+pub const LEAST_PROGRESS: usize = 64 * 1024;
 
 /// The first wait before a worker is started again; it doubles with every failure in a row.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -144,6 +182,10 @@ enum Refusal {
     Busy { queue: usize },
     ShuttingDown,
     Timeout { limit: Duration },
+    TooManyInFlight { limit: usize },
+    QueueWait { limit: Duration },
+    NoWorker(Death),
+    KilledBefore,
     WorkerDied(Death),
     WorkerLied,
 }
@@ -151,10 +193,12 @@ enum Refusal {
 impl Refusal {
     const fn code(self) -> ErrorCode {
         match self {
-            Self::Busy { .. } => ErrorCode::Busy,
+            Self::Busy { .. } | Self::TooManyInFlight { .. } => ErrorCode::Busy,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
-            Self::Timeout { .. } => ErrorCode::Timeout,
-            Self::WorkerDied(_) | Self::WorkerLied => ErrorCode::GpuError,
+            Self::Timeout { .. } | Self::QueueWait { .. } => ErrorCode::Timeout,
+            Self::NoWorker(_) | Self::KilledBefore | Self::WorkerDied(_) | Self::WorkerLied => {
+                ErrorCode::GpuError
+            }
         }
     }
 }
@@ -171,6 +215,22 @@ impl fmt::Display for Refusal {
                 "generation took longer than the server's limit of {} s; ask for fewer steps or a smaller image",
                 limit.as_secs_f32()
             ),
+            Self::TooManyInFlight { limit } => {
+                write!(f, "{limit} requests of this connection are not answered yet, at most {limit} may be")
+            }
+            Self::QueueWait { limit } => write!(
+                f,
+                "no worker was free within the server's limit of {} s; try again later",
+                limit.as_secs_f32()
+            ),
+            Self::NoWorker(death) => write!(
+                f,
+                "the worker {death} before it could make an image, {MAX_ATTEMPTS} times or more in a row; tell the \
+                 operator to look at the server's log"
+            ),
+            Self::KilledBefore => f.write_str(
+                "this very request ended the worker twice and is refused for an hour; ask for another size or prompt",
+            ),
             Self::WorkerDied(death) => {
                 write!(f, "the worker {death} while it generated this image; it is restarted, try again")
             }
@@ -185,6 +245,14 @@ pub fn no_room_answer(connections: usize, out: &mut [u8; MAX_ERROR_FRAME]) -> &[
     let text = format_args!("all {connections} connections are taken; try again later");
     error::emit(0, ErrorCode::Busy, text, out).unwrap_or_default()
 }
+
+/// What a worker has to make before it is given a request: enough to have all of the model in place.
+const WARM_UP: Request<'static> = Request {
+    request_id: 0,
+    params: Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 },
+    prompts: Prompts::same("warm-up"),
+};
+const WARM_UP_LEN: usize = 128;
 
 /// Room for a few errors, or for the head of a response.
 const OUT_LEN: usize = 1024;
@@ -212,8 +280,14 @@ struct Client {
     relay: Option<WorkerId>,
     /// Jobs that are not answered yet.
     outstanding: usize,
-    /// Since when output has been waiting without a byte taken.
+    /// Since when output has been waiting with less than [`LEAST_PROGRESS`] taken.
     stalled_since: Option<Instant>,
+    /// Bytes taken since then.
+    progress: usize,
+    /// Since when the frame that is being read has been incomplete.
+    frame_since: Option<Instant>,
+    /// When it last wanted something, or got it.
+    active_at: Option<Instant>,
     /// Named by an action that was not taken yet.
     noted: bool,
 }
@@ -228,8 +302,19 @@ impl Client {
             relay: None,
             outstanding: 0,
             stalled_since: None,
+            progress: 0,
+            frame_since: None,
+            active_at: None,
             noted: false,
         }
+    }
+
+    /// Whether it stays and has all that it asked for.
+    fn is_idle(&self) -> bool {
+        self.stage != Stage::Closing
+            && self.outstanding == 0
+            && self.out.is_empty()
+            && self.frame_since.is_none()
     }
 
     /// Whether one more error frame has a place in the output, now.
@@ -250,42 +335,14 @@ impl Client {
     }
 }
 
-/// A request on its way, in a slot of its own.
-struct Job {
-    state: JobState,
-    /// Who waits for it; `None` once nobody does.
-    client: Option<ClientId>,
-    request_id: u64,
-    width: u32,
-    height: u32,
-    /// Workers that were given it.
-    attempts: u8,
-    /// The request; once the job has failed, the error frame that answers it.
-    frame: [u8; MAX_REQUEST_FRAME],
-    /// Bytes of `frame` that count.
-    len: usize,
-}
-
-impl Job {
-    fn frame(&self) -> &[u8] {
-        self.frame.get(..self.len).unwrap_or_default()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum JobState {
-    Free,
-    Queued,
-    Running,
-    /// `frame` is the answer and waits for room in the client's output.
-    Failed,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     /// No process; it is started at this time, `None` once that was asked for.
     Down(Option<Instant>),
-    Idle,
+    /// No process, and none is needed until a request waits.
+    Parked,
+    /// Nothing to do since then.
+    Idle(Instant),
     Busy,
     /// Told to die; what it still says is dropped.
     Dying,
@@ -304,10 +361,30 @@ enum Progress {
     Pixels(usize),
 }
 
+/// What a busy worker was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// A small image that nobody waits for.
+    WarmUp,
+    /// A client's request.
+    Job(usize),
+}
+
+/// What a worker does after its death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    /// It failed, and is started again after a while.
+    BackOff,
+    /// It was ended for reasons of ours, and is started again at once.
+    Restart,
+    /// It is started when it is needed.
+    Park,
+}
+
 struct Worker {
     link: Link,
-    job: Option<usize>,
-    /// Bytes of the job's request that are written.
+    task: Option<Task>,
+    /// Bytes of the request that are written.
     sent: usize,
     progress: Progress,
     /// The beginning of the answer: the head of a response, or a whole error.
@@ -320,6 +397,8 @@ struct Worker {
     deadline: Instant,
     /// Deaths since the last image.
     failures: u32,
+    last_death: Death,
+    afterwards: Afterwards,
     noted: bool,
     /// An order to start or kill that was not taken yet.
     order: Option<Action>,
@@ -329,9 +408,10 @@ struct Worker {
 pub struct Router {
     limits: Limits,
     clients: Box<[Client]>,
-    jobs: Box<[Job]>,
-    /// Jobs in state `Queued`, the oldest first. Never longer than the table of jobs.
-    queue: VecDeque<usize>,
+    jobs: Jobs,
+    suspects: Suspects,
+    /// The request that each new worker has to answer, if any.
+    warm_up: heapless::Vec<u8, WARM_UP_LEN>,
     workers: Box<[Worker]>,
     /// Clients and workers that an action has to name; each at most once.
     noted: VecDeque<Action>,
@@ -346,19 +426,9 @@ impl Router {
     #[must_use]
     pub fn new(limits: Limits, now: Instant) -> Self {
         let client = || Client::new();
-        let job = || Job {
-            state: JobState::Free,
-            client: None,
-            request_id: 0,
-            width: 0,
-            height: 0,
-            attempts: 0,
-            frame: [0; MAX_REQUEST_FRAME],
-            len: 0,
-        };
         let worker = || Worker {
             link: Link::Down(Some(now)),
-            job: None,
+            task: None,
             sent: 0,
             progress: Progress::Header,
             answer: [0; MAX_ERROR_FRAME],
@@ -366,15 +436,22 @@ impl Router {
             wanted: HEADER_LEN,
             deadline: now,
             failures: 0,
+            last_death: Death::NotStarted,
+            afterwards: Afterwards::BackOff,
             noted: false,
             order: None,
         };
-        let jobs = limits.queue + limits.workers;
+        let mut warm_up = [0; MAX_REQUEST_FRAME];
+        let warm_up: &[u8] = match limits.warm_up {
+            true => WARM_UP.emit(&mut warm_up).unwrap_or_default(),
+            false => &[],
+        };
         Self {
             limits,
             clients: std::iter::repeat_with(client).take(limits.connections).collect(),
-            jobs: std::iter::repeat_with(job).take(jobs).collect(),
-            queue: VecDeque::with_capacity(jobs),
+            jobs: Jobs::new(limits.queue + limits.workers, limits.connections, now),
+            suspects: Suspects::new(),
+            warm_up: heapless::Vec::from_slice(warm_up).unwrap_or_default(),
             workers: std::iter::repeat_with(worker).take(limits.workers).collect(),
             noted: VecDeque::with_capacity(limits.connections + 2 * limits.workers),
             draining: None,
@@ -415,7 +492,7 @@ impl Router {
         let deadline = now + self.limits.drain;
         self.draining = Some(deadline);
         self.wake_by(deadline);
-        while let Some(job) = self.queue.pop_front() {
+        while let Some(job) = self.jobs.take_any() {
             self.fail(job, Refusal::ShuttingDown, now);
         }
     }
@@ -424,7 +501,7 @@ impl Router {
     pub fn abort(&mut self, now: Instant) {
         self.drain(now);
         for id in 0..self.workers.len() {
-            if matches!(self.workers[id].link, Link::Idle | Link::Busy) {
+            if matches!(self.workers[id].link, Link::Idle(_) | Link::Busy) {
                 self.condemn(WorkerId(id), Refusal::ShuttingDown, now);
             }
         }
@@ -433,13 +510,15 @@ impl Router {
     // ---------------------------------------------------------------- clients
 
     /// Somebody connected. `None`: the table is full ([`no_room_answer`]).
-    pub fn accept(&mut self) -> Option<ClientId> {
+    pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
         let id = self.clients.iter().position(|client| client.stage == Stage::Free)?;
         let client = &mut self.clients[id];
         client.stage = Stage::Open;
         client.input.reset();
         client.out.clear();
         (client.sent, client.relay, client.outstanding, client.stalled_since) = (0, None, 0, None);
+        (client.frame_since, client.active_at) = (None, Some(now));
+        self.wake_by(now + self.limits.idle);
         Some(ClientId(id))
     }
 
@@ -464,9 +543,10 @@ impl Router {
         }
     }
 
-    /// The client's connection is no more. What waits for it is dropped; what runs, runs to its end.
-    pub fn client_gone(&mut self, id: ClientId) {
-        self.cut(id);
+    /// The client's connection is no more. What waits for it is dropped; for what runs see
+    /// [`Abandoned`].
+    pub fn client_gone(&mut self, id: ClientId, now: Instant) {
+        self.cut(id, now);
         self.clients[id.0].stage = Stage::Free;
     }
 
@@ -475,7 +555,8 @@ impl Router {
         self.fill_output(id);
         if !self.clients[id.0].out.is_empty() && self.clients[id.0].stalled_since.is_none() {
             self.clients[id.0].stalled_since = Some(now);
-            self.wake_by(now + self.limits.stall);
+            self.clients[id.0].progress = 0;
+            self.wake_by(now + self.stall_limit(id));
         }
         let client = &self.clients[id.0];
         if !client.out.is_empty() {
@@ -501,7 +582,7 @@ impl Router {
             client.out.clear();
             client.sent = 0;
         }
-        self.moved(id, now);
+        self.moved(id, n, now);
         // Input that was held back for want of room can go on.
         self.take_requests(id, now);
     }
@@ -512,17 +593,18 @@ impl Router {
         let Progress::Pixels(left) = worker.progress else { return };
         let left = left.saturating_sub(n);
         worker.progress = Progress::Pixels(left);
-        let client = worker.job.and_then(|job| self.jobs[job].client);
+        let client = self.audience(id);
         if left > 0 {
-            if let Some(client) = client {
-                self.moved(client, now);
+            match client {
+                Some(client) => self.moved(client, n, now),
+                None => self.workers[id.0].deadline = now + self.limits.stall,
             }
             return;
         }
         self.workers[id.0].failures = 0;
         if let Some(client) = client {
             self.clients[client.0].relay = None;
-            self.moved(client, now);
+            self.moved(client, n, now);
         }
         self.end_task(id, now);
         if let Some(client) = client {
@@ -534,9 +616,11 @@ impl Router {
 
     /// The worker can be talked to.
     pub fn worker_up(&mut self, id: WorkerId, now: Instant) {
-        let worker = &mut self.workers[id.0];
-        worker.link = Link::Idle;
-        self.note_worker(id);
+        if self.warm_up.is_empty() || self.draining.is_some() {
+            self.rest(id, now);
+        } else {
+            self.give(id, Task::WarmUp, now);
+        }
         self.dispatch(now);
     }
 
@@ -544,40 +628,74 @@ impl Router {
     /// socket some of what was written to it, so it can't have begun with the request.
     pub fn worker_down(&mut self, id: WorkerId, death: Death, request_unread: bool, now: Instant) {
         let worker = &mut self.workers[id.0];
-        match worker.job {
+        let was_asked = worker.link == Link::Dying;
+        match worker.task {
             // It died before it had the whole request: another one can have it.
-            Some(job)
-                if (request_unread || worker.sent < self.jobs[job].len)
-                    && self.jobs[job].attempts < MAX_ATTEMPTS =>
-            {
-                worker.job = None;
-                if self.jobs[job].client.is_some() && self.draining.is_none() {
-                    self.jobs[job].state = JobState::Queued;
-                    self.queue.push_front(job);
-                } else {
+            Some(Task::Job(job)) if request_unread || worker.sent < self.jobs.get(job).len => {
+                worker.task = None;
+                let job_state = self.jobs.get(job);
+                if job_state.client.is_none() {
+                    self.release(job);
+                } else if self.draining.is_some() {
                     self.fail(job, Refusal::ShuttingDown, now);
+                } else if job_state.attempts >= MAX_ATTEMPTS {
+                    self.fail(job, Refusal::NoWorker(death), now);
+                } else {
+                    self.jobs.enqueue_again(job);
                 }
             }
-            _ => self.lose_job(id, Refusal::WorkerDied(death), now),
+            Some(Task::Job(job)) => {
+                let digest = self.jobs.get(job).digest;
+                if !was_asked && self.suspects.blame(digest, now) {
+                    log::error!(
+                        "worker {}: died of request {digest:016x} again; refusing that for an hour",
+                        id.0
+                    );
+                }
+                self.lose_task(id, Refusal::WorkerDied(death), now);
+            }
+            Some(Task::WarmUp) | None => worker.task = None,
         }
         let worker = &mut self.workers[id.0];
-        let back_off = FIRST_BACK_OFF.saturating_mul(1 << worker.failures.min(16)).min(LONGEST_BACK_OFF);
-        worker.failures = worker.failures.saturating_add(1);
-        // The first death after an image was made is no pattern yet: start at once.
-        let at = if worker.failures > 1 { now + back_off } else { now };
-        worker.link = Link::Down(Some(at));
+        worker.last_death = death;
         worker.order = None;
-        self.wake_by(at);
+        let afterwards = std::mem::replace(&mut worker.afterwards, Afterwards::BackOff);
+        let at = match afterwards {
+            Afterwards::BackOff => {
+                let doubled = FIRST_BACK_OFF.saturating_mul(1 << worker.failures.min(16));
+                worker.failures = worker.failures.saturating_add(1);
+                // The first death after an image was made is no pattern yet: start at once.
+                if worker.failures > 1 { Some(now + doubled.min(LONGEST_BACK_OFF)) } else { Some(now) }
+            }
+            Afterwards::Restart => Some(now),
+            Afterwards::Park => None,
+        };
+        match at {
+            Some(at) => {
+                worker.link = Link::Down(Some(at));
+                self.wake_by(at);
+            }
+            None => worker.link = Link::Parked,
+        }
+        if let Some(death) = self.hopeless() {
+            while let Some(job) = self.jobs.take_any() {
+                self.fail(job, Refusal::NoWorker(death), now);
+            }
+        }
+        self.dispatch(now);
+        self.hurry_up();
     }
 
     /// Request bytes to write; empty when there are none.
     #[must_use]
     pub fn worker_output(&self, id: WorkerId) -> &[u8] {
         let worker = &self.workers[id.0];
-        match (worker.link, worker.job) {
-            (Link::Busy, Some(job)) => self.jobs[job].frame().get(worker.sent..).unwrap_or_default(),
+        let request = match (worker.link, worker.task) {
+            (Link::Busy, Some(Task::Job(job))) => self.jobs.get(job).frame(),
+            (Link::Busy, Some(Task::WarmUp)) => &self.warm_up,
             _ => &[],
-        }
+        };
+        request.get(worker.sent..).unwrap_or_default()
     }
 
     /// The worker's socket took `n` of the bytes.
@@ -587,14 +705,15 @@ impl Router {
 
     /// What to do with what the worker sends.
     pub fn worker_input(&mut self, id: WorkerId) -> WorkerInput<'_> {
+        let audience = self.audience(id);
         let worker = &mut self.workers[id.0];
         match (worker.link, worker.progress) {
-            (Link::Down(_), _) | (Link::Busy, Progress::Ready(_)) => WorkerInput::Hold,
-            (Link::Idle | Link::Dying, _) => WorkerInput::Silence,
+            (Link::Down(_) | Link::Parked, _) | (Link::Busy, Progress::Ready(_)) => WorkerInput::Hold,
+            (Link::Idle(_) | Link::Dying, _) => WorkerInput::Silence,
             (Link::Busy, Progress::Header | Progress::Body(_)) => {
                 WorkerInput::Buffer(worker.answer.get_mut(worker.have..worker.wanted).unwrap_or_default())
             }
-            (Link::Busy, Progress::Pixels(len)) => match worker.job.and_then(|job| self.jobs[job].client) {
+            (Link::Busy, Progress::Pixels(len)) => match audience {
                 Some(client) => WorkerInput::Relay(client),
                 None => WorkerInput::Discard(len),
             },
@@ -634,14 +753,7 @@ impl Router {
             self.tick_worker(id, now);
         }
         for id in (0..self.clients.len()).map(ClientId) {
-            let Some(since) = self.clients[id.0].stalled_since else { continue };
-            let deadline = since + self.limits.stall;
-            if deadline <= now {
-                log::warn!("client {}: took nothing for {:?}; closing", id.0, self.limits.stall);
-                self.cut(id);
-            } else {
-                self.wake_by(deadline);
-            }
+            self.tick_client(id, now);
         }
         match self.draining {
             Some(deadline) if deadline <= now => self.abort(now),
@@ -669,16 +781,19 @@ impl Router {
 
     /// Takes the requests that have arrived, as long as an immediate answer would have a place.
     fn take_requests(&mut self, id: ClientId, now: Instant) {
+        let hopeless = self.hopeless();
         let client = &mut self.clients[id.0];
+        let mut waiting_since = client.frame_since.take().unwrap_or(now);
         while matches!(client.stage, Stage::Open | Stage::HalfClosed) && client.takes_error() {
             let frame = match client.input.next_frame() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
-                    self.give_up(id, error);
-                    break;
+                    self.give_up(id, error.code(), error, now);
+                    return;
                 }
             };
+            (waiting_since, client.active_at) = (now, Some(now));
             let request_id = frame.request_id();
             let request = match request::parse(&frame) {
                 Ok(request) => request,
@@ -688,44 +803,105 @@ impl Router {
                     continue;
                 }
             };
-            let free = self.jobs.iter().position(|job| job.state == JobState::Free);
-            let refusal = match free {
-                _ if self.draining.is_some() => Refusal::ShuttingDown,
-                Some(free) if self.queue.len() < self.limits.queue => {
-                    let job = &mut self.jobs[free];
-                    job.len = request.emit(&mut job.frame).map_or(0, <[u8]>::len);
-                    (job.state, job.client, job.request_id) = (JobState::Queued, Some(id), request_id);
-                    (job.width, job.height) = (request.params.width, request.params.height);
-                    job.attempts = 0;
-                    client.outstanding += 1;
-                    self.queue.push_back(free);
-                    continue;
-                }
-                _ => Refusal::Busy { queue: self.limits.queue },
+            let digest = suspects::digest(&request);
+            let refusal = if self.draining.is_some() {
+                Refusal::ShuttingDown
+            } else if self.suspects.is_refused(digest, now) {
+                Refusal::KilledBefore
+            } else if let Some(death) = hopeless {
+                Refusal::NoWorker(death)
+            } else if client.outstanding >= self.limits.in_flight {
+                Refusal::TooManyInFlight { limit: self.limits.in_flight }
+            } else if self.jobs.queued_len() < self.limits.queue
+                && let Some(free) = self.jobs.take_free()
+            {
+                let job = self.jobs.get_mut(free);
+                job.len = request.emit(&mut job.frame).map_or(0, <[u8]>::len);
+                (job.client, job.request_id, job.digest) = (Some(id), request_id, digest);
+                (job.width, job.height) = (request.params.width, request.params.height);
+                (job.since, job.attempts) = (now, 0);
+                client.outstanding += 1;
+                self.jobs.enqueue(free);
+                self.wake_at = earlier(self.wake_at, now + self.limits.queue_wait);
+                continue;
+            } else {
+                Refusal::Busy { queue: self.limits.queue }
             };
             self.answered += 1;
             client.push_error(request_id, refusal.code(), refusal);
         }
+        // The clock runs only while the client could go on.
+        if client.stage == Stage::Open && client.takes_error() && !client.input.is_between_frames() {
+            client.frame_since = Some(waiting_since);
+            self.wake_by(waiting_since + self.limits.frame);
+        }
         self.dispatch(now);
+        self.hurry_up();
         self.note_client(id);
     }
 
+    /// Who keeps a worker from its next request has less time when others wait for one.
+    fn hurry_up(&mut self) {
+        for worker in (0..self.workers.len()).map(WorkerId) {
+            if self.is_sending(worker)
+                && let Some(client) = self.audience(worker)
+                && let Some(since) = self.clients[client.0].stalled_since
+            {
+                self.wake_by(since + self.stall_limit(client));
+            }
+        }
+    }
+
+    /// How long this client may take too little of what is there for it.
+    fn stall_limit(&self, id: ClientId) -> Duration {
+        let mut workers = (0..self.workers.len()).map(WorkerId);
+        let holds_up = self.jobs.others_wait(id)
+            && workers.any(|worker| self.is_sending(worker) && self.audience(worker) == Some(id));
+        let Limits { stall, busy_stall, .. } = self.limits;
+        if holds_up { busy_stall.min(stall) } else { stall }
+    }
+
+    /// Whether a worker's image is there and not all gone.
+    fn is_sending(&self, id: WorkerId) -> bool {
+        let worker = &self.workers[id.0];
+        worker.link == Link::Busy && matches!(worker.progress, Progress::Ready(_) | Progress::Pixels(_))
+    }
+
+    /// If no worker has come up for a while: how the last one died.
+    fn hopeless(&self) -> Option<Death> {
+        let is_down = |worker: &Worker| {
+            matches!(worker.link, Link::Down(_)) && worker.failures >= u32::from(MAX_ATTEMPTS)
+        };
+        self.workers.iter().all(is_down).then(|| self.workers.first().map(|worker| worker.last_death))?
+    }
+
+    /// Who gets what this worker sends.
+    fn audience(&self, id: WorkerId) -> Option<ClientId> {
+        match self.workers[id.0].task {
+            Some(Task::Job(job)) => self.jobs.get(job).client,
+            Some(Task::WarmUp) | None => None,
+        }
+    }
+
     /// The stream of this client can't be followed: answer, flush, close.
-    fn give_up(&mut self, id: ClientId, error: FrameError) {
-        self.forget_jobs(id);
+    fn give_up(&mut self, id: ClientId, code: ErrorCode, why: impl fmt::Display, now: Instant) {
+        self.forget_jobs(id, now);
         let client = &mut self.clients[id.0];
-        client.push_error(0, error.code(), error);
+        client.push_error(0, code, why);
         client.stage = Stage::Closing;
+        client.frame_since = None;
+        self.note_client(id);
+        self.dispatch(now);
     }
 
     /// Closes a client's connection at once, in the middle of whatever is going out.
-    fn cut(&mut self, id: ClientId) {
-        self.forget_jobs(id);
+    fn cut(&mut self, id: ClientId, now: Instant) {
+        self.forget_jobs(id, now);
         let client = &mut self.clients[id.0];
         client.stage = Stage::Closing;
         client.out.clear();
         client.sent = 0;
-        client.stalled_since = None;
+        (client.stalled_since, client.frame_since) = (None, None);
         if let Some(worker) = client.relay.take() {
             self.note_worker(worker);
         }
@@ -733,31 +909,31 @@ impl Router {
     }
 
     /// Nobody waits for this client's jobs any more.
-    fn forget_jobs(&mut self, id: ClientId) {
-        for index in 0..self.jobs.len() {
-            let job = &mut self.jobs[index];
+    fn forget_jobs(&mut self, id: ClientId, now: Instant) {
+        while let Some(job) = self.jobs.take_queued(id).or_else(|| self.jobs.take_failed(id)) {
+            self.release(job);
+        }
+        for worker_id in (0..self.workers.len()).map(WorkerId) {
+            let worker = &mut self.workers[worker_id.0];
+            let Some(Task::Job(job)) = worker.task else { continue };
+            let job = self.jobs.get_mut(job);
             if job.client != Some(id) {
                 continue;
             }
-            match job.state {
-                JobState::Running => {
-                    job.client = None;
-                    self.clients[id.0].outstanding -= 1;
+            job.client = None;
+            self.clients[id.0].outstanding -= 1;
+            match worker.progress {
+                // What it sends is dropped from now on, and it has to come.
+                Progress::Ready(len) | Progress::Pixels(len) => {
+                    worker.progress = Progress::Pixels(len);
+                    worker.deadline = now + self.limits.stall;
+                    self.wake_by(now + self.limits.stall);
+                    self.note_worker(worker_id);
                 }
-                JobState::Queued => {
-                    self.queue.retain(|queued| *queued != index);
-                    self.free_job(index);
+                Progress::Header | Progress::Body(_) if self.limits.abandoned == Abandoned::Cancel => {
+                    self.end_worker(worker_id, Afterwards::Restart);
                 }
-                JobState::Failed | JobState::Free => self.free_job(index),
-            }
-        }
-        for id in (0..self.workers.len()).map(WorkerId) {
-            let worker = &mut self.workers[id.0];
-            if let (Progress::Ready(len), Some(job)) = (worker.progress, worker.job)
-                && self.jobs[job].client.is_none()
-            {
-                worker.progress = Progress::Pixels(len);
-                self.note_worker(id);
+                Progress::Header | Progress::Body(_) => {}
             }
         }
     }
@@ -768,20 +944,19 @@ impl Router {
         if client.outstanding == 0 || client.stage == Stage::Closing {
             return;
         }
-        for index in 0..self.jobs.len() {
-            let job = &self.jobs[index];
-            if job.client == Some(id) && job.state == JobState::Failed && self.clients[id.0].takes_error() {
-                self.clients[id.0].push(job.frame());
-                self.free_job(index);
-            }
+        while self.clients[id.0].takes_error()
+            && let Some(job) = self.jobs.take_failed(id)
+        {
+            self.clients[id.0].push(self.jobs.get(job).frame());
+            self.release(job);
         }
         let client = &mut self.clients[id.0];
         if client.relay.is_some() || client.out.capacity() - client.out.len() < RESPONSE_HEAD_LEN {
             return;
         }
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            if let (Progress::Ready(len), Some(job)) = (worker.progress, worker.job)
-                && self.jobs[job].client == Some(id)
+            if let (Progress::Ready(len), Some(Task::Job(job))) = (worker.progress, worker.task)
+                && self.jobs.get(job).client == Some(id)
             {
                 client.push(worker.answer.get(..RESPONSE_HEAD_LEN).unwrap_or_default());
                 client.relay = Some(WorkerId(index));
@@ -791,38 +966,79 @@ impl Router {
         }
     }
 
-    /// The client's output moved: it is not stalled.
-    fn moved(&mut self, id: ClientId, now: Instant) {
+    /// The client took so much of its output. If that is enough, its time starts anew.
+    fn moved(&mut self, id: ClientId, n: usize, now: Instant) {
         let client = &mut self.clients[id.0];
-        client.stalled_since = (!client.out.is_empty()).then_some(now);
-        if let Some(worker) = client.relay {
-            self.workers[worker.0].deadline = now + self.limits.stall;
+        client.active_at = Some(now);
+        client.progress = client.progress.saturating_add(n);
+        if client.out.is_empty() && client.relay.is_none() {
+            client.stalled_since = None;
+            self.wake_by(now + self.limits.idle);
+        } else if client.progress >= LEAST_PROGRESS {
+            client.progress = 0;
+            client.stalled_since = Some(now);
         }
     }
 
     /// Gives waiting jobs to idle workers.
     fn dispatch(&mut self, now: Instant) {
-        for id in (0..self.workers.len()).map(WorkerId) {
-            if self.workers[id.0].link != Link::Idle {
-                continue;
-            }
-            let Some(job) = self.queue.pop_front() else { return };
-            self.jobs[job].state = JobState::Running;
-            self.jobs[job].attempts += 1;
-            let worker = &mut self.workers[id.0];
-            (worker.link, worker.job, worker.sent) = (Link::Busy, Some(job), 0);
-            (worker.progress, worker.have, worker.wanted) = (Progress::Header, 0, HEADER_LEN);
-            worker.deadline = now + self.limits.generation;
-            self.wake_by(now + self.limits.generation);
-            self.note_worker(id);
+        if self.jobs.queued_len() == 0 || self.draining.is_some() {
+            return;
         }
+        for id in (0..self.workers.len()).map(WorkerId) {
+            if matches!(self.workers[id.0].link, Link::Idle(_)) {
+                let Some(job) = self.jobs.start_next() else { return };
+                self.jobs.get_mut(job).attempts += 1;
+                self.give(id, Task::Job(job), now);
+            }
+        }
+        // As many workers as there is work for.
+        let coming = self.workers.iter().filter(|worker| match worker.link {
+            Link::Down(_) => true,
+            Link::Busy => worker.task == Some(Task::WarmUp),
+            Link::Parked | Link::Idle(_) | Link::Dying => false,
+        });
+        let mut missing = self.jobs.queued_len().saturating_sub(coming.count());
+        for id in 0..self.workers.len() {
+            if missing > 0 && self.workers[id].link == Link::Parked {
+                self.workers[id].link = Link::Down(Some(now));
+                self.wake_by(now);
+                missing -= 1;
+            }
+        }
+    }
+
+    /// Has an idle worker do this.
+    fn give(&mut self, id: WorkerId, task: Task, now: Instant) {
+        let worker = &mut self.workers[id.0];
+        (worker.link, worker.task, worker.sent) = (Link::Busy, Some(task), 0);
+        (worker.progress, worker.have, worker.wanted) = (Progress::Header, 0, HEADER_LEN);
+        worker.deadline = now + self.limits.generation;
+        self.wake_by(now + self.limits.generation);
+        self.note_worker(id);
+    }
+
+    /// The worker has nothing to do.
+    fn rest(&mut self, id: WorkerId, now: Instant) {
+        let worker = &mut self.workers[id.0];
+        (worker.link, worker.progress) = (Link::Idle(now), Progress::Header);
+        if let Some(limit) = self.limits.worker_idle {
+            self.wake_by(now + limit);
+        }
+        self.note_worker(id);
     }
 
     /// Reads what is in `answer`, which is as long as was wanted. Says what is wrong with it.
     fn understand(&mut self, id: WorkerId, now: Instant) -> Result<(), Lie> {
         let worker = &mut self.workers[id.0];
-        let Some(index) = worker.job else { return Err(Lie::Unasked) };
-        let job = &mut self.jobs[index];
+        let Some(task) = worker.task else { return Err(Lie::Unasked) };
+        let (request_id, width, height) = match task {
+            Task::Job(job) => {
+                let job = self.jobs.get(job);
+                (job.request_id, job.width, job.height)
+            }
+            Task::WarmUp => (WARM_UP.request_id, WARM_UP.params.width, WARM_UP.params.height),
+        };
         let answer = worker.answer.get(..worker.have).unwrap_or_default();
         match worker.progress {
             Progress::Header => {
@@ -841,21 +1057,23 @@ impl Router {
             Progress::Body(header) if header.kind() == Kind::Response => {
                 let fields = answer.last_chunk::<RESPONSE_FIXED_LEN>().ok_or(Lie::Unasked)?;
                 let (head, trailing) = ResponseHead::parse(header, fields).map_err(Lie::Response)?;
-                if head.request_id != job.request_id {
+                if head.request_id != request_id {
                     return Err(Lie::RequestId(head.request_id));
                 }
-                if (head.image.width(), head.image.height()) != (job.width, job.height) {
+                if (head.image.width(), head.image.height()) != (width, height) {
                     return Err(Lie::Size(head.image));
                 }
                 let len = head.image.data_len().saturating_add(trailing);
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 worker.deadline = now + self.limits.stall;
                 self.wake_by(now + self.limits.stall);
+                let audience = self.audience(id);
                 let worker = &mut self.workers[id.0];
-                match self.jobs[index].client {
+                match audience {
                     Some(client) => {
                         worker.progress = Progress::Ready(len);
                         self.note_client(client);
+                        self.hurry_up();
                     }
                     None => worker.progress = Progress::Pixels(len),
                 }
@@ -866,9 +1084,11 @@ impl Router {
                     return Err(Lie::Unasked);
                 };
                 let error = error::parse(&frame).map_err(Lie::Error)?;
-                if error.request_id != job.request_id {
+                if error.request_id != request_id {
                     return Err(Lie::RequestId(error.request_id));
                 }
+                let Task::Job(index) = task else { return Err(Lie::NoWarmUp(error.code)) };
+                let job = self.jobs.get_mut(index);
                 job.len = answer.len();
                 if let Some(place) = job.frame.get_mut(..answer.len()) {
                     place.copy_from_slice(answer);
@@ -883,6 +1103,7 @@ impl Router {
     }
 
     fn tick_worker(&mut self, id: WorkerId, now: Instant) {
+        let has_audience = self.audience(id).is_some();
         let worker = &mut self.workers[id.0];
         match (worker.link, worker.progress) {
             (Link::Down(Some(_)), _) if self.draining.is_some() => {}
@@ -896,63 +1117,123 @@ impl Router {
                 log::error!("worker {}: no answer within {:?}; ending it", id.0, self.limits.generation);
                 self.condemn(id, Refusal::Timeout { limit: self.limits.generation }, now);
             }
+            // Waiting for a client, or sending to one: the client's own deadline runs. It is given up
+            // first; if the worker then still sends nothing, it is to blame.
+            (Link::Busy, Progress::Ready(_) | Progress::Pixels(_)) if has_audience => {}
             (Link::Busy, Progress::Pixels(_)) if worker.deadline <= now => {
-                let client = worker.job.and_then(|job| self.jobs[job].client);
-                match client {
-                    // The client is given up first; if the worker then still sends nothing, it is to blame.
-                    Some(client) => {
-                        log::warn!(
-                            "client {}: an image stood still for {:?}; closing",
-                            client.0,
-                            self.limits.stall
-                        );
-                        worker.deadline = now + self.limits.stall;
-                        self.wake_by(now + self.limits.stall);
-                        self.cut(client);
-                    }
-                    None => {
-                        log::error!("worker {}: its image stood still; ending it", id.0);
-                        self.condemn(id, Refusal::WorkerLied, now);
-                    }
-                }
+                log::error!("worker {}: its image stood still; ending it", id.0);
+                self.condemn(id, Refusal::WorkerLied, now);
             }
-            // Waiting for a client that doesn't take what comes first: that one's own deadline runs.
-            (Link::Busy, Progress::Ready(_)) => {}
             (Link::Busy, _) => {
                 let deadline = worker.deadline;
                 self.wake_by(deadline);
             }
-            (Link::Down(None) | Link::Idle | Link::Dying, _) => {}
+            (Link::Idle(since), _) => {
+                let Some(limit) = self.limits.worker_idle else { return };
+                if since + limit > now {
+                    self.wake_by(since + limit);
+                } else if self.draining.is_none() {
+                    log::info!("worker {}: nothing to do for {limit:?}; ending it until it is needed", id.0);
+                    self.end_worker(id, Afterwards::Park);
+                }
+            }
+            (Link::Down(None) | Link::Parked | Link::Dying, _) => {}
+        }
+    }
+
+    fn tick_client(&mut self, id: ClientId, now: Instant) {
+        let client = &self.clients[id.0];
+        if client.stage == Stage::Free {
+            return;
+        }
+        if let Some(since) = client.stalled_since {
+            let limit = self.stall_limit(id);
+            if since + limit <= now {
+                log::warn!("client {}: took too little for {limit:?}; closing", id.0);
+                return self.cut(id, now);
+            }
+            self.wake_by(since + limit);
+        }
+        let client = &self.clients[id.0];
+        if let Some(since) = client.frame_since {
+            let limit = self.limits.frame;
+            if !client.takes_error() {
+                // Its output has to move first, which has a deadline of its own.
+                self.clients[id.0].frame_since = Some(now);
+                self.wake_by(now + limit);
+            } else if since + limit <= now {
+                log::warn!("client {}: its frame was not complete after {limit:?}; closing", id.0);
+                let why = format_args!(
+                    "a frame was not complete {} s after it was begun; send it at once, and connect anew",
+                    limit.as_secs_f32()
+                );
+                return self.give_up(id, ErrorCode::Timeout, why, now);
+            } else {
+                self.wake_by(since + limit);
+            }
+        } else if client.is_idle()
+            && let Some(since) = client.active_at
+        {
+            let limit = self.limits.idle;
+            if since + limit <= now {
+                log::info!("client {}: wanted nothing for {limit:?}; closing", id.0);
+                return self.cut(id, now);
+            }
+            self.wake_by(since + limit);
+        }
+        loop {
+            let limit = self.limits.queue_wait;
+            match self.jobs.take_waiting_since(id, now.checked_sub(limit)) {
+                Ok(job) => self.fail(job, Refusal::QueueWait { limit }, now),
+                Err(since) => {
+                    if let Some(since) = since {
+                        self.wake_by(since + limit);
+                    }
+                    return;
+                }
+            }
         }
     }
 
     /// Ends a worker that can't be left alive, and the job that it has with this refusal.
     fn condemn(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
-        self.lose_job(id, refusal, now);
+        self.end_worker(id, Afterwards::BackOff);
+        let worker = &self.workers[id.0];
+        let is_unread = matches!(worker.task, Some(Task::Job(job)) if worker.sent < self.jobs.get(job).len);
+        // A request that the worker can't have begun with goes to another one when this one is gone.
+        if refusal != Refusal::WorkerLied || !is_unread {
+            self.lose_task(id, refusal, now);
+        }
+    }
+
+    /// Ends a worker. What it has is still its own.
+    fn end_worker(&mut self, id: WorkerId, afterwards: Afterwards) {
         let worker = &mut self.workers[id.0];
-        worker.link = Link::Dying;
+        (worker.link, worker.afterwards) = (Link::Dying, afterwards);
         worker.order = Some(Action::Kill(id));
         self.note_worker(id);
     }
 
     /// The worker won't finish what it has.
-    fn lose_job(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
+    fn lose_task(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
         let worker = &mut self.workers[id.0];
-        let Some(job) = worker.job.take() else { return };
-        let client = self.jobs[job].client;
+        let Some(Task::Job(job)) = worker.task.take() else { return };
+        let client = self.jobs.get(job).client;
         let in_transfer = client.filter(|client| self.clients[client.0].relay == Some(id));
         if let Some(client) = in_transfer {
             // Half a frame is out: only closing tells the client so.
             self.clients[client.0].relay = None;
-            self.cut(client);
-            self.jobs[job].client = None;
+            if self.jobs.get_mut(job).client.take().is_some() {
+                self.clients[client.0].outstanding -= 1;
+            }
+            self.cut(client, now);
         }
         self.fail(job, refusal, now);
     }
 
     /// Turns a job into the error that answers it.
     fn fail(&mut self, index: usize, refusal: Refusal, now: Instant) {
-        let job = &mut self.jobs[index];
+        let job = self.jobs.get_mut(index);
         job.len = error::emit(job.request_id, refusal.code(), refusal, &mut job.frame).map_or(0, <[u8]>::len);
         self.settle(index);
         self.dispatch(now);
@@ -960,44 +1241,38 @@ impl Router {
 
     /// A job's `frame` is now an error: it goes to the client, if there still is one.
     fn settle(&mut self, index: usize) {
-        match self.jobs[index].client {
+        match self.jobs.get(index).client {
             Some(client) => {
-                self.jobs[index].state = JobState::Failed;
+                self.jobs.set_failed(index);
                 self.note_client(client);
             }
-            None => self.free_job(index),
+            None => self.release(index),
         }
     }
 
     /// The worker has said all of its answer and can have the next job.
     fn end_task(&mut self, id: WorkerId, now: Instant) {
-        let worker = &mut self.workers[id.0];
-        worker.link = Link::Idle;
-        worker.progress = Progress::Header;
-        if let Some(job) = worker.job.take()
-            && self.jobs[job].state == JobState::Running
+        if let Some(Task::Job(job)) = self.workers[id.0].task.take()
+            && self.jobs.get(job).state() == JobState::Running
         {
-            self.free_job(job);
+            self.release(job);
         }
-        self.note_worker(id);
+        self.rest(id, now);
         self.dispatch(now);
     }
 
-    fn free_job(&mut self, index: usize) {
-        let job = &mut self.jobs[index];
-        if job.state == JobState::Free {
-            return;
-        }
-        job.state = JobState::Free;
-        if let Some(client) = job.client.take() {
+    /// A job is answered, or nobody waits for it.
+    fn release(&mut self, job: usize) {
+        if let Some(client) = self.jobs.get(job).client {
             self.clients[client.0].outstanding -= 1;
             self.note_client(client);
         }
+        self.jobs.release(job);
         self.answered += 1;
     }
 
     fn wake_by(&mut self, at: Instant) {
-        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+        self.wake_at = earlier(self.wake_at, at);
     }
 
     fn note_client(&mut self, id: ClientId) {
@@ -1013,6 +1288,67 @@ impl Router {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "simulator")]
+impl Router {
+    /// What must be true between any two events.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn assert_consistent(&self) {
+        let running = self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count();
+        self.jobs.assert_consistent(running);
+        assert!(self.jobs.never_begun_len() <= self.limits.queue, "the queue is over its bound");
+        for (index, client) in self.clients.iter().enumerate() {
+            let id = ClientId(index);
+            let runs =
+                (0..self.workers.len()).filter(|worker| self.audience(WorkerId(*worker)) == Some(id)).count();
+            assert_eq!(client.outstanding, runs + self.jobs.waiting_len(id), "requests of client {index}");
+            assert!(client.outstanding <= self.limits.in_flight, "client {index} has more than it may");
+            assert!(
+                client.relay.is_none_or(|worker| self.audience(worker) == Some(id)),
+                "a relay from elsewhere"
+            );
+            assert!(client.sent <= client.out.len());
+            assert!(client.stage != Stage::Free || client.outstanding == 0, "requests of nobody");
+        }
+        let overdue = self.deadlines().find(|(_, at)| self.wake_at.is_none_or(|wake_at| wake_at > *at));
+        assert!(overdue.is_none(), "nobody will be woken for {overdue:?}, but {:?}", self.wake_at);
+    }
+
+    /// Everything that has to happen at some time if nothing else does.
+    fn deadlines(&self) -> impl Iterator<Item = (&'static str, Instant)> {
+        let workers = self.workers.iter().enumerate().filter_map(|(index, worker)| match worker.link {
+            Link::Down(Some(at)) if self.draining.is_none() => Some(("a start", at)),
+            Link::Busy => match worker.progress {
+                Progress::Ready(_) | Progress::Pixels(_) if self.audience(WorkerId(index)).is_some() => None,
+                _ => Some(("a worker's answer", worker.deadline)),
+            },
+            Link::Idle(since) if self.draining.is_none() => {
+                self.limits.worker_idle.map(|limit| ("an idle worker", since + limit))
+            }
+            _ => None,
+        });
+        let clients = self.clients.iter().enumerate().filter(|(_, client)| client.stage != Stage::Free);
+        let clients = clients.flat_map(|(index, client)| {
+            let id = ClientId(index);
+            let stalled =
+                client.stalled_since.map(|since| ("a stalled client", since + self.stall_limit(id)));
+            let frame = client.frame_since.map(|since| ("a frame", since + self.limits.frame));
+            let idle = client.active_at.filter(|_| client.is_idle());
+            let idle = idle.map(|since| ("an idle client", since + self.limits.idle));
+            let queued = self.jobs.oldest_of(id).map(|since| ("a request", since + self.limits.queue_wait));
+            stalled.into_iter().chain(frame).chain(idle).chain(queued)
+        });
+        let is_busy = self.workers.iter().any(|worker| worker.link == Link::Busy);
+        workers.chain(clients).chain(self.draining.filter(|_| is_busy).map(|at| ("the end", at)))
+    }
+}
+
+fn earlier(known: Option<Instant>, at: Instant) -> Option<Instant> {
+    Some(known.map_or(at, |known| known.min(at)))
+}
+
 /// How a worker broke the protocol.
 #[derive(Clone, Copy, Debug)]
 enum Lie {
@@ -1023,6 +1359,7 @@ enum Lie {
     Error(ErrorParseError),
     RequestId(u64),
     Size(ImageSize),
+    NoWarmUp(ErrorCode),
 }
 
 impl fmt::Display for Lie {
@@ -1039,6 +1376,7 @@ impl fmt::Display for Lie {
             Self::Size(size) => {
                 write!(f, "made {}×{} pixels, not what was asked", size.width(), size.height())
             }
+            Self::NoWarmUp(code) => write!(f, "can't make an image to warm up: {code}"),
         }
     }
 }

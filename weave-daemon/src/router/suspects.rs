@@ -1,0 +1,81 @@
+//! Requests that workers have died of.
+//!
+//! One death is an accident; the second one of the same request within an hour is a pattern, and
+//! then the request is refused instead of being the end of a third worker. What is remembered is a
+//! digest, not the request.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::time::{Duration, Instant};
+
+use weave_core::request::Request;
+
+/// Deaths that make a request one that is refused.
+const DEATHS: u8 = 2;
+/// How long a death counts.
+const MEMORY: Duration = Duration::from_secs(3600);
+/// Requests that are remembered; the one that was seen longest ago makes place for a new one.
+const PLACES: usize = 64;
+
+/// A digest of what is asked for: everything but the request_id.
+pub(super) fn digest(request: &Request<'_>) -> u64 {
+    // With fixed keys: the digest in a log means the same after a restart.
+    let mut hasher = DefaultHasher::new();
+    let params = request.params;
+    for number in [params.width, params.height, params.steps, params.cfg_scale.to_bits()] {
+        hasher.write_u32(number);
+    }
+    hasher.write_u64(params.seed);
+    for prompt in [request.prompts.clip_l(), request.prompts.clip_g(), request.prompts.t5()] {
+        hasher.write_usize(prompt.len());
+        hasher.write(prompt.as_bytes());
+    }
+    hasher.finish()
+}
+
+/// The table. Memory is taken once.
+pub(super) struct Suspects {
+    places: heapless::Vec<Suspect, PLACES>,
+}
+
+struct Suspect {
+    digest: u64,
+    deaths: u8,
+    last: Instant,
+}
+
+impl Suspects {
+    pub(super) const fn new() -> Self {
+        Self { places: heapless::Vec::new() }
+    }
+
+    /// A worker died while it had this request. Whether the request is refused from now on.
+    pub(super) fn blame(&mut self, digest: u64, now: Instant) -> bool {
+        self.forget_old(now);
+        if let Some(known) = self.places.iter_mut().find(|suspect| suspect.digest == digest) {
+            known.deaths = known.deaths.saturating_add(1);
+            known.last = now;
+            return known.deaths >= DEATHS;
+        }
+        if self.places.is_full()
+            && let Some(oldest) = (0..self.places.len()).min_by_key(|at| self.places[*at].last)
+        {
+            self.places.swap_remove(oldest);
+        }
+        // There is a place now.
+        let _ = self.places.push(Suspect { digest, deaths: 1, last: now });
+        false
+    }
+
+    /// Whether this request is refused.
+    pub(super) fn is_refused(&mut self, digest: u64, now: Instant) -> bool {
+        if self.places.is_empty() {
+            return false;
+        }
+        self.forget_old(now);
+        self.places.iter().any(|suspect| suspect.digest == digest && suspect.deaths >= DEATHS)
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        self.places.retain(|suspect| now.saturating_duration_since(suspect.last) < MEMORY);
+    }
+}
