@@ -564,8 +564,9 @@ impl<'a, C: Choices> World<'a, C> {
             }
         }
         let gets = match manners {
-            Manners::SlowReader | Manners::Dripping => self.below(3000),
-            Manners::Deaf => 0,
+            Manners::SlowReader => self.below(3000),
+            Manners::Dripping if self.seldom(10) => 1 << 16,
+            Manners::Dripping | Manners::Deaf => 0,
             _ => 1 << 20,
         };
         self.read(id, gets);
@@ -579,7 +580,11 @@ impl<'a, C: Choices> World<'a, C> {
         };
         assert!(self.clients[id.0].is_none(), "one place for two clients");
         let manners = MANNERS[self.below(MANNERS.len())];
-        let room = if manners == Manners::Deaf { self.below(3) * 20_000 } else { 1 << 16 };
+        let room = match manners {
+            Manners::Deaf => self.below(3) * 20_000,
+            Manners::SlowReader | Manners::Dripping => 3000,
+            _ => 1 << 16,
+        };
         self.clients[id.0] = Some(Client {
             manners,
             script: VecDeque::new(),

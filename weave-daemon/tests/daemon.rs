@@ -128,7 +128,7 @@ fn a_worker_killed_while_it_generates_costs_its_own_request_only() {
     let daemon = Daemon::pattern(&["--faults=hang@slow"]);
     let (mut one, mut two) = (daemon.connect(), daemon.connect());
     for round in 1..=3 {
-        one.send(round, "slow", 1);
+        one.send(round, "slow", round);
         daemon.log.wait_nth("1 steps", usize::try_from(2 * round - 1).unwrap());
         two.send(round, "quick", round);
         daemon.kill_worker();
@@ -231,7 +231,7 @@ fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
         assert!(written < 64 << 20, "the daemon takes everything");
     };
     assert!(matches!(closed, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{closed}");
-    daemon.log.wait("took nothing");
+    daemon.log.wait("took too little");
     daemon.assert_serves();
 }
 

@@ -641,7 +641,9 @@ impl Router {
                 } else if job_state.attempts >= MAX_ATTEMPTS {
                     self.fail(job, Refusal::NoWorker(death), now);
                 } else {
+                    let since = job_state.since;
                     self.jobs.enqueue_again(job);
+                    self.wake_by(since + self.limits.queue_wait);
                 }
             }
             Some(Task::Job(job)) => {
