@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants bare-metal big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants simulate bare-metal big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector conform mutants bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector conform mutants simulate bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -63,6 +63,16 @@ conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Py
 mutants: ## whether weave-conform sees deliberate defects
 	conformance/build --quiet
 	python3 -B conformance/mutants.py
+
+simulator = cargo run --quiet --locked --profile checked -p weave-daemon --no-default-features --features simulator \
+	--example simulate --
+simulate: ## the router in simulated worlds, from fixed seeds and a fresh one; SEED= repeats one of them
+ifdef SEED
+	$(simulator) 1 $(SEED) --log
+else
+	$(simulator) 2000000 1
+	$(simulator) 200000 $$(od -An -N6 -tu8 /dev/urandom)
+endif
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal
