@@ -1,0 +1,94 @@
+//! Once it is up, the event loop takes no memory: what it needs was taken at the start.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
+use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
+use weave_core::request::{Params, Prompts, Request};
+use weave_daemon::config::{Config, EngineKind, Isolation};
+use weave_daemon::server::Server;
+use weave_daemon::socket::Socket;
+
+const PIXELS: usize = 64 * 64 * 3;
+
+/// Counts what one thread allocates.
+struct Counting;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static IS_UP: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static IS_EVENT_LOOP: Cell<bool> = const { Cell::new(false) };
+}
+
+// SAFETY: hands everything on to the system's allocator as it came.
+#[allow(unsafe_code, reason = "an allocator can't be written without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if IS_EVENT_LOOP.get() && IS_UP.load(Ordering::Relaxed) {
+            COUNT.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Sends `n` requests, every tenth of them a wrong one, a few at a time, and reads the answers.
+fn use_it(socket: &Path, n: u64) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let mut answer = vec![0; RESPONSE_HEAD_LEN + PIXELS];
+    for first in (0..n).step_by(4) {
+        for id in first..first + 4 {
+            let params = Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 };
+            let mut frame = [0; MAX_REQUEST_FRAME];
+            let request = Request { request_id: id, params, prompts: Prompts::same("x") };
+            let len = request.emit(&mut frame).unwrap().len();
+            if id % 10 == 0 {
+                frame[36..40].fill(0);
+            }
+            stream.write_all(&frame[..len]).unwrap();
+        }
+        for _ in first..first + 4 {
+            let (header, rest) = answer.split_at_mut(16);
+            stream.read_exact(header).unwrap();
+            let len = u32::from_be_bytes(header[8..12].try_into().unwrap());
+            stream.read_exact(&mut rest[..usize::try_from(len).unwrap()]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/weave.sock");
+    let config = Config { engine: EngineKind::Pattern, isolation: Isolation::Thread, ..Config::default() };
+    let (socket, listener) = Socket::bind(&path).unwrap();
+    let mut server = Server::new(config, socket, listener).unwrap();
+    let daemon = std::thread::spawn(move || {
+        IS_EVENT_LOOP.set(true);
+        server.run().unwrap();
+    });
+    use_it(&path, 100);
+    IS_UP.store(true, Ordering::Relaxed);
+    // Coming and going is part of it.
+    for _ in 0..100 {
+        use_it(&path, 100);
+    }
+    IS_UP.store(false, Ordering::Relaxed);
+    assert_eq!(COUNT.load(Ordering::Relaxed), 0);
+    kill_process(getpid(), Signal::TERM).unwrap();
+    daemon.join().unwrap();
+}
