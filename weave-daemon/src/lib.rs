@@ -11,6 +11,7 @@
 //! | [`router`] | who gets what next: a state machine without sockets, clocks or threads |
 //! | [`server`] | binds the router to `mio` |
 //! | [`worker`] | an engine on a stream |
+//! | [`worker_log`] | what a worker writes on its standard error |
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
 //! | [`process`] | starts, watches and ends workers |
 //! | [`socket`] | where the Unix socket lies and who may connect |
@@ -33,3 +34,4 @@ pub mod server;
 pub mod simulator;
 pub mod socket;
 pub mod worker;
+pub mod worker_log;

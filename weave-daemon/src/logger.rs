@@ -21,6 +21,11 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
+/// Writes bytes that somebody else has made into lines.
+pub fn pass_on(bytes: &[u8]) {
+    let _ = std::io::stderr().lock().write_all(bytes);
+}
+
 /// Starts logging. Later calls only change the level.
 pub fn start(level: LevelFilter) {
     // Fails if a logger is set already: then it is this one.

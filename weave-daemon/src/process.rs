@@ -11,6 +11,7 @@ use std::thread;
 use crate::config::{Config, Isolation};
 use crate::router::Death;
 use crate::worker;
+use crate::worker_log::WorkerLog;
 
 /// A worker that was started.
 #[derive(Debug)]
@@ -22,15 +23,23 @@ pub enum Worker {
 }
 
 impl Worker {
-    /// Starts a worker and gives our end of the stream to it, in blocking mode. `program` is this
-    /// very program, for a worker of its own process.
+    /// Starts a worker and gives our end of the stream to it, in blocking mode, and its log where
+    /// it has one of its own. `program` is this very program, for a worker of its own process;
+    /// `index` says which of all workers it is.
     ///
     /// # Errors
     /// There are no more descriptors, processes or threads to be had.
-    pub fn start(program: &Path, config: &Config) -> io::Result<(Self, UnixStream)> {
+    pub fn start(
+        program: &Path,
+        config: &Config,
+        index: usize,
+    ) -> io::Result<(Self, UnixStream, Option<WorkerLog>)> {
         let (ours, theirs) = UnixStream::pair()?;
+        let mut log = None;
         let worker = match config.isolation {
             Isolation::Process => {
+                let (ours, stderr) = WorkerLog::new()?;
+                log = Some(ours);
                 let child = Command::new(program)
                     .arg("worker")
                     // What is set here is all there is: the file and the environment were read.
@@ -38,7 +47,9 @@ impl Worker {
                     .args(config.to_flags())
                     // ggml would have a debugger look at a failed assertion, for seconds.
                     .env("GGML_NO_BACKTRACE", "1")
+                    .envs(devices(config.workers, index))
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
+                    .stderr(stderr)
                     // Ctrl-C in the daemon's terminal is for the daemon, which lets us finish.
                     .process_group(0)
                     .spawn()?;
@@ -54,7 +65,7 @@ impl Worker {
                 Self::Thread
             }
         };
-        Ok((worker, ours))
+        Ok((worker, ours, log))
     }
 
     /// Ends the worker at once, as far as that is possible.
@@ -87,6 +98,18 @@ impl Drop for Worker {
             let _ = child.wait();
         }
     }
+}
+
+/// What has the engines of CUDA and Vulkan see one device each, if there are several workers: of
+/// those that the daemon may use, the one at this place.
+fn devices(workers: usize, index: usize) -> impl Iterator<Item = (&'static str, String)> {
+    let variables =
+        ["CUDA_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"].into_iter().filter(move |_| workers > 1);
+    variables.map(move |variable| {
+        let all = std::env::var(variable).unwrap_or_default();
+        let chosen = all.split(',').map(str::trim).filter(|device| !device.is_empty()).nth(index);
+        (variable, chosen.map_or_else(|| index.to_string(), str::to_owned))
+    })
 }
 
 fn death(status: ExitStatus) -> Death {

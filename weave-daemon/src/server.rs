@@ -21,11 +21,12 @@ use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
 use crate::socket::{self, Socket};
+use crate::worker_log::WorkerLog;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 const CHILD: Token = Token(2);
-/// The first token of a worker; those of clients come after the workers'.
+/// The first token of a worker; those of their logs come next, then those of clients.
 const FIRST_WORKER: usize = 3;
 
 /// Bytes that are moved for one socket before the next one has its turn.
@@ -86,6 +87,7 @@ impl Peer {
 struct Link {
     worker: Option<Worker>,
     peer: Option<Peer>,
+    log: Option<WorkerLog>,
     /// The worker died with its request, or part of it, still in the socket.
     request_unread: bool,
     relay: Box<[u8; RELAY_LEN]>,
@@ -108,6 +110,8 @@ pub struct Server {
     clients: Box<[Option<Peer>]>,
     ready: Ready,
     accepting: bool,
+    /// Whether there may be something in a worker's log.
+    noisy: bool,
     /// Until when no connection is accepted for want of descriptors.
     accept_after: Option<Instant>,
     refused_peers: u64,
@@ -196,6 +200,7 @@ impl Server {
         let link = || Link {
             worker: None,
             peer: None,
+            log: None,
             request_unread: false,
             relay: Box::new([0; RELAY_LEN]),
             pending: 0..0,
@@ -213,6 +218,7 @@ impl Server {
             config,
             program: std::env::current_exe()?,
             accepting: true,
+            noisy: false,
             accept_after: None,
             refused_peers: 0,
         })
@@ -241,10 +247,14 @@ impl Server {
                     STOP => self.stopped(now),
                     CHILD => self.child_ended(now),
                     Token(token) => {
-                        let index = token - FIRST_WORKER;
-                        let action = match index.checked_sub(self.links.len()) {
-                            None => Action::Worker(WorkerId(index)),
-                            Some(index) => Action::Client(ClientId(index)),
+                        let (index, workers) = (token - FIRST_WORKER, self.links.len());
+                        let action = if index < workers {
+                            Action::Worker(WorkerId(index))
+                        } else if index < 2 * workers {
+                            self.noisy = true;
+                            continue;
+                        } else {
+                            Action::Client(ClientId(index - 2 * workers))
                         };
                         let Some(peer) = self.peer(action) else { continue };
                         peer.readable |= event.is_readable() || event.is_read_closed();
@@ -262,7 +272,7 @@ impl Server {
 
     /// How long the next poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if !self.ready.list.is_empty() || (self.accepting && self.accept_after.is_none()) {
+        if !self.ready.list.is_empty() || self.noisy || (self.accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
         let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).min()?;
@@ -275,6 +285,12 @@ impl Server {
         self.router.tick(now);
         self.accept(now);
         self.take_actions(now);
+        if self.noisy {
+            self.noisy = false;
+            for log in self.links.iter_mut().filter_map(|link| link.log.as_mut()) {
+                self.noisy |= log.pass_on();
+            }
+        }
         for _ in 0..self.ready.list.len() {
             let Some(action) = self.ready.pop() else { break };
             let unfinished = match action {
@@ -348,7 +364,7 @@ impl Server {
             let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
             return;
         };
-        let token = Token(FIRST_WORKER + self.links.len() + id.0);
+        let token = Token(FIRST_WORKER + 2 * self.links.len() + id.0);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             log::warn!("can't watch a connection: {error}");
@@ -367,26 +383,24 @@ impl Server {
 
     /// Reads and writes what a client has and can take. Whether it was stopped with work left.
     fn turn_client(&mut self, id: ClientId, now: Instant) -> bool {
-        let mut budget = TURN;
-        while budget > 0 {
-            let Some(peer) = &mut self.clients[id.0] else { return false };
+        // Read once: the buffer bounds how many requests one turn can bring.
+        let mut unread = false;
+        if let Some(peer) = &mut self.clients[id.0] {
             let spare = self.router.client_spare(id);
-            if !peer.readable || spare.is_empty() {
-                break;
-            }
-            match peer.read(spare) {
-                Outcome::Moved(n) => {
-                    budget = budget.saturating_sub(n.max(1));
-                    self.router.client_received(id, n, now);
-                }
-                Outcome::Blocked => break,
-                Outcome::Ended | Outcome::Reset => {
-                    peer.readable = false;
-                    self.router.client_eof(id);
+            if peer.readable && !spare.is_empty() {
+                match peer.read(spare) {
+                    Outcome::Moved(n) => {
+                        self.router.client_received(id, n, now);
+                        unread = true;
+                    }
+                    Outcome::Blocked => {}
+                    Outcome::Ended | Outcome::Reset => {
+                        peer.readable = false;
+                        self.router.client_eof(id);
+                    }
                 }
             }
         }
-        let unread = budget == 0;
         let mut budget = TURN;
         while budget > 0 {
             let Some(peer) = &mut self.clients[id.0] else { return false };
@@ -458,13 +472,18 @@ impl Server {
     // ---------------------------------------------------------------- workers
 
     fn start(&mut self, id: WorkerId, now: Instant) {
+        let first_log = FIRST_WORKER + self.links.len();
         let link = &mut self.links[id.0];
-        let started = Worker::start(&self.program, &self.config).and_then(|(worker, stream)| {
+        let started = Worker::start(&self.program, &self.config, id.0).and_then(|(worker, stream, log)| {
             stream.set_nonblocking(true)?;
             let mut stream = UnixStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(FIRST_WORKER + id.0), interest)?;
             link.peer = Some(Peer { stream, readable: true, writable: true });
+            link.log = log;
+            if let Some(log) = &mut link.log {
+                log.register(self.poll.registry(), Token(first_log + id.0))?;
+            }
             (link.pending, link.request_unread) = (0..0, false);
             link.worker = Some(worker);
             Ok(())
@@ -502,7 +521,14 @@ impl Server {
         }
         if let Some(death) = link.worker.as_mut().and_then(Worker::ended) {
             link.worker = None;
-            log::warn!("worker {}: {death}", id.0);
+            let mut log = link.log.take();
+            if let Some(log) = &mut log {
+                while log.pass_on() {}
+            }
+            match log.as_ref().and_then(WorkerLog::last_line) {
+                Some(line) => log::warn!("worker {}: {death}; it said last: {line}", id.0),
+                None => log::warn!("worker {}: {death}", id.0),
+            }
             self.router.worker_down(id, death, link.request_unread, now);
         }
     }

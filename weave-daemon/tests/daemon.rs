@@ -108,6 +108,49 @@ fn a_failing_a_crashing_and_a_hanging_engine_each_cost_one_request() {
         assert!(text.contains(words), "{text}");
         client.expect_gradient(3, "after", 3);
     }
+    // What the engine said is for the operator.
+    daemon.log.wait("killed by signal 6; it said last: pattern engine: told to crash");
+}
+
+#[test]
+fn several_workers_are_fed_from_one_queue_and_see_a_device_each() {
+    let daemon = Daemon::pattern(&["--workers=3", "--faults=hang@stop"]);
+    let mut clients = [(); 3].map(|()| daemon.connect());
+    clients[0].send(1, "stop", 1);
+    clients[1].send(2, "stop", 2);
+    daemon.log.wait_nth("1 steps", 2);
+    clients[2].send(3, "go on", 3);
+    clients[2].expect_gradient(3, "go on", 3);
+    let mut devices: Vec<_> = daemon
+        .workers()
+        .iter()
+        .map(|pid| {
+            let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+            let device = environment.split('\0').find_map(|line| line.strip_prefix("CUDA_VISIBLE_DEVICES="));
+            device.map(str::to_owned)
+        })
+        .collect();
+    devices.sort();
+    assert_eq!(devices, ["0", "1", "2"].map(|device| Some(device.to_owned())));
+}
+
+#[test]
+fn a_worker_that_is_not_needed_gives_its_memory_back() {
+    let daemon = Daemon::pattern(&["--worker-idle-timeout=0.2", "--warm-up=true"]);
+    daemon.log.wait("worker 0: nothing to do");
+    eventually("the worker is gone", || daemon.workers().is_empty());
+    daemon.assert_serves();
+    daemon.log.wait_nth("worker 0: nothing to do", 2);
+}
+
+#[test]
+fn a_client_that_is_gone_takes_its_running_request_with_it_if_that_is_wanted() {
+    let daemon = Daemon::pattern(&["--abandoned=cancel", "--faults=hang@stop"]);
+    let mut leaving = daemon.connect();
+    leaving.send(1, "stop", 1);
+    daemon.log.wait("1 steps");
+    drop(leaving);
+    daemon.assert_serves();
 }
 
 #[test]
@@ -129,7 +172,7 @@ fn a_worker_killed_while_it_generates_costs_its_own_request_only() {
     let (mut one, mut two) = (daemon.connect(), daemon.connect());
     for round in 1..=3 {
         one.send(round, "slow", round);
-        daemon.log.wait_nth("1 steps", usize::try_from(2 * round - 1).unwrap());
+        daemon.log.wait(&format!("seed {round}"));
         two.send(round, "quick", round);
         daemon.kill_worker();
         let text = one.expect_error(round, ErrorCode::GpuError);

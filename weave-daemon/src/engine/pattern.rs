@@ -145,7 +145,10 @@ impl Engine for Pattern {
             Some(Kind::Hang) => loop {
                 thread::park();
             },
-            Some(Kind::Crash) => std::process::abort(),
+            Some(Kind::Crash) => {
+                eprintln!("pattern engine: told to crash at this request");
+                std::process::abort()
+            }
             None => {}
         }
         let size = ImageSize::new(job.params.width, job.params.height, 3)

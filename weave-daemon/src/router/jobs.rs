@@ -71,9 +71,20 @@ impl List {
         }
     }
 
-    fn push_front(&mut self, table: &mut [Job], index: usize) {
-        table[index].next = self.first.replace(index);
-        self.last.get_or_insert(index);
+    /// Puts a job before those that have not waited as long. To be found near the front.
+    fn insert_by_age(&mut self, table: &mut [Job], index: usize) {
+        let (mut before, mut at) = (None, self.first);
+        while let Some(older) = at.filter(|other| table[*other].since < table[index].since) {
+            (before, at) = (at, table[older].next);
+        }
+        table[index].next = at;
+        match before {
+            Some(before) => table[before].next = Some(index),
+            None => self.first = Some(index),
+        }
+        if at.is_none() {
+            self.last = Some(index);
+        }
     }
 
     fn pop_front(&mut self, table: &mut [Job]) -> Option<usize> {
@@ -156,7 +167,7 @@ impl Jobs {
         self.queue(index, false);
     }
 
-    /// Puts a job that was begun in vain before everybody's.
+    /// Puts a job that was begun in vain in its old place among its client's, whose turn is next.
     pub(super) fn enqueue_again(&mut self, index: usize) {
         self.queue(index, true);
     }
@@ -169,7 +180,7 @@ impl Jobs {
         self.queued_len += 1;
         match (first, share.queued_len) {
             (true, _) => {
-                share.queued.push_front(&mut self.table, index);
+                share.queued.insert_by_age(&mut self.table, index);
                 self.turns.retain(|other| *other != client);
                 self.turns.push_front(client);
             }
