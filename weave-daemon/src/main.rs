@@ -40,7 +40,7 @@ impl Failure {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
-            Self::Socket(SocketError::Folder(..)) => 77,
+            Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
             {
@@ -104,10 +104,14 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                if !SETTINGS.iter().any(|setting| setting.flag() == name) {
+                let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
                     return Err(ConfigError::Usage(format!("there is no flag --{name} here")));
-                }
-                let value = parser.value().map_err(usage)?;
+                };
+                let value = match parser.optional_value() {
+                    Some(value) => value,
+                    None if setting.is_switch() => "true".into(),
+                    None => parser.value().map_err(usage)?,
+                };
                 let value = value
                     .into_string()
                     .map_err(|_| ConfigError::Usage(format!("the value of --{name} must be UTF-8")))?;
@@ -154,7 +158,7 @@ fn serve(config: Config, model: &str) -> Result<(), Failure> {
         Some(path) => path.clone(),
         None => default_path().map_err(Failure::Socket)?,
     };
-    let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
+    let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     let mut server = Server::new(config, socket, listener).map_err(io)?;
     log::info!("listening on {}, with {model}", path.display());

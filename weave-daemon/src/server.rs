@@ -20,7 +20,7 @@ use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
-use crate::socket::{self, Socket};
+use crate::socket::Socket;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -336,7 +336,7 @@ impl Server {
     }
 
     fn welcome(&mut self, mut stream: UnixStream, now: Instant) {
-        if let Err(reason) = socket::check_peer(&stream) {
+        if let Err(reason) = self.config.access.check(&stream) {
             self.refused_peers += 1;
             log::warn!("refused a connection: {reason} ({} so far)", self.refused_peers);
             return;

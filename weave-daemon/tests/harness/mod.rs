@@ -2,7 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 
+use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,11 @@ impl Log {
     pub fn all(&self) -> String {
         self.0.0.lock().unwrap().join("\n")
     }
+}
+
+/// A folder in which weaved will have a socket.
+pub fn private_folder() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
 }
 
 pub fn weaved() -> Command {
