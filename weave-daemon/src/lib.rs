@@ -14,6 +14,8 @@
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
 //! | [`process`] | starts, watches and ends workers |
 //! | [`socket`] | where the Unix socket lies and who may connect |
+//! | [`tcp`] | listening on TCP, and the token that clients show there |
+//! | [`stream`] | a connection of either kind |
 //! | [`config`], [`model`] | settings, model files, and whether they can be used |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
@@ -32,4 +34,6 @@ pub mod server;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod socket;
+pub mod stream;
+pub mod tcp;
 pub mod worker;

@@ -15,6 +15,7 @@ use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_fi
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
+use weave_daemon::tcp::{self, TcpError};
 use weave_daemon::{logger, worker};
 
 /// What the command line asks for.
@@ -30,6 +31,7 @@ enum Failure {
     Config(ConfigError),
     Model(ModelError),
     Socket(SocketError),
+    Tcp(TcpError),
     Other(String),
 }
 
@@ -39,6 +41,13 @@ impl Failure {
         match self {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
+            Self::Tcp(TcpError::Listen(_, error)) => match error.kind() {
+                std::io::ErrorKind::AddrInUse => 69,
+                std::io::ErrorKind::PermissionDenied => 77,
+                _ => 1,
+            },
+            Self::Tcp(TcpError::OpenToken(..)) => 77,
+            Self::Tcp(_) => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -57,6 +66,7 @@ impl fmt::Display for Failure {
             Self::Config(error) => error.fmt(f),
             Self::Model(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
+            Self::Tcp(error) => error.fmt(f),
             Self::Other(error) => f.write_str(error),
         }
     }
@@ -159,8 +169,14 @@ fn serve(config: Config, model: &str) -> Result<(), Failure> {
         None => default_path().map_err(Failure::Socket)?,
     };
     let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+    let tcp = tcp::listen(&config).map_err(Failure::Tcp)?;
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     let mut server = Server::new(config, socket, listener).map_err(io)?;
+    if let Some(tcp) = tcp {
+        let who = if tcp.token.is_some() { "who shows the token" } else { "every user of this machine" };
+        log::info!("listening on tcp://{} as well, for {who}", tcp.address);
+        server.listen_on(tcp).map_err(io)?;
+    }
     log::info!("listening on {}, with {model}", path.display());
     server.run().map_err(io)
 }
