@@ -3,13 +3,15 @@
 mod harness;
 
 use std::fs::{self, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use harness::{Answer, Client, Daemon, private_folder, request, weaved};
+use harness::{Answer, Client, Daemon, PATIENCE, private_folder, request, weaved};
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o7777
@@ -226,4 +228,205 @@ fn a_group_that_is_not_ours_to_give_is_refused() {
     assert_eq!(output.status.code(), Some(77), "{text}");
     assert!(text.contains("to group 54401 of allow_gids"), "{text}");
     assert!(!socket.exists(), "it is not left behind");
+}
+
+/// The address in the line that the daemon logs for TCP.
+fn tcp_address(daemon: &Daemon) -> String {
+    let line = daemon.log.wait("listening on tcp://");
+    line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+fn tcp(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Writes what it can, and says whether an image came back or the end, without a byte.
+fn is_served(mut stream: TcpStream, parts: &[&[u8]]) -> bool {
+    for part in parts {
+        // A peer that was refused may be closed already.
+        let _ = stream.write_all(part).and_then(|()| stream.flush());
+    }
+    let mut first = [0];
+    match stream.read(&mut first) {
+        Ok(1) => {
+            assert_eq!(first, *b"W");
+            true
+        }
+        Ok(_) => false,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn token_file(folder: &Path, digits: &str) -> String {
+    let file = folder.join("token");
+    fs::write(&file, format!("{digits}\n")).unwrap();
+    set_mode(&file, 0o600);
+    file.to_str().unwrap().to_owned()
+}
+
+const DIGITS: &str = "00112233445566778899aabbccddeeffFFEEDDCCBBAA99887766554433221100";
+
+#[test]
+fn tcp_is_off_until_asked_for_and_then_within_this_machine() {
+    // The inodes of what the process listens on, against the kernel's tables of TCP.
+    let listens = |daemon: &Daemon| {
+        let pid = daemon.child.id();
+        let sockets: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()?.to_str().map(str::to_owned))
+            .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        ["tcp", "tcp6"]
+            .iter()
+            .flat_map(|table| {
+                let table = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+                table.lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .filter(|line| {
+                line.split_whitespace().nth(9).is_some_and(|inode| sockets.iter().any(|s| s == inode))
+            })
+            .count()
+    };
+    assert_eq!(listens(&Daemon::pattern(&[])), 0);
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0"]);
+    assert_eq!(listens(&daemon), 1);
+    let address = tcp_address(&daemon);
+
+    let mut client = weave_client::Client::new(format!("tcp://{address}"));
+    client.set_timeout(Some(PATIENCE));
+    let params = weave_client::Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 7 };
+    for _ in 0..2 {
+        let image = client.generate(&params, "over there").unwrap();
+        assert!(image.pixels == harness::gradient("over there", 7));
+    }
+    daemon.assert_serves();
+
+    // The same port again, whoever has it.
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let (code, text) = refused(&socket, &[&format!("--tcp={address}")]);
+    assert_eq!(code, 69, "{text}");
+    assert!(text.contains(&format!("can't listen on TCP at {address}")), "{text}");
+    assert!(!socket.exists(), "the socket is not left behind");
+}
+
+#[test]
+fn other_machines_come_in_with_a_token_or_not_at_all() {
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let file = token_file(folder.path(), DIGITS);
+    let token = format!("--token-file={file}");
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7433", "[::ffff:192.0.2.1]:7433"] {
+        let (code, text) = refused(&socket, &["--tcp", address, &token]);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains(address) && text.contains("--allow-remote"), "{text}");
+        let (code, text) = refused(&socket, &["--tcp", address, "--allow-remote"]);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains("--token-file") && text.contains("TCP.md"), "{text}");
+    }
+    let all = ["--tcp=0.0.0.0:0", "--allow-remote", &token];
+    for (mode, code, words) in [
+        (0o644, 77, "has mode 0644, must have at most 0640"),
+        (0o604, 77, "has mode 0604"),
+        (0o660, 77, "has mode 0660"),
+    ] {
+        set_mode(Path::new(&file), mode);
+        let (its_code, text) = refused(&socket, &all);
+        assert_eq!(its_code, code, "{text}");
+        assert!(text.contains(words) && text.contains("openssl rand"), "{text}");
+        assert!(!text.contains(&DIGITS[..8]), "the token is not told: {text}");
+    }
+    for wrong in ["", &DIGITS[1..], &format!("{DIGITS}0"), &format!("{DIGITS}\n{DIGITS}"), "correct horse"] {
+        token_file(folder.path(), wrong);
+        let (code, text) = refused(&socket, &all);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains("holds something else; it takes 64 hexadecimal digits"), "{text}");
+    }
+    for (file, words) in [("/nonexistent", "No such file"), ("/dev/null", "is not a file")] {
+        let (code, text) = refused(&socket, &["--tcp=0.0.0.0:0", "--allow-remote", "--token-file", file]);
+        assert_eq!(code, 78, "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+
+    token_file(folder.path(), DIGITS);
+    set_mode(Path::new(&file), 0o640);
+    let daemon = Daemon::pattern(&all);
+    let port = tcp_address(&daemon).rsplit(':').next().unwrap().to_owned();
+    let mut client = weave_client::Client::new(format!("tcp://localhost:{port}"));
+    client.set_timeout(Some(PATIENCE));
+    assert!(matches!(client.ping(), Err(weave_client::Error::HungUp { received: 0 })));
+    client.set_token(Some(weave_client::Token::read(Path::new(&file)).unwrap()));
+    client.ping().unwrap();
+    assert!(!daemon.log.all().to_lowercase().contains(&DIGITS[..8]), "the token is not logged");
+}
+
+#[test]
+fn a_wrong_token_costs_nothing_but_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = token_file(folder.path(), DIGITS);
+    let daemon = Daemon::pattern(&["--tcp=[::1]:0", "--token-file", &file, "--connections=2"]);
+    let address = tcp_address(&daemon);
+    let right = format!("weave-token {}\n", DIGITS.to_lowercase());
+    let mut ask = request(1, "x", 1);
+
+    let mut wrong_last = right.clone().into_bytes();
+    wrong_last[75] ^= 1;
+    let mut no_end = right.clone().into_bytes();
+    no_end[76] = b' ';
+    let refusals: [(&[u8], &str); 6] = [
+        (&ask, "it did not begin with a token"),
+        (b"GET / HTTP/1.1\r\n\r\n", "it did not begin with a token"),
+        (b"Weave-token ", "it did not begin with a token"),
+        (&wrong_last, "its token is wrong"),
+        (&no_end, "its token is wrong"),
+        (&[b'w'; 77], "it did not begin with a token"),
+    ];
+    for (at, (bytes, words)) in refusals.iter().enumerate() {
+        assert!(!is_served(tcp(&address), &[bytes, &ask]), "{words}");
+        let line = daemon.log.wait(&format!("({} so far)", at + 1));
+        assert!(line.starts_with("WARN ") && line.contains(words) && line.contains("[::1]:"), "{line}");
+    }
+    // In part, and then no more.
+    let stream = tcp(&address);
+    (&stream).write_all(&right.as_bytes()[..40]).unwrap();
+    drop(stream);
+    daemon.log.wait("it closed before its token was there (7 so far)");
+
+    // The token may come in pieces, in capitals, and together with what follows it.
+    let pieces: Vec<&[u8]> = right.as_bytes().chunks(1).chain([&ask[..]]).collect();
+    assert!(is_served(tcp(&address), &pieces));
+    let capitals = format!("weave-token {}\n", DIGITS.to_uppercase());
+    assert!(is_served(tcp(&address), &[capitals.as_bytes(), &ask]));
+    let mut together = right.clone().into_bytes();
+    together.append(&mut ask);
+    assert!(is_served(tcp(&address), &[&together]));
+
+    // Those who say nothing take no client's place, and the first of them go when there are too many.
+    let silent: Vec<_> = (0..80).map(|_| tcp(&address)).collect();
+    for nth in 1..=16 {
+        daemon.log.wait_nth("no token yet, and others wait", nth);
+    }
+    assert!(is_served(tcp(&address), &[&together]));
+    daemon.assert_serves();
+    assert!(is_closed(&silent[0]) && !is_closed(&silent[79]));
+    // They don't stay for ever either.
+    let start = Instant::now();
+    assert!(!is_served(silent.into_iter().next_back().unwrap(), &[]));
+    assert!(start.elapsed() < PATIENCE);
+    daemon.log.wait("no token within 10s");
+}
+
+fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let is_closed = match (&mut &*stream).read(&mut [0]) {
+        Ok(0) => true,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+        Ok(_) => panic!("it said something"),
+    };
+    stream.set_nonblocking(false).unwrap();
+    is_closed
 }
