@@ -13,6 +13,7 @@
 //! | [`worker`] | an engine on a stream |
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
 //! | [`process`] | starts, watches and ends workers |
+//! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`tcp`] | listening on TCP, and the token that clients show there |
 //! | [`stream`] | a connection of either kind |
@@ -30,6 +31,7 @@ pub mod logger;
 pub mod model;
 pub mod process;
 pub mod router;
+pub mod sandbox;
 pub mod server;
 #[cfg(feature = "simulator")]
 pub mod simulator;

@@ -11,12 +11,14 @@ use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_file, unknown_variables};
+use weave_daemon::config::{
+    Config, ConfigError, EngineKind, Isolation, SETTINGS, default_file, unknown_variables,
+};
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
-use weave_daemon::{logger, worker};
+use weave_daemon::{logger, sandbox, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -168,6 +170,9 @@ fn serve(config: Config, model: &str) -> Result<(), Failure> {
         Some(path) => path.clone(),
         None => default_path().map_err(Failure::Socket)?,
     };
+    if config.sandbox && config.isolation == Isolation::Thread {
+        log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
+    }
     let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
     let tcp = tcp::listen(&config).map_err(Failure::Tcp)?;
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
@@ -182,19 +187,9 @@ fn serve(config: Config, model: &str) -> Result<(), Failure> {
 }
 
 fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
-    let stream = match connect {
-        Some(path) => {
-            let stream = UnixStream::connect(&path)
-                .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?;
-            // Whoever started this process holds the other end of standard input: if that ends, so
-            // do we, whatever the engine is doing.
-            thread::spawn(|| {
-                let mut input = std::io::stdin().lock();
-                while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
-                std::process::exit(0);
-            });
-            stream
-        }
+    let stream = match &connect {
+        Some(path) => UnixStream::connect(path)
+            .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
         None => {
             // Without this a worker whose daemon was killed would finish its image first.
             if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -203,6 +198,24 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             inherited_socket()?
         }
     };
+    if config.sandbox {
+        let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
+        match sandbox::enter(&files).join(", ") {
+            kept if kept.is_empty() => log::debug!("in the sandbox: no network, no files but the engine's"),
+            kept => log::warn!(
+                "the worker keeps what it doesn't need: {kept}; --sandbox off if that is all right"
+            ),
+        }
+    }
+    if connect.is_some() {
+        // Whoever started this process holds the other end of standard input: if that ends, so do
+        // we, whatever the engine is doing.
+        thread::spawn(|| {
+            let mut input = std::io::stdin().lock();
+            while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
+            std::process::exit(0);
+        });
+    }
     worker::run(config, stream).map_err(Failure::Other)
 }
 

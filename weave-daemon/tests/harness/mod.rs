@@ -27,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    fn follow(&self, source: impl Read + Send + 'static) {
+    pub fn follow(&self, source: impl Read + Send + 'static) {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
