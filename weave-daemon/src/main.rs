@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
-use weave_daemon::{logger, sandbox, worker};
+use weave_daemon::{logger, process, sandbox, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -62,6 +62,12 @@ impl Failure {
     }
 }
 
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -78,14 +84,15 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("weaved: {failure}");
+            // Where nobody can be told, the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "weaved: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
 fn run() -> Result<(), Failure> {
-    let Some((command, mut config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
+    let Some((command, mut config)) = read_command_line()? else { return Ok(()) };
     let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
         Command::Serve => serve(config, model),
@@ -93,21 +100,30 @@ fn run() -> Result<(), Failure> {
     }
 }
 
+/// Words for standard output. Whoever has gone there wanted no more of them.
+fn tell(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Other(format!("can't write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `None`: the command line asked for words only, and has them.
-fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
-    let usage = |error: lexopt::Error| ConfigError::Usage(error.to_string());
+fn read_command_line() -> Result<Option<(Command, Config)>, Failure> {
+    let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
     let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
-                print!("{}", help());
-                return Ok(None);
+                return tell(&help()).map(|()| None);
             }
             Arg::Short('V') | Arg::Long("version") => {
-                println!("weaved {}", env!("CARGO_PKG_VERSION"));
-                return Ok(None);
+                return tell(concat!("weaved ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
             }
             Arg::Long("config") => file = Some(PathBuf::from(parser.value().map_err(usage)?)),
             Arg::Long("no-config") => bare = true,
@@ -117,7 +133,7 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
             Arg::Long(name) => {
                 let name = name.to_owned();
                 let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
-                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")));
+                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
                 };
                 let value = match parser.optional_value() {
                     Some(value) => value,
@@ -166,6 +182,9 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
 }
 
 fn serve(config: Config, model: &str) -> Result<(), Failure> {
+    if let Err(error) = process::keep_inherited_descriptors() {
+        log::info!("workers get all descriptors that weaved was started with: {error}");
+    }
     let path = match &config.socket {
         Some(path) => path.clone(),
         None => default_path().map_err(Failure::Socket)?,
