@@ -127,6 +127,9 @@ pub fn enter(files: &[&Path]) -> Vec<String> {
 fn drop_capabilities() -> rustix::io::Result<()> {
     let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
     let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+    if kept.contains(permitted) {
+        return Ok(());
+    }
     let inheritable = CapabilitySet::empty();
     set_capabilities(
         None,

@@ -136,6 +136,17 @@ fn a_worker_in_the_sandbox_reads_its_model_and_little_else() {
     assert_eq!(inside.len(), outside.len() + 2, "{inside:?}");
 }
 
+/// Runs what `WEAVE_TEST_COMMAND` says in the sandbox. To try a driver by hand:
+/// `WEAVE_TEST_COMMAND=vulkaninfo cargo test --test sandbox -- --ignored --exact run_a_command --nocapture`
+#[test]
+#[ignore = "to be run by hand, on a machine with a graphics device"]
+fn run_a_command() {
+    let command = std::env::var("WEAVE_TEST_COMMAND").unwrap();
+    assert_eq!(sandbox::enter(&[]), [""; 0]);
+    let error = Command::new("sh").arg("-c").arg(command).exec();
+    panic!("{error}");
+}
+
 /// Fields of `/proc/PID/status`.
 fn status<const N: usize>(pid: i32, names: [&str; N]) -> [String; N] {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
