@@ -430,3 +430,93 @@ fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(false).unwrap();
     is_closed
 }
+
+/// The block of a configuration in TCP.md, with what stands there replaced by what is here.
+fn documented(name: &str, replacements: &[(&str, String)]) -> String {
+    let text = include_str!("../TCP.md");
+    let block = text.split(&format!("```haproxy {name}\n")).nth(1).unwrap().split("```").next().unwrap();
+    replacements.iter().fold(block.to_owned(), |block, (there, here)| {
+        assert!(block.contains(there), "{there} is not in the block {name}");
+        block.replace(there, here)
+    })
+}
+
+fn run(folder: &Path, line: &str) {
+    let output = Command::new("sh").arg("-ec").arg(line).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+struct Proxy(std::process::Child);
+
+impl Proxy {
+    fn start(folder: &Path, name: &str, config: &str) -> Self {
+        fs::write(folder.join(name), config).unwrap();
+        let command = Command::new("haproxy").arg("-db").arg("-f").arg(folder.join(name)).spawn();
+        Self(command.unwrap())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_documented_proxies_let_certificates_in_and_nothing_else() {
+    if Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
+        eprintln!("NOT CHECKED: haproxy is not installed");
+        return;
+    }
+    let daemon = Daemon::pattern(&[]);
+    let scratch = private_folder();
+    let folder = scratch.path();
+    run(
+        folder,
+        "new() { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=$1 \
+                 -keyout $1.key -out $1.crt $2 $3 $4 $5 $6 $7; cat $1.crt $1.key >$1.pem; }
+         new authority
+         new box.example -CA authority.crt -CAkey authority.key
+         new client -CA authority.crt -CAkey authority.key
+         new stranger",
+    );
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (outside, inside, strange) = (free(), free(), free());
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let authority = ("/etc/weave/authority.pem", path("authority.pem"));
+    let box_ = documented(
+        "box",
+        &[
+            ("bind :7434", format!("bind 127.0.0.1:{outside}")),
+            ("/etc/weave/box.pem", path("box.example.pem")),
+            authority.clone(),
+            ("/run/weave/weave.sock", daemon.socket.to_str().unwrap().to_owned()),
+        ],
+    );
+    let client = |port: u16, certificate: &str| {
+        let here = [
+            ("127.0.0.1:7433", format!("127.0.0.1:{port}")),
+            ("box.example:7434", format!("127.0.0.1:{outside}")),
+            ("/etc/weave/client.pem", path(certificate)),
+            authority.clone(),
+        ];
+        documented("client", &here)
+    };
+    let _box = Proxy::start(folder, "box.cfg", &box_);
+    let _client = Proxy::start(folder, "client.cfg", &client(inside, "client.pem"));
+    let _stranger = Proxy::start(folder, "stranger.cfg", &client(strange, "stranger.pem"));
+    for port in [outside, inside, strange] {
+        harness::eventually("the proxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+    let mut client = weave_client::Client::new(format!("tcp://127.0.0.1:{inside}"));
+    client.set_timeout(Some(PATIENCE));
+    let params = weave_client::Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 3 };
+    let image = client.generate(&params, "far away").unwrap();
+    assert!(image.pixels == harness::gradient("far away", 3));
+    for port in [outside, strange] {
+        let mut client = weave_client::Client::new(format!("tcp://127.0.0.1:{port}"));
+        client.set_timeout(Some(PATIENCE));
+        assert!(matches!(client.ping(), Err(weave_client::Error::HungUp { received: 0 })), "{port}");
+    }
+}
