@@ -6,6 +6,7 @@
 //! Landlock takes the files, seccomp the network and the rest. Whatever this kernel doesn't know stays
 //! as it was, and [`enter`] says so.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
@@ -17,7 +18,10 @@ use landlock::{
     Scope, path_beneath_rules,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
 
 /// Where programs, libraries and drivers are, and what the kernel tells. Of `/etc` only what those
 /// read: there are secrets in it.
@@ -65,11 +69,9 @@ const GRAPHICS_DEVICES: &[&str] = &[
     "nvsciipc", "tegra",
 ];
 
-/// System calls that no engine and no driver needs. Without `socket` and `io_uring_setup` there is no
-/// network, nor any other service of this machine; the others lead into other processes, deeper into
-/// the kernel, or around the rules for files.
+/// System calls that no engine and no driver needs. `io_uring_setup` leads to a network as `socket` does;
+/// the others lead into other processes, deeper into the kernel, or around the rules for files.
 const REFUSED_CALLS: &[libc::c_long] = &[
-    libc::SYS_socket,
     libc::SYS_io_uring_setup,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -167,12 +169,40 @@ fn restrict_files(files: &[&Path]) -> Result<RulesetStatus, landlock::RulesetErr
 }
 
 fn refuse_calls() -> Result<(), String> {
-    let arch = TargetArch::try_from(env::consts::ARCH).map_err(|error| error.to_string())?;
-    let rules = REFUSED_CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    let refuse = SeccompAction::Errno(libc::EACCES.unsigned_abs());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch);
-    let program = filter.and_then(BpfProgram::try_from).map_err(|error| error.to_string())?;
-    apply_filter(&program).map_err(|error| error.to_string())
+    refuse_sockets_and_more().and_then(|()| refuse_connections()).map_err(|error| error.to_string())
+}
+
+/// No network, and no datagrams to services of this machine. A stream socket may be made: drivers do
+/// that to see whether a service of theirs is there.
+fn refuse_sockets_and_more() -> Result<(), seccompiler::Error> {
+    let argument = |index, is, value: libc::c_int| {
+        SeccompRule::new(vec![SeccompCondition::new(
+            index,
+            SeccompCmpArgLen::Dword,
+            is,
+            value.unsigned_abs().into(),
+        )?])
+    };
+    let other_than_unix = argument(0, SeccompCmpOp::Ne, libc::AF_UNIX)?;
+    let datagrams = argument(1, SeccompCmpOp::MaskedEq(0xF), libc::SOCK_DGRAM)?;
+    let mut rules: BTreeMap<_, _> = REFUSED_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_socket, vec![other_than_unix, datagrams]);
+    filter(rules, libc::EACCES)
+}
+
+/// To whoever looks for a service it is as if there were none.
+fn refuse_connections() -> Result<(), seccompiler::Error> {
+    filter(BTreeMap::from([(libc::SYS_connect, Vec::new())]), libc::ENOENT)
+}
+
+fn filter(
+    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
+    error: libc::c_int,
+) -> Result<(), seccompiler::Error> {
+    let arch = TargetArch::try_from(env::consts::ARCH)?;
+    let refuse = SeccompAction::Errno(error.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?;
+    apply_filter(&BpfProgram::try_from(filter)?)
 }
 
 fn graphics_devices() -> Vec<PathBuf> {
