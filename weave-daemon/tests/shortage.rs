@@ -6,10 +6,11 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use harness::{Client, Daemon, eventually, gradient, is_alive, private_folder, wait, weaved};
+use harness::{Client, Daemon, Log, eventually, gradient, is_alive, private_folder, wait, weaved};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// Where the descriptors of a process lead.
@@ -132,6 +133,47 @@ fn descriptors_that_become_free_go_to_those_who_wait() {
     limit_descriptors(&daemon, 100);
     last.send(3, "last", 3);
     last.expect_gradient(3, "last", 3);
+}
+
+/// Goes on as weaved on a system whose table of files is full whenever it accepts a connection.
+#[test]
+#[ignore = "part of another test"]
+fn be_on_a_system_without_files() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let full = SeccompAction::Errno(libc::ENFILE.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let calls = [(libc::SYS_accept4, Vec::new())].into();
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, full, arch).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    let socket = std::env::var_os("WEAVE_TEST_SOCKET").unwrap();
+    let error = weaved().args(["--engine=pattern", "--sandbox=off", "--socket"]).arg(socket).exec();
+    panic!("{error}");
+}
+
+#[test]
+fn a_full_table_of_files_is_waited_for_as_well() {
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "be_on_a_system_without_files", "--ignored", "--nocapture"])
+        .env("WEAVE_TEST_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Log::default();
+    log.follow(child.stderr.take().unwrap());
+    log.wait("listening on");
+    let _waits = UnixStream::connect(&socket).unwrap();
+    let line = log.wait("can't accept connections");
+    assert!(line.contains("Too many open files in system"), "{line}");
+    let pid = child.id().try_into().unwrap();
+    let before = ticks(pid);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(ticks(pid) - before <= 10);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert_eq!(log.all().matches("can't accept").count(), 1);
 }
 
 /// Lets the daemon have so many.

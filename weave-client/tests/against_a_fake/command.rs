@@ -634,8 +634,12 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
     {
         let mut command = weave(folder.path());
         command.args(["ping", "--socket", &address]);
-        flag.into_iter().for_each(|file| drop(command.arg("--token-file").arg(file)));
-        variable.into_iter().for_each(|file| drop(command.env("WEAVE_TOKEN_FILE", file)));
+        if let Some(file) = flag {
+            command.arg("--token-file").arg(file);
+        }
+        if let Some(file) = variable {
+            command.env("WEAVE_TOKEN_FILE", file);
+        }
         let listener = listener.try_clone().unwrap();
         let expected = line.to_owned();
         let daemon = std::thread::spawn(move || {
