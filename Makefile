@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants simulate bare-metal big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants simulate units bare-metal big-endian check-demo bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector conform mutants simulate bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector conform mutants simulate units bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -73,6 +73,9 @@ else
 	$(simulator) 2000000 1
 	$(simulator) 200000 $$(od -An -N6 -tu8 /dev/urandom)
 endif
+
+units: ## whether systemd takes the units, and how little it leaves to weaved
+	.ci/units
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use weave_core::error::{ErrorCode, Status};
@@ -11,6 +10,7 @@ use weave_core::limits::MAX_REQUEST_FRAME;
 use weave_core::request::{EmitError, Params, Prompts, Request, RequestError, probe};
 use weave_core::response::ImageSize;
 
+use crate::address::{Address, Token};
 use crate::answer::{Head, Nonsense, Refusal, read_head, read_pixels};
 use crate::link::{Deadline, Link};
 
@@ -20,7 +20,8 @@ use crate::link::{Deadline, Link};
 /// next call makes a new one.
 #[derive(Debug)]
 pub struct Client {
-    path: PathBuf,
+    address: Address,
+    token: Option<Token>,
     timeout: Option<Duration>,
     /// `None` before the first call and after a call that left it out of step.
     link: Option<Link>,
@@ -28,20 +29,26 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the daemon that listens on the Unix socket at `path`. The first call connects.
+    /// A client for the daemon that listens at `address`: the path of a Unix socket, or
+    /// `tcp://HOST:PORT`. The first call connects.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), timeout: None, link: None, last_id: 0 }
+    pub fn new(address: impl Into<Address>) -> Self {
+        Self { address: address.into(), token: None, timeout: None, link: None, last_id: 0 }
     }
 
-    /// Connects to the daemon that listens on the Unix socket at `path`, without a time limit.
+    /// Connects to the daemon that listens at `address`, without a time limit.
     ///
     /// # Errors
     /// [`Error::Unreachable`]: nobody listens there, or not for this user.
-    pub fn connect(path: impl Into<PathBuf>) -> Result<Self, Error> {
-        let mut client = Self::new(path);
+    pub fn connect(address: impl Into<Address>) -> Result<Self, Error> {
+        let mut client = Self::new(address);
         client.link = Some(client.begin()?);
         Ok(client)
+    }
+
+    /// Shows a token on each TCP connection that is made from now on.
+    pub fn set_token(&mut self, token: Option<Token>) {
+        self.token = token;
     }
 
     /// Limits the time that each call from now on takes as a whole, connecting included. `None`, as
@@ -52,8 +59,8 @@ impl Client {
 
     /// Where the daemon listens.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Has an image made and waits for it.
@@ -139,7 +146,7 @@ impl Client {
                 link.begin(deadline);
                 Ok(link)
             }
-            None => Link::connect(&self.path, deadline),
+            None => Link::connect(&self.address, self.token.as_ref(), deadline),
         }
     }
 
@@ -224,8 +231,8 @@ pub enum Progress {
 pub enum Error {
     /// Nothing listens on the socket, or not for this user.
     Unreachable {
-        /// The socket.
-        path: PathBuf,
+        /// Where it was expected.
+        address: Address,
         /// What the system says.
         source: io::Error,
     },
@@ -255,10 +262,9 @@ impl From<Nonsense> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable { path, source } => write!(
+            Self::Unreachable { address, source } => write!(
                 f,
-                "no daemon answers at {} ({source}); start weaved, or name the socket of one that runs",
-                path.display()
+                "no daemon answers at {address} ({source}); start weaved, or name the socket of one that runs"
             ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(Refusal { status, code, message }) => {
@@ -281,8 +287,8 @@ impl fmt::Display for Error {
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::HungUp { received: 0 } => f.write_str(
-                "the daemon hung up without an answer; it may be ending, or not let this user in: \
-                 its log says more",
+                "the daemon hung up without an answer; it may be ending, not let this user in, or want \
+                 another token: its log says more",
             ),
             Self::HungUp { received } => {
                 write!(

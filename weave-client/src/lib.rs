@@ -1,6 +1,6 @@
 //! A blocking client for the Weave protocol, and the `weave` command.
 //!
-//! A daemon such as `weaved` makes images and listens on a Unix socket. A [`Client`] sends it a
+//! A daemon such as `weaved` makes images and listens on a Unix socket, or on TCP. A [`Client`] sends it a
 //! prompt and waits for the pixels. There is no async runtime and no thread: a call returns when the
 //! answer is there, or when the time is over that it was given.
 //!
@@ -38,11 +38,13 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod answer;
 mod client;
 mod link;
 mod socket_path;
 
+pub use address::{Address, Token};
 pub use answer::{Nonsense, Refusal};
 pub use client::{Client, Error, Image, Progress};
 pub use socket_path::{NoSocketPath, default_socket_path};

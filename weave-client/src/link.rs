@@ -1,14 +1,13 @@
 //! A connection that keeps to a deadline, and tells a peer that hung up from one that is slow.
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::Error;
+use crate::{Address, Error, Token};
 
 /// When a call has to be over.
 #[derive(Clone, Copy, Debug)]
@@ -38,30 +37,73 @@ impl Deadline {
 /// A connection in the course of one call.
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: UnixStream,
+    stream: Socket,
     deadline: Deadline,
     /// Bytes that came since the call began.
     received: u64,
 }
 
 impl Link {
-    pub(crate) fn connect(path: &Path, deadline: Deadline) -> Result<Self, Error> {
-        let unreachable = |source| Error::Unreachable { path: path.to_owned(), source };
-        let address = SockAddr::unix(path).map_err(unreachable)?;
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(Error::Io)?;
+    /// Connects, and shows the token if it is for TCP.
+    pub(crate) fn connect(
+        address: &Address,
+        token: Option<&Token>,
+        deadline: Deadline,
+    ) -> Result<Self, Error> {
+        let unreachable = |source| Error::Unreachable { address: address.clone(), source };
+        match address {
+            Address::Unix(path) => Self::connect_unix(path, deadline)?.map_err(unreachable),
+            Address::Tcp(host_and_port) => {
+                let mut link = Self::connect_tcp(host_and_port, deadline)?.map_err(unreachable)?;
+                if let Some(token) = token {
+                    link.send(token.line().as_bytes())?;
+                }
+                Ok(link)
+            }
+        }
+    }
+
+    /// Within: what the system says why it can't be reached.
+    fn connect_unix(path: &Path, deadline: Deadline) -> Result<io::Result<Self>, Error> {
+        let address = match SockAddr::unix(path) {
+            Ok(address) => address,
+            Err(error) => return Ok(Err(error)),
+        };
+        let stream = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(Error::Io)?;
         loop {
             // A daemon that doesn't accept leaves connect() waiting for a place in its backlog; the
             // kernel counts that as sending.
-            socket.set_write_timeout(deadline.left()?).map_err(Error::Io)?;
-            match socket.connect(&address) {
-                Ok(()) => {
-                    let stream = UnixStream::from(OwnedFd::from(socket));
-                    return Ok(Self { stream, deadline, received: 0 });
-                }
+            stream.set_write_timeout(deadline.left()?).map_err(Error::Io)?;
+            match stream.connect(&address) {
+                Ok(()) => return Ok(Ok(Self { stream, deadline, received: 0 })),
                 Err(error) if is_retry(&error) => {}
-                Err(error) => return Err(unreachable(error)),
+                Err(error) => return Ok(Err(error)),
             }
         }
+    }
+
+    /// Tries all addresses that the host's name stands for. Looking it up has no time limit.
+    fn connect_tcp(host_and_port: &str, deadline: Deadline) -> Result<io::Result<Self>, Error> {
+        let addresses = match host_and_port.to_socket_addrs() {
+            Ok(addresses) => addresses,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            let stream = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Error::Io)?;
+            // Frames are written whole: there is nothing to wait for and send along.
+            stream.set_tcp_nodelay(true).map_err(Error::Io)?;
+            let connected = match deadline.left()? {
+                Some(left) => stream.connect_timeout(&address.into(), left),
+                None => stream.connect(&address.into()),
+            };
+            match connected {
+                Ok(()) => return Ok(Ok(Self { stream, deadline, received: 0 })),
+                Err(error) => last = error,
+            }
+        }
+        // If the time is over, that is why.
+        deadline.left().map(|_| Err(last))
     }
 
     /// Starts the next call on this connection.

@@ -6,12 +6,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::pattern::{Faults, Look};
 use crate::model::ModelFiles;
 use crate::router::Abandoned;
+use crate::socket::Access;
 
 /// What makes the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,16 @@ pub enum Isolation {
 pub struct Config {
     /// The Unix socket; `None`: the default place.
     pub socket: Option<PathBuf>,
+    /// Who may connect to it, beside our own user and root.
+    pub access: Access,
+    /// The TCP address to listen on as well; `None`: none.
+    pub tcp: Option<SocketAddr>,
+    /// Whether that address may be reached from other machines.
+    pub allow_remote: bool,
+    /// The file with the token that TCP clients have to show.
+    pub token_file: Option<PathBuf>,
+    /// Whether worker processes give up what they don't need.
+    pub sandbox: bool,
     /// What makes the images.
     pub engine: EngineKind,
     /// Where the engine runs.
@@ -85,6 +97,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             socket: None,
+            access: Access::default(),
+            tcp: None,
+            allow_remote: false,
+            token_file: None,
+            sandbox: true,
             engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
             isolation: Isolation::Process,
             model: ModelFiles::default(),
@@ -114,7 +131,7 @@ impl Default for Config {
 pub struct Setting {
     /// The name in the TOML file; flag and variable are made from it.
     pub name: &'static str,
-    /// What stands for the value in the help text.
+    /// What stands for the value in the help text; empty for a switch, which needs none.
     pub value: &'static str,
     /// One line for the help text.
     pub help: &'static str,
@@ -129,6 +146,12 @@ impl Setting {
     #[must_use]
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
+    }
+
+    /// Whether the flag alone means yes.
+    #[must_use]
+    pub const fn is_switch(&self) -> bool {
+        self.value.is_empty()
     }
 
     /// The environment's name.
@@ -189,6 +212,26 @@ macro_rules! count {
     };
 }
 
+/// A list of users or groups: `uids` in [`Access`] is the setting `allow_uids`.
+macro_rules! ids {
+    ($field:ident, $names:literal, $help:literal) => {
+        Setting {
+            name: concat!("allow_", stringify!($field)),
+            value: "LIST",
+            help: $help,
+            is_path: false,
+            set: |config, text| {
+                config.access.$field = ids(text, Path::new($names))?;
+                Ok(())
+            },
+            get: |config| {
+                let list: Vec<_> = config.access.$field.iter().map(u32::to_string).collect();
+                (!list.is_empty()).then(|| list.join(","))
+            },
+        }
+    };
+}
+
 /// All settings, in the order of the help text.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -201,6 +244,58 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |config| shown(config.socket.as_deref()),
+    },
+    ids!(uids, "/etc/passwd", "users that may connect to it, beside weaved's own and root: 1000,alice"),
+    ids!(
+        gids,
+        "/etc/group",
+        "groups that may: 1000,weave; with one of them the socket gets it, and mode 0660"
+    ),
+    Setting {
+        name: "tcp",
+        value: "ADDRESS:PORT",
+        help: "listen on TCP as well; port 0 takes any that is free [off]",
+        is_path: false,
+        set: |config, text| {
+            let address = text.parse();
+            config.tcp =
+                Some(address.map_err(|_| "an address and a port: 127.0.0.1:7433, [::1]:7433".to_owned())?);
+            Ok(())
+        },
+        get: |config| config.tcp.map(|address| address.to_string()),
+    },
+    Setting {
+        name: "allow_remote",
+        value: "",
+        help: "let that address be one that other machines reach; needs token_file [off]",
+        is_path: false,
+        set: |config, text| {
+            config.allow_remote = one_of(text, &[("true", true), ("false", false)])?;
+            Ok(())
+        },
+        get: |config| config.allow_remote.then(|| "true".to_owned()),
+    },
+    Setting {
+        name: "token_file",
+        value: "FILE",
+        help: "64 hexadecimal digits that TCP clients have to show (`openssl rand -hex 32`)",
+        is_path: true,
+        set: |config, text| {
+            config.token_file = Some(path(text)?);
+            Ok(())
+        },
+        get: |config| shown(config.token_file.as_deref()),
+    },
+    Setting {
+        name: "sandbox",
+        value: "on|off",
+        help: "worker processes: no network, no files but what the engine needs to read [on]",
+        is_path: false,
+        set: |config, text| {
+            config.sandbox = one_of(text, &[("on", true), ("off", false)])?;
+            Ok(())
+        },
+        get: |config| Some(if config.sandbox { "on" } else { "off" }.to_owned()),
     },
     Setting {
         name: "engine",
@@ -542,6 +637,20 @@ where
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(format!("a whole number from {} to {}", range.start(), range.end())),
     }
+}
+
+/// Numbers, or names that stand in `file`, where the third of the fields between colons is the number.
+fn ids(text: &str, file: &Path) -> Result<Vec<u32>, String> {
+    let known = std::fs::read_to_string(file).unwrap_or_default();
+    let number_of = |name: &str| {
+        let line = known.lines().find(|line| line.split(':').next() == Some(name))?;
+        line.split(':').nth(2)?.parse().ok()
+    };
+    let id = |part: &str| part.parse().ok().or_else(|| number_of(part));
+    text.split(',')
+        .map(|part| id(part.trim()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| format!("numbers, or names that stand in {}, with commas in between", file.display()))
 }
 
 /// The longest time that a setting takes: ten years, far inside what the clock can add.

@@ -14,7 +14,10 @@
 //! | [`worker_log`] | what a worker writes on its standard error |
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
 //! | [`process`] | starts, watches and ends workers |
+//! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
+//! | [`tcp`] | listening on TCP, and the token that clients show there |
+//! | [`stream`] | a connection of either kind |
 //! | [`config`], [`model`] | settings, model files, and whether they can be used |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
@@ -29,9 +32,12 @@ pub mod logger;
 pub mod model;
 pub mod process;
 pub mod router;
+pub mod sandbox;
 pub mod server;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod socket;
+pub mod stream;
+pub mod tcp;
 pub mod worker;
 pub mod worker_log;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,11 +11,14 @@ use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_file, unknown_variables};
+use weave_daemon::config::{
+    Config, ConfigError, EngineKind, Isolation, SETTINGS, default_file, unknown_variables,
+};
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
-use weave_daemon::{logger, worker};
+use weave_daemon::tcp::{self, TcpError};
+use weave_daemon::{logger, process, sandbox, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -30,6 +33,7 @@ enum Failure {
     Config(ConfigError),
     Model(ModelError),
     Socket(SocketError),
+    Tcp(TcpError),
     Other(String),
 }
 
@@ -39,8 +43,15 @@ impl Failure {
         match self {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
+            Self::Tcp(TcpError::Listen(_, error)) => match error.kind() {
+                std::io::ErrorKind::AddrInUse => 69,
+                std::io::ErrorKind::PermissionDenied => 77,
+                _ => 1,
+            },
+            Self::Tcp(TcpError::OpenToken(..)) => 77,
+            Self::Tcp(_) => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
-            Self::Socket(SocketError::Folder(..)) => 77,
+            Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
             {
@@ -51,12 +62,19 @@ impl Failure {
     }
 }
 
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Model(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
+            Self::Tcp(error) => error.fmt(f),
             Self::Other(error) => f.write_str(error),
         }
     }
@@ -66,14 +84,15 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("weaved: {failure}");
+            // Where nobody can be told, the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "weaved: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
 fn run() -> Result<(), Failure> {
-    let Some((command, mut config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
+    let Some((command, mut config)) = read_command_line()? else { return Ok(()) };
     let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
         Command::Serve => serve(config, model),
@@ -81,21 +100,30 @@ fn run() -> Result<(), Failure> {
     }
 }
 
+/// Words for standard output. Whoever has gone there wanted no more of them.
+fn tell(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Other(format!("can't write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `None`: the command line asked for words only, and has them.
-fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
-    let usage = |error: lexopt::Error| ConfigError::Usage(error.to_string());
+fn read_command_line() -> Result<Option<(Command, Config)>, Failure> {
+    let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
     let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
-                print!("{}", help());
-                return Ok(None);
+                return tell(&help()).map(|()| None);
             }
             Arg::Short('V') | Arg::Long("version") => {
-                println!("weaved {}", env!("CARGO_PKG_VERSION"));
-                return Ok(None);
+                return tell(concat!("weaved ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
             }
             Arg::Long("config") => file = Some(PathBuf::from(parser.value().map_err(usage)?)),
             Arg::Long("no-config") => bare = true,
@@ -104,10 +132,14 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                if !SETTINGS.iter().any(|setting| setting.flag() == name) {
-                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")));
-                }
-                let value = parser.value().map_err(usage)?;
+                let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
+                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
+                };
+                let value = match parser.optional_value() {
+                    Some(value) => value,
+                    None if setting.is_switch() => "true".into(),
+                    None => parser.value().map_err(usage)?,
+                };
                 let value = value
                     .into_string()
                     .map_err(|_| ConfigError::Usage(format!("the value of --{name} must be UTF-8")))?;
@@ -150,31 +182,33 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
 }
 
 fn serve(config: Config, model: &str) -> Result<(), Failure> {
+    if let Err(error) = process::keep_inherited_descriptors() {
+        log::info!("workers get all descriptors that weaved was started with: {error}");
+    }
     let path = match &config.socket {
         Some(path) => path.clone(),
         None => default_path().map_err(Failure::Socket)?,
     };
-    let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
+    if config.sandbox && config.isolation == Isolation::Thread {
+        log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
+    }
+    let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+    let tcp = tcp::listen(&config).map_err(Failure::Tcp)?;
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     let mut server = Server::new(config, socket, listener).map_err(io)?;
+    if let Some(tcp) = tcp {
+        let who = if tcp.token.is_some() { "who shows the token" } else { "every user of this machine" };
+        log::info!("listening on tcp://{} as well, for {who}", tcp.address);
+        server.listen_on(tcp).map_err(io)?;
+    }
     log::info!("listening on {}, with {model}", path.display());
     server.run().map_err(io)
 }
 
 fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
-    let stream = match connect {
-        Some(path) => {
-            let stream = UnixStream::connect(&path)
-                .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?;
-            // Whoever started this process holds the other end of standard input: if that ends, so
-            // do we, whatever the engine is doing.
-            thread::spawn(|| {
-                let mut input = std::io::stdin().lock();
-                while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
-                std::process::exit(0);
-            });
-            stream
-        }
+    let stream = match &connect {
+        Some(path) => UnixStream::connect(path)
+            .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
         None => {
             // Without this a worker whose daemon was killed would finish its image first.
             if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -183,6 +217,24 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             inherited_socket()?
         }
     };
+    if config.sandbox {
+        let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
+        match sandbox::enter(&files).join(", ") {
+            kept if kept.is_empty() => log::debug!("in the sandbox: no network, no files but the engine's"),
+            kept => log::warn!(
+                "the worker keeps what it doesn't need: {kept}; --sandbox off if that is all right"
+            ),
+        }
+    }
+    if connect.is_some() {
+        // Whoever started this process holds the other end of standard input: if that ends, so do
+        // we, whatever the engine is doing.
+        thread::spawn(|| {
+            let mut input = std::io::stdin().lock();
+            while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
+            std::process::exit(0);
+        });
+    }
     worker::run(config, stream).map_err(Failure::Other)
 }
 

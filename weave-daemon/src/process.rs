@@ -13,6 +13,19 @@ use crate::router::Death;
 use crate::worker;
 use crate::worker_log::WorkerLog;
 
+/// Keeps from workers what this process was started with beside standard input, output and error.
+/// What it opens itself is closed in them anyway.
+///
+/// # Errors
+/// This kernel can't do that (Linux before 5.11): they get it all.
+#[expect(unsafe_code, reason = "neither std nor rustix closes a range of descriptors")]
+pub fn keep_inherited_descriptors() -> io::Result<()> {
+    // SAFETY: descriptors are marked and stay open, so that nobody loses one that is in use; no
+    // memory is passed.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A worker that was started.
 #[derive(Debug)]
 pub enum Worker {

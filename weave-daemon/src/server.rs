@@ -6,12 +6,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mio::net::{UnixListener, UnixStream};
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::sockopt;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
@@ -20,13 +22,16 @@ use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
-use crate::socket::{self, Socket};
+use crate::socket::Socket;
+use crate::stream::Stream;
+use crate::tcp::{Gate, Shown, Tcp};
 use crate::worker_log::WorkerLog;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 const CHILD: Token = Token(2);
-/// The first token of a worker; those of their logs come next, then those of clients.
+/// The first token of a worker; those of their logs come after the workers', then those of clients,
+/// then that of the TCP listener, then those of clients at its gate.
 const FIRST_WORKER: usize = 3;
 
 /// Bytes that are moved for one socket before the next one has its turn.
@@ -35,8 +40,10 @@ const TURN: usize = 256 * 1024;
 const ACCEPTS: usize = 64;
 /// Bytes of pixels under way between a worker and a client.
 const RELAY_LEN: usize = 64 * 1024;
-/// How long to leave a listener alone that has no descriptors to give.
+/// How long to leave the listeners alone when there are no descriptors to be had.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When a TCP peer that says nothing is asked whether it is still there, and how often.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 6);
 
 /// What a socket said last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ fn outcome(result: io::Result<usize>) -> Outcome {
 
 /// A socket, and what mio has said about it that is not used up.
 struct Peer {
-    stream: UnixStream,
+    stream: Stream,
     readable: bool,
     writable: bool,
 }
@@ -106,6 +113,7 @@ pub struct Server {
     socket: Option<Socket>,
     stop: UnixStream,
     child: UnixStream,
+    tcp: Option<TcpDoor>,
     links: Box<[Link]>,
     clients: Box<[Option<Peer>]>,
     ready: Ready,
@@ -114,7 +122,18 @@ pub struct Server {
     noisy: bool,
     /// Until when no connection is accepted for want of descriptors.
     accept_after: Option<Instant>,
+    /// The last try to accept a connection failed, which was logged.
+    accept_failed: bool,
     refused_peers: u64,
+}
+
+/// Where clients arrive over TCP.
+struct TcpDoor {
+    listener: TcpListener,
+    token: Token,
+    accepting: bool,
+    /// Where they have to show their token, if there is one.
+    gate: Option<Gate>,
 }
 
 /// Sockets with something left to do, each at most once.
@@ -220,8 +239,23 @@ impl Server {
             accepting: true,
             noisy: false,
             accept_after: None,
+            accept_failed: false,
             refused_peers: 0,
+            tcp: None,
         })
+    }
+
+    /// Serves clients that come over TCP as well.
+    ///
+    /// # Errors
+    /// The operating system can't watch the listener.
+    pub fn listen_on(&mut self, tcp: Tcp) -> io::Result<()> {
+        let mut listener = TcpListener::from_std(tcp.listener);
+        let token = Token(FIRST_WORKER + 2 * self.links.len() + self.clients.len());
+        self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
+        let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + 1));
+        self.tcp = Some(TcpDoor { listener, token, accepting: true, gate });
+        Ok(())
     }
 
     /// Serves until SIGTERM or SIGINT has come and every answer has left.
@@ -246,6 +280,7 @@ impl Server {
                     LISTENER => self.accepting = true,
                     STOP => self.stopped(now),
                     CHILD => self.child_ended(now),
+                    token if self.is_tcp(token) => self.tcp_event(token, now),
                     Token(token) => {
                         let (index, workers) = (token - FIRST_WORKER, self.links.len());
                         let action = if index < workers {
@@ -272,10 +307,12 @@ impl Server {
 
     /// How long the next poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if !self.ready.list.is_empty() || self.noisy || (self.accepting && self.accept_after.is_none()) {
+        let accepting = self.accepting || self.tcp.as_ref().is_some_and(|tcp| tcp.accepting);
+        if !self.ready.list.is_empty() || self.noisy || (accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
-        let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).min()?;
+        let at_gate = self.tcp.as_ref().and_then(|tcp| tcp.gate.as_ref()?.wake_at());
+        let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).chain(at_gate).min()?;
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
         Some(wake_at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -331,32 +368,104 @@ impl Server {
         }
         for _ in 0..ACCEPTS {
             if !self.accepting || self.accept_after.is_some() {
-                return;
+                break;
             }
-            let Some(listener) = &self.listener else {
-                self.accepting = false;
-                return;
-            };
-            match listener.accept() {
-                Ok((stream, _)) => self.welcome(stream, now),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => self.accepting = false,
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    _ => {
-                        log::warn!("can't accept a connection: {error}; trying again in a moment");
-                        self.accept_after = Some(now + ACCEPT_PAUSE);
-                    }
-                },
+            match self.listener.as_ref().map(UnixListener::accept) {
+                Some(Ok((stream, _))) => {
+                    self.accepted();
+                    self.welcome_unix(stream, now);
+                }
+                Some(Err(error)) => self.accepting = self.not_accepted(&error, now),
+                None => self.accepting = false,
             }
+        }
+        for _ in 0..ACCEPTS {
+            let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.accepting) else { break };
+            if self.accept_after.is_some() {
+                break;
+            }
+            match tcp.listener.accept() {
+                Ok((stream, peer)) => {
+                    self.accepted();
+                    self.welcome_tcp(stream, peer, now);
+                }
+                Err(error) => {
+                    let more = self.not_accepted(&error, now);
+                    self.tcp.as_mut().into_iter().for_each(|tcp| tcp.accepting = more);
+                }
+            }
+        }
+        while let Some(words) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()?.expire(now)) {
+            self.refuse(&words);
         }
     }
 
-    fn welcome(&mut self, mut stream: UnixStream, now: Instant) {
-        if let Err(reason) = socket::check_peer(&stream) {
-            self.refused_peers += 1;
-            log::warn!("refused a connection: {reason} ({} so far)", self.refused_peers);
+    fn accepted(&mut self) {
+        if std::mem::take(&mut self.accept_failed) {
+            log::info!("connections are accepted again");
+        }
+    }
+
+    /// Whether to try again, be it later.
+    fn not_accepted(&mut self, error: &io::Error, now: Instant) -> bool {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return false,
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+            _ => {
+                self.accept_after = Some(now + ACCEPT_PAUSE);
+                if !std::mem::replace(&mut self.accept_failed, true) {
+                    log::warn!("can't accept connections: {error}; those that come have to wait");
+                }
+            }
+        }
+        true
+    }
+
+    fn refuse(&mut self, who: &str) {
+        self.refused_peers += 1;
+        log::warn!("refused a connection: {who} ({} so far)", self.refused_peers);
+    }
+
+    fn welcome_unix(&mut self, stream: UnixStream, now: Instant) {
+        match self.config.access.check(&stream) {
+            Ok(()) => self.welcome(Stream::Unix(stream), now),
+            Err(reason) => self.refuse(&reason),
+        }
+    }
+
+    fn welcome_tcp(&mut self, stream: TcpStream, peer: SocketAddr, now: Instant) {
+        if let Err(error) = prepare_tcp(&stream) {
+            log::debug!("{peer}: {error}");
+        }
+        let Some(gate) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) else {
+            return self.welcome(Stream::Tcp(stream), now);
+        };
+        if let Err(words) = gate.wait(stream, peer, self.poll.registry(), now) {
+            self.refuse(&words);
+        }
+    }
+
+    fn is_tcp(&self, token: Token) -> bool {
+        self.tcp.as_ref().is_some_and(|tcp| token >= tcp.token)
+    }
+
+    fn tcp_event(&mut self, token: Token, now: Instant) {
+        let Some(tcp) = &mut self.tcp else { return };
+        if token == tcp.token {
+            tcp.accepting = true;
             return;
         }
+        match tcp.gate.as_mut().and_then(|gate| gate.read(token)) {
+            None => {}
+            Some(Shown::Refused(words)) => self.refuse(&words),
+            Some(Shown::Token(mut stream)) => match self.poll.registry().deregister(&mut stream) {
+                Ok(()) => self.welcome(Stream::Tcp(stream), now),
+                Err(error) => log::warn!("can't watch a connection: {error}"),
+            },
+        }
+    }
+
+    fn welcome(&mut self, mut stream: Stream, now: Instant) {
         let Some(id) = self.router.accept(now) else {
             log::warn!("refused a connection: all {} are taken", self.clients.len());
             let mut frame = [0; MAX_ERROR_FRAME];
@@ -479,7 +588,7 @@ impl Server {
             let mut stream = UnixStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(FIRST_WORKER + id.0), interest)?;
-            link.peer = Some(Peer { stream, readable: true, writable: true });
+            link.peer = Some(Peer { stream: Stream::Unix(stream), readable: true, writable: true });
             link.log = log;
             if let Some(log) = &mut link.log {
                 log.register(self.poll.registry(), Token(first_log + id.0))?;
@@ -613,12 +722,23 @@ impl Server {
         if self.listener.take().is_some() {
             log::info!("stopping: no new requests; what runs may take {:?}", self.config.drain_timeout);
             self.socket = None;
+            self.tcp = None;
             self.router.drain(now);
         } else {
             log::info!("stopping at once");
             self.router.abort(now);
         }
     }
+}
+
+/// Small frames go out at once, and a peer that is gone without a word is found out.
+fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+    let (idle, interval, count) = KEEPALIVE;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, count)?)
 }
 
 /// Reads a signal's pipe until there is nothing in it.

@@ -1,13 +1,14 @@
 //! The Unix socket: where it lies, who owns it, who may connect.
 //!
-//! The folder is private (0700) and so is the socket (0600), from its first moment. A lock file
-//! beside it tells a daemon that runs from one that left its socket behind.
+//! The folder is private (0700) and so is the socket (0600), from its first moment. They are opened
+//! as far as [`Access`] lists others, and no further. A lock file beside the socket tells a daemon
+//! that runs from one that left its socket behind.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,8 +24,10 @@ pub enum SocketError {
     Taken(PathBuf),
     /// Something else is in the socket's place.
     NotASocket(PathBuf),
-    /// Others could put their own socket there.
-    Folder(PathBuf, &'static str),
+    /// Others could put their own socket there, or reach ours.
+    Folder(PathBuf, String),
+    /// The group that may connect can't be given the socket.
+    Group(PathBuf, u32, io::Error),
     /// The operating system said no.
     Io(&'static str, PathBuf, io::Error),
 }
@@ -48,7 +51,12 @@ impl fmt::Display for SocketError {
             }
             Self::Folder(path, why) => write!(
                 f,
-                "{} {why}, so others could take the socket's place; use a folder of your own with mode 0700",
+                "{} {why}; the socket belongs in a folder that is yours alone: mend it, or use another --socket",
+                path.display()
+            ),
+            Self::Group(path, gid, error) => write!(
+                f,
+                "can't give {} to group {gid} of allow_gids: {error}; weaved must run as a member of it",
                 path.display()
             ),
             Self::Io(what, path, error) => write!(f, "can't {what} {}: {error}", path.display()),
@@ -69,6 +77,119 @@ pub fn default_path() -> Result<PathBuf, SocketError> {
     }
 }
 
+/// Who may connect beside our own user and root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Users.
+    pub uids: Vec<u32>,
+    /// Groups, be they a peer's own or supplementary ones.
+    pub gids: Vec<u32>,
+}
+
+/// How far folder and socket are open: no further than the lists make it necessary. Where file modes
+/// can't say who may connect, the peer's credentials alone decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Ours,
+    Group(u32),
+    Everybody,
+}
+
+impl Reach {
+    const fn folder_mode(self) -> u32 {
+        match self {
+            Self::Ours => 0o700,
+            Self::Group(_) => 0o710,
+            Self::Everybody => 0o711,
+        }
+    }
+
+    /// What a folder that exists already may allow at most.
+    const fn folder_limit(self) -> u32 {
+        match self {
+            Self::Ours => 0o700,
+            Self::Group(_) => 0o750,
+            Self::Everybody => 0o755,
+        }
+    }
+
+    const fn socket_mode(self) -> u32 {
+        match self {
+            Self::Ours => 0o600,
+            Self::Group(_) => 0o660,
+            Self::Everybody => 0o666,
+        }
+    }
+
+    const fn group(self) -> Option<u32> {
+        if let Self::Group(gid) = self { Some(gid) } else { None }
+    }
+}
+
+impl Access {
+    fn reach(&self) -> Reach {
+        let others = self.uids.iter().any(|uid| !is_ours(*uid));
+        match self.gids[..] {
+            [] if !others => Reach::Ours,
+            [gid] if !others => Reach::Group(gid),
+            _ => Reach::Everybody,
+        }
+    }
+
+    /// Whether the process at the other end may talk to us. The kernel vouches for who it was in the
+    /// moment of connecting.
+    ///
+    /// # Errors
+    /// Who the peer is that may not, or why the kernel can't tell.
+    pub fn check(&self, stream: &impl AsFd) -> Result<(), String> {
+        let peer = rustix::net::sockopt::socket_peercred(stream)
+            .map_err(|error| format!("its user is unknown: {error}"))?;
+        let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
+        if is_ours(uid) || self.uids.contains(&uid) || self.gids.contains(&gid) {
+            return Ok(());
+        }
+        if !self.gids.is_empty() {
+            let mut groups = [0; MAX_GROUPS];
+            let groups = peer_groups(stream, &mut groups)
+                .map_err(|error| format!("uid {uid}, gid {gid}: its other groups are unknown: {error}"))?;
+            if groups.iter().any(|gid| self.gids.contains(gid)) {
+                return Ok(());
+            }
+        }
+        Err(format!("uid {uid}, gid {gid} may not connect"))
+    }
+}
+
+/// Our own user, and root, who can do anything anyway.
+fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+/// More groups than this are not looked through.
+const MAX_GROUPS: usize = 1024;
+
+/// The supplementary groups of the peer as it connected (`SO_PEERGROUPS`, Linux 4.13).
+#[expect(unsafe_code, reason = "neither std nor rustix has this option of sockets")]
+fn peer_groups<'a>(stream: &impl AsFd, groups: &'a mut [u32; MAX_GROUPS]) -> io::Result<&'a [u32]> {
+    let mut len = libc::socklen_t::try_from(size_of_val(groups)).unwrap_or(0);
+    let fd = stream.as_fd();
+    // SAFETY: the descriptor is open as long as `fd` lives; the kernel writes at most `len` bytes to
+    // `groups`, which has as many and takes any bytes, and the number of them to `len`.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(groups.get(..len as usize / size_of::<u32>()).unwrap_or_default())
+}
+
 /// A bound socket. Removes its own file, and no other, when dropped.
 #[derive(Debug)]
 pub struct Socket {
@@ -86,14 +207,25 @@ impl Socket {
     ///
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
-    pub fn bind(path: &Path) -> Result<(Self, UnixListener), SocketError> {
+    pub fn bind(path: &Path, access: &Access) -> Result<(Self, UnixListener), SocketError> {
         let at = |what| move |error| SocketError::Io(what, path.to_owned(), error);
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        let reach = access.reach();
+        let is_new = fs::symlink_metadata(folder).is_err();
         DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(at("make the folder of"))?;
-        check_folder(folder)?;
+        let folder_mode = check_folder(folder, reach)?;
+        if is_new && reach != Reach::Ours {
+            open_to(folder, reach.group(), reach.folder_mode())?;
+        } else if folder_mode & reach.folder_mode() != reach.folder_mode() {
+            log::warn!(
+                "{} has mode {folder_mode:04o}: not all that may connect can reach the socket in it; it takes {:04o}",
+                folder.display(),
+                reach.folder_mode()
+            );
+        }
 
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
@@ -102,6 +234,7 @@ impl Socket {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&lock_path)
             .map_err(at("make the lock file of"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -130,6 +263,9 @@ impl Socket {
         listener.set_nonblocking(true).map_err(at("listen on"))?;
         let made = fs::symlink_metadata(path).map_err(at("look at"))?;
         let socket = Self { path: path.to_owned(), identity: (made.dev(), made.ino()), _lock: lock };
+        if reach != Reach::Ours {
+            open_to(path, reach.group(), reach.socket_mode())?;
+        }
         Ok((socket, listener))
     }
 }
@@ -144,29 +280,38 @@ impl Drop for Socket {
     }
 }
 
-/// Others must not be able to replace what is in the folder.
-fn check_folder(folder: &Path) -> Result<(), SocketError> {
-    let wrong = |why| Err(SocketError::Folder(folder.to_owned(), why));
-    let found = fs::metadata(folder).map_err(|error| SocketError::Io("look at", folder.to_owned(), error))?;
-    let sticky = found.mode() & 0o1000 != 0;
-    if found.uid() != geteuid().as_raw() && found.uid() != 0 {
-        return wrong("belongs to another user");
-    }
-    if found.mode() & 0o022 != 0 && !sticky {
-        return wrong("can be written by others");
-    }
-    Ok(())
+/// Others must not be able to replace what is in the folder, nor to reach it without need. Gives its
+/// mode.
+fn check_folder(folder: &Path, reach: Reach) -> Result<u32, SocketError> {
+    let found =
+        fs::symlink_metadata(folder).map_err(|error| SocketError::Io("look at", folder.to_owned(), error))?;
+    let mode = found.mode() & 0o777;
+    let (limit, us) = (reach.folder_limit(), geteuid().as_raw());
+    let wrong = if found.is_symlink() {
+        "is a symbolic link".to_owned()
+    } else if !found.is_dir() {
+        "is not a folder".to_owned()
+    } else if found.uid() != us {
+        format!("belongs to uid {}, not to uid {us}", found.uid())
+    } else if mode & !limit != 0 {
+        format!("has mode {mode:04o}, must have at most {limit:04o}")
+    } else if let Reach::Group(gid) = reach
+        && mode & 0o070 != 0
+        && found.gid() != gid
+    {
+        format!("is open to group {}, not to group {gid}", found.gid())
+    } else {
+        return Ok(mode);
+    };
+    Err(SocketError::Folder(folder.to_owned(), wrong))
 }
 
-/// Whether the process at the other end may talk to us: it runs as our own user or as root. The
-/// kernel vouches for it as of the moment of connecting.
-///
-/// # Errors
-/// The user id of a peer that may not, or why the kernel can't tell.
-pub fn check_peer(stream: &impl AsFd) -> Result<(), String> {
-    match rustix::net::sockopt::socket_peercred(stream) {
-        Ok(peer) if peer.uid == geteuid() || peer.uid.is_root() => Ok(()),
-        Ok(peer) => Err(format!("uid {} is not ours", peer.uid.as_raw())),
-        Err(error) => Err(format!("its user is unknown: {error}")),
+/// Opens what was private until now: first the group, then the mode, so that nobody else gets in
+/// in between.
+fn open_to(path: &Path, group: Option<u32>, mode: u32) -> Result<(), SocketError> {
+    if let Some(gid) = group {
+        lchown(path, None, Some(gid)).map_err(|error| SocketError::Group(path.to_owned(), gid, error))?;
     }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| SocketError::Io("open", path.to_owned(), error))
 }

@@ -43,6 +43,12 @@ fn the_file_takes_strings_and_numbers_and_its_paths_count_from_its_folder() {
     assert_eq!((config.drain_timeout.as_millis(), config.stall_timeout.as_millis()), (2000, 500));
     assert_eq!(config.model.clip_l, Some(folder.path().join("parts/l.gguf")));
     assert_eq!(config.model.vae, Some(PathBuf::from("/abs/vae")));
+
+    let (folder, file) =
+        toml("allow_uids = 7\nallow_gids = \"root, 5\"\ntoken_file = \"t\"\nallow_remote = true\n");
+    let config = resolve(&[], &[], Some(&file)).unwrap();
+    assert_eq!((&config.access.uids[..], &config.access.gids[..]), (&[7][..], &[0, 5][..]));
+    assert_eq!((config.token_file, config.allow_remote), (Some(folder.path().join("t")), true));
 }
 
 #[test]
@@ -62,6 +68,18 @@ fn what_cannot_be_used_is_named_with_its_place() {
         let error = of_file(text);
         assert!(error.contains(words), "{error}");
     }
+    for (name, value, words) in [
+        ("allow-uids", "1000,nobody-by-this-name", "numbers, or names that stand in /etc/passwd"),
+        ("allow-gids", "", "numbers, or names that stand in /etc/group"),
+        ("allow-gids", "-1", "numbers, or names"),
+        ("tcp", "localhost:7433", "an address and a port: 127.0.0.1:7433, [::1]:7433"),
+        ("tcp", "127.0.0.1", "an address and a port"),
+        ("allow-remote", "yes", "one of true, false"),
+        ("sandbox", "maybe", "one of on, off"),
+    ] {
+        let error = resolve(&[(name, value)], &[], None).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
     let names = ["WEAVE_QUEU", "WEAVE_QUEUE", "WEAVE_CONFIG", "PATH"].map(OsString::from);
     assert_eq!(unknown_variables(names.into_iter()).collect::<Vec<_>>(), ["WEAVE_QUEU"]);
     let error = resolve(&[], &[("WEAVE_THREADS", "many")], None).unwrap_err();
@@ -72,7 +90,8 @@ fn what_cannot_be_used_is_named_with_its_place() {
 fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
-         diffusion_model = \"/m\"\nthreads = 3\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
+         allow_uids = \"1,2\"\nallow_gids = 3\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
+         sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
     );
     let config = resolve(&[], &[], Some(&file)).unwrap();
     let flags = config.to_flags();

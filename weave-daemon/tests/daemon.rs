@@ -5,13 +5,13 @@ mod harness;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::Duration;
 
 use harness::{
-    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, request, sized_request, wait, weaved,
+    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, private_folder, request, sized_request,
+    wait, weaved,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use weave_core::error::ErrorCode;
@@ -452,7 +452,7 @@ fn draining_ends_when_its_time_is_up() {
 
 #[test]
 fn a_killed_daemon_leaves_no_worker_and_its_socket_is_taken_over() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let socket = folder.path().join("weave.sock");
     let mut daemon = Daemon::start_at(&socket, &["--engine=pattern", "--faults=hang@hang"]);
     let mut client = daemon.connect();
@@ -482,43 +482,12 @@ fn a_second_daemon_does_not_take_a_live_socket() {
     assert_eq!(second.status.code(), Some(69));
 
     // Neither that of a program that knows nothing of our lock.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     let socket = folder.path().join("other.sock");
     let _other = UnixListener::bind(&socket).unwrap();
     let second = weaved().arg("--engine=pattern").arg("--socket").arg(&socket).output().unwrap();
     assert_eq!(second.status.code(), Some(69));
     assert!(socket.exists());
-}
-
-#[test]
-fn only_its_owner_can_reach_the_socket() {
-    let daemon = Daemon::pattern(&[]);
-    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!(mode(&daemon.socket), 0o600);
-    assert_eq!(mode(daemon.socket.parent().unwrap()), 0o700);
-
-    let refused = |socket: &std::path::Path| {
-        let output = weaved().arg("--engine=pattern").arg("--socket").arg(socket).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let open = folder.path().join("open");
-    std::fs::create_dir(&open).unwrap();
-    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let (code, text) = refused(&open.join("weave.sock"));
-    assert_eq!(code, Some(77), "{text}");
-    assert!(text.contains("can be written by others"), "{text}");
-
-    let file = folder.path().join("file");
-    std::fs::write(&file, "precious").unwrap();
-    let link = folder.path().join("link");
-    symlink(&file, &link).unwrap();
-    for path in [&file, &link] {
-        let (code, text) = refused(path);
-        assert_eq!(code, Some(1), "{text}");
-        assert!(text.contains("is not a socket"), "{text}");
-    }
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run/weave.sock");
     let config = Config { engine: EngineKind::Pattern, isolation: Isolation::Thread, ..Config::default() };
-    let (socket, listener) = Socket::bind(&path).unwrap();
+    let (socket, listener) = Socket::bind(&path, &config.access).unwrap();
     let mut server = Server::new(config, socket, listener).unwrap();
     let daemon = std::thread::spawn(move || {
         IS_EVENT_LOOP.set(true);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use weave_client::weave_core::error::ErrorParseError;
 use weave_client::weave_core::frame::FrameError;
 use weave_client::weave_core::response::ResponseError;
-use weave_client::{Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status};
+use weave_client::{
+    Address, Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status,
+};
 
 use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed, with};
 
@@ -239,7 +241,7 @@ fn nobody_listens() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weave.sock");
     let kind = |result| match result {
-        Err(Error::Unreachable { path: named, source }) if named == path => source.kind(),
+        Err(Error::Unreachable { address, source }) if address == Address::new(&path) => source.kind(),
         other => panic!("{other:?}"),
     };
     assert_eq!(kind(Client::connect(&path)), ErrorKind::NotFound);

@@ -2,7 +2,8 @@
 //! told to.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor, Read};
+use std::io::{BufReader, Cursor, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -19,7 +20,7 @@ use crate::fake::{Fake, Request, Response, error, in_time, send, until_closed};
 fn weave(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weave"));
     command.current_dir(folder).stdin(Stdio::null());
-    for name in ["WEAVE_SOCKET", "XDG_RUNTIME_DIR", "NO_COLOR"] {
+    for name in ["WEAVE_SOCKET", "WEAVE_TOKEN_FILE", "XDG_RUNTIME_DIR", "NO_COLOR"] {
         command.env_remove(name);
     }
     command
@@ -616,4 +617,58 @@ fn help_has_examples_and_the_exit_statuses() {
         assert!(run.stdout.contains("Examples:\n  weave "), "{}", run.stdout);
         assert!(run.stdout.contains("   69  no daemon"), "{}", run.stdout);
     }
+}
+
+#[test]
+fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
+    let folder = folder();
+    let digits = "0123456789abcdef".repeat(4);
+    let file = folder.path().join("token");
+    fs::write(&file, format!("{digits}\n")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
+    let line = format!("weave-token {digits}\n");
+    // Without a token the first byte is the first of a frame.
+    for (flag, variable, line) in
+        [(None, None, ""), (Some(&file), None, line.as_str()), (None, Some(&file), line.as_str())]
+    {
+        let mut command = weave(folder.path());
+        command.args(["ping", "--socket", &address]);
+        if let Some(file) = flag {
+            command.arg("--token-file").arg(file);
+        }
+        if let Some(file) = variable {
+            command.env("WEAVE_TOKEN_FILE", file);
+        }
+        let listener = listener.try_clone().unwrap();
+        let expected = line.to_owned();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = vec![0; expected.len()];
+            stream.read_exact(&mut line).unwrap();
+            assert_eq!(String::from_utf8(line).unwrap(), expected);
+            let request = Request::read(&mut stream);
+            stream.write_all(&error(request.id(), 400, 3, "model_id")).unwrap();
+        });
+        let run = run(command);
+        daemon.join().unwrap();
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        assert!(run.stdout.starts_with(&format!("{address}: answered in ")), "{}", run.stdout);
+    }
+    drop(listener);
+
+    let fails = |args: &[&str], status, words: &str| {
+        let mut command = weave(folder.path());
+        command.arg("ping").args(args);
+        let run = run(command);
+        assert_eq!(run.status, Some(status), "{args:?}: {}", run.stderr);
+        assert!(run.stderr.contains(words), "{args:?}: {}", run.stderr);
+    };
+    fails(&["--socket", &address], 69, &format!("no daemon answers at {address} (Connection refused"));
+    fails(&["--socket", "tcp://127.0.0.1"], 69, "invalid socket address");
+    let file = file.to_str().unwrap();
+    fails(&["--socket", "here.sock", "--token-file", file], 2, "a Unix socket needs no token");
+    fails(&["--socket", &address, "--token-file", "none"], 2, "can't read the token in none: No such file");
+    fs::write(file, &digits[1..]).unwrap();
+    fails(&["--socket", &address, "--token-file", file], 2, "64 hexadecimal digits");
 }

@@ -66,7 +66,7 @@ pub(crate) fn send(stream: &mut UnixStream, bytes: &[u8]) {
 pub(crate) struct Request(pub(crate) Vec<u8>);
 
 impl Request {
-    pub(crate) fn read(stream: &mut UnixStream) -> Self {
+    pub(crate) fn read(stream: &mut impl Read) -> Self {
         let mut frame = vec![0; 16];
         stream.read_exact(&mut frame).unwrap();
         assert_eq!(frame[..8], *b"WEVE\x00\x01\x00\x01");

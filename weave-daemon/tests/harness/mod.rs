@@ -2,12 +2,14 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part of it")]
 
+use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    fn follow(&self, source: impl Read + Send + 'static) {
+    pub fn follow(&self, source: impl Read + Send + 'static) {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
@@ -54,8 +56,14 @@ impl Log {
     }
 
     pub fn all(&self) -> String {
-        self.0.0.lock().unwrap().join("\n")
+        // Whoever asks may do so because of a panic that had the lock.
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
+}
+
+/// A folder in which weaved will have a socket.
+pub fn private_folder() -> tempfile::TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap()
 }
 
 pub fn weaved() -> Command {

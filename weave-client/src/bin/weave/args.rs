@@ -29,7 +29,7 @@ Examples:
 ";
 
 const SOCKET_HELP: &str = "\
-The daemon's socket [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
+The daemon's socket, or tcp://HOST:PORT [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
 
 /// Makes images with a Weave daemon.
 #[derive(Debug, Parser)]
@@ -83,8 +83,8 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) seed: u64,
 
-    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
-    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
 
     /// Give up after this time [default: wait as long as it takes]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -99,12 +99,23 @@ pub(crate) struct Generate {
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help(PING_EXAMPLES))]
 pub(crate) struct Ping {
-    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
-    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
 
     /// Give up after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
     pub(crate) timeout: Duration,
+}
+
+/// Which daemon, and how to get in.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Daemon {
+    #[arg(long, value_name = "ADDRESS", help = SOCKET_HELP)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// The file with the token that the daemon wants to see over TCP [default: $WEAVE_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weave_client::{Error, ErrorCode, NoSocketPath, Refusal, Status, default_socket_path};
+use weave_client::{
+    Address, Client, Error, ErrorCode, NoSocketPath, Refusal, Status, Token, default_socket_path,
+};
+
+use crate::args::Daemon;
 
 /// Declares the statuses of a failure once: name, number, meaning.
 macro_rules! exits {
@@ -88,12 +92,28 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
-/// The socket that was named, or the usual one.
-pub(crate) fn socket(named: Option<&PathBuf>) -> Result<PathBuf, Failure> {
-    match named {
-        Some(path) => Ok(path.clone()),
-        None => default_socket_path().map_err(Failure::from),
+/// A client for the daemon that was named, or for the usual one.
+pub(crate) fn client(daemon: &Daemon) -> Result<Client, Failure> {
+    let address = match &daemon.socket {
+        Some(address) => Address::new(address),
+        None => default_socket_path().map(Address::new)?,
+    };
+    let mut client = Client::new(address);
+    if matches!(client.address(), Address::Tcp(_)) {
+        let named =
+            || std::env::var_os("WEAVE_TOKEN_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);
+        if let Some(file) = daemon.token_file.clone().or_else(named) {
+            let token = Token::read(&file).map_err(|error| {
+                Failure::new(Exit::Usage, format_args!("can't read the token in {}: {error}", file.display()))
+                    .next("it takes the file that the daemon was given as --token-file")
+            })?;
+            client.set_token(Some(token));
+        }
+    } else if daemon.token_file.is_some() {
+        return Err(Failure::new(Exit::Usage, "--token-file is for daemons at tcp://HOST:PORT")
+            .next("a Unix socket needs no token: the kernel says who connects"));
     }
+    Ok(client)
 }
 
 impl From<NoSocketPath> for Failure {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Client, Error, Image, Params};
+use weave_client::{Error, Image, Params};
 
 use crate::args::Generate;
 use crate::exit::{self, Exit, Failure, say, tell};
@@ -15,7 +15,7 @@ use crate::{interrupt, png_file};
 pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
     let start = Instant::now();
     let params = params(args)?;
-    let socket = exit::socket(args.socket.as_ref())?;
+    let mut client = exit::client(&args.daemon)?;
 
     let unfinished = Unfinished::default();
     let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("weave-{}.png", params.seed)));
@@ -31,7 +31,6 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Local, format_args!("can't watch for signals: {error}")))?;
     let output = Output::prepare(path, args.force, &unfinished)?;
 
-    let mut client = Client::new(socket);
     client.set_timeout(args.timeout);
     let image = client.generate_with(&params, &args.prompt, |progress| waiting.show(progress));
     drop(waiting);

@@ -1,0 +1,111 @@
+//! Where a daemon listens.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// A Unix socket, or a TCP port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Address {
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+    /// `HOST:PORT`, as it stands behind `tcp://`.
+    Tcp(String),
+}
+
+impl Address {
+    /// The address of a Unix socket's path, or of `tcp://HOST:PORT`.
+    #[must_use]
+    pub fn new(text: impl Into<PathBuf>) -> Self {
+        let path = text.into();
+        match path.to_str().and_then(|text| text.strip_prefix("tcp://")) {
+            Some(host_and_port) => Self::Tcp(host_and_port.to_owned()),
+            None => Self::Unix(path),
+        }
+    }
+}
+
+impl<T: Into<PathBuf>> From<T> for Address {
+    fn from(text: T) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(host_and_port) => write!(f, "tcp://{host_and_port}"),
+        }
+    }
+}
+
+/// What a daemon may want to see before it talks over TCP: 256 bits, in hexadecimal digits.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// Reads a token from a file that holds its 64 digits and nothing else.
+    ///
+    /// # Errors
+    /// The file can't be read, or holds something else.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
+        let digits = text.trim_end();
+        if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            Ok(Self(digits.to_owned()))
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a token has 64 hexadecimal digits and nothing else",
+            ))
+        }
+    }
+
+    /// The line that goes before the first frame.
+    pub(crate) fn line(&self) -> String {
+        format!("weave-token {}\n", self.0)
+    }
+}
+
+/// Never the token itself.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_tcp_is_no_path() {
+        assert_eq!(Address::new("tcp://[::1]:7433"), Address::Tcp("[::1]:7433".to_owned()));
+        assert_eq!(Address::new("tcp:/a"), Address::Unix(PathBuf::from("tcp:/a")));
+        for text in ["tcp://127.0.0.1:7433", "/run/weave/weave.sock"] {
+            assert_eq!(Address::new(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_token_has_64_digits_and_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let digits = "0123456789abcdefABCDEF".repeat(3)[..64].to_owned();
+        for end in ["", "\n", "\r\n"] {
+            std::fs::write(&file, format!("{digits}{end}")).unwrap();
+            let token = Token::read(&file).unwrap();
+            assert_eq!(token.line(), format!("weave-token {digits}\n"));
+            assert_eq!(format!("{token:?}"), "Token(..)");
+        }
+        for wrong in
+            [&digits[1..], &format!("{digits}0"), &format!("{digits}\n{digits}"), &"g".repeat(64), ""]
+        {
+            std::fs::write(&file, wrong).unwrap();
+            assert_eq!(Token::read(&file).unwrap_err().kind(), io::ErrorKind::InvalidData, "{wrong}");
+        }
+    }
+}

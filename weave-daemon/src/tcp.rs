@@ -1,0 +1,269 @@
+//! TCP: off unless asked for, within this machine unless asked for twice.
+//!
+//! The kernel doesn't tell who connects over TCP. A token takes the place of the peer's credentials:
+//! 64 hexadecimal digits in a file, which a client sends as a line of its own before its first frame
+//! (`TCP.md`). The protocol proper has no place for it and needs none: what comes after the line is
+//! Weave as on any other stream.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
+use rustix::process::geteuid;
+use subtle::ConstantTimeEq;
+
+use crate::config::Config;
+
+/// What the token's line begins with: not a secret, and not how a frame begins.
+const PREFIX: &[u8] = b"weave-token ";
+/// The token in hexadecimal digits: 256 bits.
+const DIGITS: usize = 64;
+/// Prefix, digits and a line feed.
+const LINE_LEN: usize = PREFIX.len() + DIGITS + 1;
+
+/// How long a client may take to show its token.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that may be at that at once.
+pub const PLACES: usize = 64;
+
+/// Why weaved doesn't listen on TCP.
+#[derive(Debug)]
+pub enum TcpError {
+    /// Other machines could reach it, and nobody said that they may.
+    Remote(SocketAddr),
+    /// Other machines may reach it, and nothing would keep strangers out.
+    NoToken(SocketAddr),
+    /// The token can't be used.
+    Token(PathBuf, String),
+    /// Others could have read or written the token.
+    OpenToken(PathBuf, String),
+    /// The operating system said no.
+    Listen(SocketAddr, io::Error),
+}
+
+impl fmt::Display for TcpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(address) => write!(
+                f,
+                "tcp is {address}, which other machines may reach; use 127.0.0.1 or [::1], or say \
+                 --allow-remote and --token-file FILE"
+            ),
+            Self::NoToken(address) => write!(
+                f,
+                "tcp is {address} and allow_remote is set: it takes a --token-file FILE as well, or a proxy \
+                 with TLS in front of 127.0.0.1 (weave-daemon/TCP.md)"
+            ),
+            Self::Token(path, why) => write!(
+                f,
+                "token_file {} {why}; it takes 64 hexadecimal digits: (umask 077; openssl rand -hex 32 >FILE)",
+                path.display()
+            ),
+            Self::OpenToken(path, why) => write!(
+                f,
+                "token_file {} {why}, so others may know it; make a new one: \
+                 (umask 077; openssl rand -hex 32 >FILE)",
+                path.display()
+            ),
+            Self::Listen(address, error) => write!(f, "can't listen on TCP at {address}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TcpError {}
+
+/// A TCP address that is listened on, and what its clients have to show.
+#[derive(Debug)]
+pub struct Tcp {
+    /// Where clients arrive.
+    pub listener: TcpListener,
+    /// Its address, with the port that was found for port 0.
+    pub address: SocketAddr,
+    /// `None`: every client of this machine may come in.
+    pub token: Option<Token>,
+}
+
+/// Listens where the settings say, if they say so.
+///
+/// # Errors
+/// [`TcpError`].
+pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
+    let token = config.token_file.as_deref().map(Token::read).transpose()?;
+    let Some(address) = config.tcp else {
+        if token.is_some() {
+            log::warn!("token_file is set and tcp isn't: nobody has to show the token");
+        }
+        return Ok(None);
+    };
+    if !address.ip().to_canonical().is_loopback() {
+        if !config.allow_remote {
+            return Err(TcpError::Remote(address));
+        }
+        if token.is_none() {
+            return Err(TcpError::NoToken(address));
+        }
+    }
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let (listener, address) = listen().map_err(|error| TcpError::Listen(address, error))?;
+    Ok(Some(Tcp { listener, address, token }))
+}
+
+/// The line that a client has to begin with.
+#[derive(Clone)]
+pub struct Token([u8; LINE_LEN]);
+
+/// Never the token itself.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+impl Token {
+    /// Reads the token of a file that is ours or root's and that others can neither read nor write.
+    ///
+    /// # Errors
+    /// [`TcpError::Token`] and [`TcpError::OpenToken`].
+    pub fn read(path: &Path) -> Result<Self, TcpError> {
+        let wrong = |why: &str| TcpError::Token(path.to_owned(), why.to_owned());
+        let unreadable = |error: io::Error| wrong(&format!("can't be read: {error}"));
+        let mut file = std::fs::File::open(path).map_err(unreadable)?;
+        let found = file.metadata().map_err(unreadable)?;
+        let open = |why| Err(TcpError::OpenToken(path.to_owned(), why));
+        if !found.is_file() {
+            return Err(wrong("is not a file"));
+        }
+        if found.uid() != 0 && found.uid() != geteuid().as_raw() {
+            return open(format!("belongs to uid {}", found.uid()));
+        }
+        // A group may read it: that is how a service of its own user gets at a file of root's.
+        if found.mode() & 0o027 != 0 {
+            return open(format!("has mode {:04o}, must have at most 0640", found.mode() & 0o777));
+        }
+        let mut text = String::new();
+        (&mut file).take(1024).read_to_string(&mut text).map_err(unreadable)?;
+        let digits = text.trim_end().as_bytes();
+        if digits.len() != DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(wrong("holds something else"));
+        }
+        let mut line = [b'\n'; LINE_LEN];
+        let (prefix, rest) = line.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        for (place, digit) in rest.iter_mut().zip(digits) {
+            *place = digit.to_ascii_lowercase();
+        }
+        Ok(Self(line))
+    }
+}
+
+/// A client that has not shown its token yet.
+struct Waiting {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// The line, as far as it has come.
+    line: [u8; LINE_LEN],
+    len: usize,
+    until: Instant,
+}
+
+/// What has become of a client that had something to say.
+#[derive(Debug)]
+pub enum Shown {
+    /// The token: it may come in. Nothing behind the line was read.
+    Token(TcpStream),
+    /// Something else, or nothing: the words for the log.
+    Refused(String),
+}
+
+/// Where clients wait until they have shown their token. They cost one of few places here, and none
+/// of those for clients.
+pub struct Gate {
+    secret: Token,
+    places: Box<[Option<Waiting>]>,
+    first: usize,
+}
+
+impl Gate {
+    /// A gate whose clients have the tokens of `mio` from `first` on, [`PLACES`] of them.
+    #[must_use]
+    pub fn new(secret: Token, first: usize) -> Self {
+        Self { secret, places: std::iter::repeat_with(|| None).take(PLACES).collect(), first }
+    }
+
+    /// Has a client wait for its token to arrive. If all places are taken, the one that has been
+    /// there the longest has to go: honest clients don't stay.
+    ///
+    /// # Errors
+    /// The words for the log: a client that was refused, this one or the one that had to go.
+    pub fn wait(
+        &mut self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        registry: &Registry,
+        now: Instant,
+    ) -> Result<(), String> {
+        let place = self.places.iter().enumerate().min_by_key(|(_, place)| place.as_ref().map(|w| w.until));
+        let place = place.map_or(0, |(place, _)| place);
+        let token = mio::Token(self.first + place);
+        if let Err(error) = registry.register(&mut stream, token, Interest::READABLE) {
+            return Err(format!("{peer}: can't watch it: {error}"));
+        }
+        let waiting = Waiting { stream, peer, line: [0; LINE_LEN], len: 0, until: now + PATIENCE };
+        match self.places[place].replace(waiting) {
+            Some(gone) => Err(format!("{}: no token yet, and others wait", gone.peer)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what the client at this token of `mio` has sent. `None`: there is more to come.
+    pub fn read(&mut self, token: mio::Token) -> Option<Shown> {
+        let place = self.places.get_mut(token.0.checked_sub(self.first)?)?;
+        let waiting = place.as_mut()?;
+        let wrong = loop {
+            match waiting.stream.read(&mut waiting.line[waiting.len..]) {
+                Ok(0) => break "it closed before its token was there",
+                Ok(n) => waiting.len += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break "it is gone before its token was there",
+            }
+            let public = waiting.len.min(PREFIX.len());
+            if waiting.line[..public] != PREFIX[..public] {
+                break "it did not begin with a token";
+            }
+            if waiting.len == LINE_LEN {
+                // Digits count as lower case. The line feed stays what it is.
+                waiting.line.make_ascii_lowercase();
+                if bool::from(waiting.line.ct_eq(&self.secret.0)) {
+                    return place.take().map(|waiting| Shown::Token(waiting.stream));
+                }
+                break "its token is wrong";
+            }
+        };
+        let words = format!("{}: {wrong}", waiting.peer);
+        *place = None;
+        Some(Shown::Refused(words))
+    }
+
+    /// Refuses one client whose time is over. Gives the words for the log.
+    pub fn expire(&mut self, now: Instant) -> Option<String> {
+        let late = self.places.iter_mut().find(|place| place.as_ref().is_some_and(|w| w.until <= now))?;
+        late.take().map(|waiting| format!("{}: no token within {PATIENCE:?}", waiting.peer))
+    }
+
+    /// When the time of the next one is over.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.places.iter().flatten().map(|waiting| waiting.until).min()
+    }
+}
