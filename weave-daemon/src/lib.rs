@@ -15,11 +15,14 @@
 //! | [`process`] | starts, watches and ends workers |
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`config`], [`model`] | settings, model files, and whether they can be used |
+//! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
+//! | [`systemd`] | sockets that were handed over, readiness, the watchdog |
 //!
 //! This library exists for the `weaved` program and its tests; its interface follows their needs.
 
+pub mod check;
 pub mod config;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
@@ -32,4 +35,5 @@ pub mod server;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod socket;
+pub mod systemd;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! The `weaved` program: reads the command line, then serves or works.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -11,11 +12,13 @@ use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use weave_daemon::config::{Config, ConfigError, EngineKind, SETTINGS, default_file, unknown_variables};
+use weave_daemon::config::{
+    Config, ConfigError, EngineKind, Resolved, SETTINGS, default_file, unknown_variables,
+};
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
-use weave_daemon::{logger, worker};
+use weave_daemon::{check, logger, systemd, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -23,6 +26,37 @@ enum Command {
     Serve,
     /// Be a worker, on the socket that is standard input or on one to connect to.
     Work { connect: Option<PathBuf> },
+    /// Say whether all that the settings name can be used.
+    Check,
+    /// Say what the settings are and where they come from.
+    Show { json: bool },
+    /// Ask the running daemon whether it is ready.
+    Status,
+}
+
+/// Where the settings come from: what it takes to read them again.
+#[derive(Clone)]
+struct Sources {
+    flags: Vec<(String, String)>,
+    /// As the command line or the environment name it.
+    file: Option<PathBuf>,
+    /// Neither a file that isn't named nor the environment.
+    bare: bool,
+}
+
+impl Sources {
+    fn file(&self) -> Option<PathBuf> {
+        self.file.clone().or_else(|| if self.bare { None } else { default_file() })
+    }
+
+    fn environment(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        let bare = self.bare;
+        std::env::vars_os().filter(move |_| !bare)
+    }
+
+    fn read(&self) -> Result<Resolved, ConfigError> {
+        Resolved::new(&self.flags, self.environment(), self.file().as_deref())
+    }
 }
 
 /// Why the program ends otherwise than well.
@@ -30,6 +64,12 @@ enum Failure {
     Config(ConfigError),
     Model(ModelError),
     Socket(SocketError),
+    /// What systemd handed over can't be used.
+    Handed(String),
+    /// `weaved check` has found something, and has said what.
+    Found,
+    /// The daemon that was asked is not ready, or not there.
+    NotReady(String),
     Other(String),
 }
 
@@ -39,6 +79,7 @@ impl Failure {
         match self {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
+            Self::Handed(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -46,7 +87,7 @@ impl Failure {
             {
                 77
             }
-            Self::Socket(_) | Self::Other(_) => 1,
+            Self::Socket(_) | Self::NotReady(_) | Self::Other(_) => 1,
         }
     }
 }
@@ -57,7 +98,8 @@ impl fmt::Display for Failure {
             Self::Config(error) => error.fmt(f),
             Self::Model(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
-            Self::Other(error) => f.write_str(error),
+            Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
+            Self::Handed(error) | Self::NotReady(error) | Self::Other(error) => f.write_str(error),
         }
     }
 }
@@ -73,20 +115,40 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let Some((command, mut config)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
+    let Some((command, sources)) = read_command_line().map_err(Failure::Config)? else { return Ok(()) };
+    let settings = match sources.read() {
+        Err(error) if matches!(command, Command::Check) && !error.is_usage() => {
+            println!("{}", check::Finding::wrong("settings", &error));
+            return Err(Failure::Found);
+        }
+        other => other.map_err(Failure::Config)?,
+    };
+    match command {
+        Command::Check => return look(&settings.config, &sources),
+        Command::Show { json } => return show(&settings, json),
+        Command::Status => return ask(&settings.config),
+        Command::Serve | Command::Work { .. } => {}
+    }
+    let mut config = settings.config;
+    logger::start(config.log, config.log_prompts);
+    for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
+        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
+    }
     let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
-        Command::Serve => serve(config, model),
         Command::Work { connect } => work(&config, connect),
+        _ => serve(config, model, sources),
     }
 }
 
+const COMMANDS: [&str; 5] = ["serve", "worker", "check", "config", "status"];
+
 /// `None`: the command line asked for words only, and has them.
-fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
+fn read_command_line() -> Result<Option<(Command, Sources)>, ConfigError> {
     let usage = |error: lexopt::Error| ConfigError::Usage(error.to_string());
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
-    let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
+    let (mut command, mut connect, mut file, mut bare, mut json) = (None, None, None, false, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -102,6 +164,7 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
                 connect = Some(PathBuf::from(parser.value().map_err(usage)?));
             }
+            Arg::Long("json") if command == Some("config") => json = true,
             Arg::Long(name) => {
                 let name = name.to_owned();
                 if !SETTINGS.iter().any(|setting| setting.flag() == name) {
@@ -113,22 +176,26 @@ fn read_command_line() -> Result<Option<(Command, Config)>, ConfigError> {
                     .map_err(|_| ConfigError::Usage(format!("the value of --{name} must be UTF-8")))?;
                 flags.push((name, value));
             }
-            Arg::Value(word) if command.is_none() && word == "serve" => command = Some("serve"),
-            Arg::Value(word) if command.is_none() && word == "worker" => command = Some("worker"),
+            Arg::Value(word) if command.is_none() => {
+                command = COMMANDS.into_iter().find(|name| word == **name);
+                if command.is_none() {
+                    return Err(usage(Arg::Value(word).unexpected()));
+                }
+            }
             other => return Err(usage(other.unexpected())),
         }
     }
-    let file = file
-        .or_else(|| std::env::var_os("WEAVE_CONFIG").filter(|v| !v.is_empty() && !bare).map(PathBuf::from))
-        .or_else(|| if bare { None } else { default_file() });
-    let environment = || std::env::vars_os().filter(|_| !bare);
-    let config = Config::resolve(&flags, environment(), file.as_deref())?;
-    logger::start(config.log);
-    for name in unknown_variables(environment().map(|(name, _)| name)) {
-        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
-    }
-    let command = if command == Some("worker") { Command::Work { connect } } else { Command::Serve };
-    Ok(Some((command, config)))
+    let file = file.or_else(|| {
+        std::env::var_os("WEAVE_CONFIG").filter(|value| !value.is_empty() && !bare).map(PathBuf::from)
+    });
+    let command = match command {
+        Some("worker") => Command::Work { connect },
+        Some("check") => Command::Check,
+        Some("config") => Command::Show { json },
+        Some("status") => Command::Status,
+        _ => Command::Serve,
+    };
+    Ok(Some((command, Sources { flags, file, bare })))
 }
 
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
@@ -149,16 +216,74 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
     Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
 }
 
-fn serve(config: Config, model: &str) -> Result<(), Failure> {
-    let path = match &config.socket {
-        Some(path) => path.clone(),
-        None => default_path().map_err(Failure::Socket)?,
+fn serve(config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
+    let handed = systemd::take_listeners().map_err(Failure::Handed)?;
+    let (socket, listener, place) = match handed.clients {
+        Some(listener) => {
+            if let Some(path) = &config.socket {
+                log::warn!("a socket was handed over, so {} is not used", path.display());
+            }
+            let place = match listener.local_addr().ok().as_ref().and_then(|at| at.as_pathname()) {
+                Some(path) => path.display().to_string(),
+                None => "a socket".to_owned(),
+            };
+            (None, listener, format!("{place}, which was handed over"))
+        }
+        None => {
+            let path = socket_path(&config).map_err(Failure::Socket)?;
+            let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
+            (Some(socket), listener, path.display().to_string())
+        }
     };
-    let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
-    let mut server = Server::new(config, socket, listener).map_err(io)?;
-    log::info!("listening on {}, with {model}", path.display());
+    // The demo model's files are no setting.
+    let files = config.model.clone();
+    let reread = move || {
+        let mut new = sources.read()?.config;
+        if new.model.is_empty() {
+            new.model = files.clone();
+        }
+        Ok(new)
+    };
+    let mut server = Server::new(config, socket, listener, Box::new(reread)).map_err(io)?;
+    log::info!("listening on {place}, with {model}");
     server.run().map_err(io)
+}
+
+/// Where clients connect.
+fn socket_path(config: &Config) -> Result<PathBuf, SocketError> {
+    config.socket.clone().map_or_else(default_path, Ok)
+}
+
+/// `weaved check`: a line for everything that serving takes.
+fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
+    let mut findings = vec![check::Finding::good(
+        "settings",
+        match sources.file() {
+            Some(file) => format!("{} and what comes before it", file.display()),
+            None => "there is no file; flags, variables and defaults".to_owned(),
+        },
+    )];
+    for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
+        findings.push(check::Finding::note("settings", format!("{name} is no setting")));
+    }
+    findings.extend(check::all(config));
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
+}
+
+/// `weaved status`.
+fn ask(_config: &Config) -> Result<(), Failure> {
+    Err(Failure::NotReady("not yet".to_owned()))
+}
+
+/// `weaved config`: as a settings file, or as JSON.
+fn show(settings: &Resolved, json: bool) -> Result<(), Failure> {
+    let text = if json { settings.to_json() } else { settings.to_toml() };
+    print!("{text}");
+    Ok(())
 }
 
 fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
@@ -203,12 +328,17 @@ fn help() -> String {
         "weaved: image generation behind a Unix socket\n\n\
          Usage: weaved [serve] [SETTINGS]\n       \
          weaved worker --connect PATH [SETTINGS]   serve requests on a socket that somebody else listens\n       \
-         on, until it is closed or standard input ends (--socket-path is the same)\n\n\
-         Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets]:\n\n",
+         on, until it is closed or standard input ends (--socket-path is the same)\n       \
+         weaved check [SETTINGS]                   say whether all that it takes to serve is there\n       \
+         weaved config [--json] [SETTINGS]         say what the settings are and where they come from\n       \
+         weaved status [SETTINGS]                  ask the running daemon whether it is ready\n\n\
+         Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
+         SIGHUP reads them again; it can change those with a star, the others take a restart:\n\n",
     );
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag(), setting.value);
-        let _ = writeln!(text, "  {flag:<30} {}", setting.help);
+        let live = if setting.live { '*' } else { ' ' };
+        let _ = writeln!(text, "  {flag:<29}{live} {}", setting.help);
     }
     text.push_str(
         "\n  --config FILE                  TOML file, with names like diffusion_model \
@@ -216,8 +346,9 @@ fn help() -> String {
          --no-config                    read neither a file nor the environment\n  \
          -h, --help                     this text\n  \
          -V, --version                  the version\n\n\
-         Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 69 another daemon has the socket,\n\
-         77 no permission, 78 settings or model files.\n\n\
+         Exit codes: 0 stopped by SIGTERM or SIGINT, or all is well; 1 failure, or not ready; 2 usage;\n\
+         69 another daemon has the socket; 77 no permission; 78 settings, model files or sockets handed over.\n\n\
+         Under systemd: Type=notify, WatchdogSec=, socket activation, and levels for the journal.\n\n\
          Example: weaved --diffusion-model sd3.5_medium.safetensors --vae sd3_vae.safetensors \\\n                \
          --clip-l clip_l.safetensors --clip-g clip_g.safetensors --t5xxl t5xxl_fp16.safetensors\n",
     );

@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::config::{Config, Isolation};
 use crate::router::Death;
-use crate::worker;
+use crate::{systemd, worker};
 
 /// A worker that was started.
 #[derive(Debug)]
@@ -31,7 +31,11 @@ impl Worker {
         let (ours, theirs) = UnixStream::pair()?;
         let worker = match config.isolation {
             Isolation::Process => {
-                let child = Command::new(program)
+                let mut command = Command::new(program);
+                for variable in systemd::VARIABLES {
+                    command.env_remove(variable);
+                }
+                let child = command
                     .arg("worker")
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")

@@ -12,21 +12,23 @@ use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, ConfigError, EngineKind};
 use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
 use crate::socket::{self, Socket};
+use crate::systemd::{Notifier, Status};
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 const CHILD: Token = Token(2);
+const HANG_UP: Token = Token(3);
 /// The first token of a worker; those of clients come after the workers'.
-const FIRST_WORKER: usize = 3;
+const FIRST_WORKER: usize = 4;
 
 /// Bytes that are moved for one socket before the next one has its turn.
 const TURN: usize = 256 * 1024;
@@ -34,6 +36,8 @@ const TURN: usize = 256 * 1024;
 const ACCEPTS: usize = 64;
 /// Bytes of pixels under way between a worker and a client.
 const RELAY_LEN: usize = 64 * 1024;
+/// What systemd is asked for beyond the drain limit, so that it doesn't come first.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// How long to leave a listener alone that has no descriptors to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,6 +97,9 @@ struct Link {
     pending: std::ops::Range<usize>,
 }
 
+/// Reads the settings again, from where they came the first time.
+pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError>>;
+
 /// The daemon, listening.
 pub struct Server {
     config: Config,
@@ -104,6 +111,9 @@ pub struct Server {
     socket: Option<Socket>,
     stop: UnixStream,
     child: UnixStream,
+    hang_up: UnixStream,
+    reread: Reread,
+    notifier: Notifier,
     links: Box<[Link]>,
     clients: Box<[Option<Peer>]>,
     ready: Ready,
@@ -164,35 +174,41 @@ fn signal_pipe(signals: &[i32], poll: &Poll, token: Token) -> io::Result<UnixStr
     Ok(ours)
 }
 
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.connections,
+        in_flight: config.in_flight,
+        queue: config.queue,
+        workers: config.workers,
+        frame: config.frame_timeout,
+        idle: config.idle_timeout,
+        queue_wait: config.queue_timeout,
+        generation: config.generation_timeout,
+        stall: config.stall_timeout,
+        busy_stall: config.busy_stall_timeout,
+        drain: config.drain_timeout,
+        worker_idle: config.worker_idle_timeout,
+        warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
+        abandoned: config.abandoned,
+    }
+}
+
 impl Server {
-    /// Makes everything that serving takes. Clients may connect from now on.
+    /// Makes everything that serving takes. Clients may connect from now on. `socket` is the
+    /// listener's file, where it is ours to remove; `reread` is for SIGHUP.
     ///
     /// # Errors
     /// The operating system has no descriptors to give.
     pub fn new(
         config: Config,
-        socket: Socket,
+        socket: Option<Socket>,
         listener: std::os::unix::net::UnixListener,
+        reread: Reread,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let limits = Limits {
-            connections: config.connections,
-            in_flight: config.in_flight,
-            queue: config.queue,
-            workers: config.workers,
-            frame: config.frame_timeout,
-            idle: config.idle_timeout,
-            queue_wait: config.queue_timeout,
-            generation: config.generation_timeout,
-            stall: config.stall_timeout,
-            busy_stall: config.busy_stall_timeout,
-            drain: config.drain_timeout,
-            worker_idle: config.worker_idle_timeout,
-            warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
-            abandoned: config.abandoned,
-        };
+        let limits = limits(&config);
         let link = || Link {
             worker: None,
             peer: None,
@@ -203,13 +219,16 @@ impl Server {
         Ok(Self {
             stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
             child: signal_pipe(&[SIGCHLD], &poll, CHILD)?,
+            hang_up: signal_pipe(&[SIGHUP], &poll, HANG_UP)?,
+            reread,
+            notifier: Notifier::from_env(Instant::now()),
             router: Router::new(limits, Instant::now()),
             links: std::iter::repeat_with(link).take(limits.workers).collect(),
             clients: std::iter::repeat_with(|| None).take(limits.connections).collect(),
             ready: Ready::new(limits.connections, limits.workers),
             poll,
             listener: Some(listener),
-            socket: Some(socket),
+            socket,
             config,
             program: std::env::current_exe()?,
             accepting: true,
@@ -224,8 +243,11 @@ impl Server {
     /// Polling failed, which leaves nothing to go on with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
+        self.notifier.ready();
         loop {
-            self.turn(Instant::now());
+            let now = Instant::now();
+            self.turn(now);
+            self.notifier.tick(now, self.status());
             if self.router.is_drained() {
                 log::info!("stopped; {} requests were answered", self.router.answered());
                 return Ok(());
@@ -240,6 +262,7 @@ impl Server {
                     LISTENER => self.accepting = true,
                     STOP => self.stopped(now),
                     CHILD => self.child_ended(now),
+                    HANG_UP => self.reload(now),
                     Token(token) => {
                         let index = token - FIRST_WORKER;
                         let action = match index.checked_sub(self.links.len()) {
@@ -265,7 +288,8 @@ impl Server {
         if !self.ready.list.is_empty() || (self.accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
-        let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).min()?;
+        let others = self.accept_after.into_iter().chain(self.notifier.wake_at());
+        let wake_at = self.router.wake_at().into_iter().chain(others).min()?;
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
         Some(wake_at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -579,6 +603,41 @@ impl Server {
         true
     }
 
+    // ---------------------------------------------------------------- whoever runs the daemon
+
+    fn status(&self) -> Status {
+        let router = &self.router;
+        Status {
+            running: router.running(),
+            waiting: router.waiting(),
+            answered: router.answered(),
+            worker: router.is_ready(),
+        }
+    }
+
+    /// SIGHUP: takes what can be changed from the settings as they are now, or leaves all as it is.
+    fn reload(&mut self, now: Instant) {
+        empty(&mut self.hang_up);
+        if self.listener.is_none() {
+            return;
+        }
+        self.notifier.reloading();
+        match (self.reread)() {
+            Ok(new) => {
+                let (taken, left) = self.config.take_live(&new);
+                log::set_max_level(self.config.log);
+                self.router.set_limits(limits(&self.config), now);
+                let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
+                log::info!("read the settings again: {taken} changed");
+                if !left.is_empty() {
+                    log::warn!("changed as well, but only a restart can apply it: {}", left.join(", "));
+                }
+            }
+            Err(error) => log::error!("the settings stay as they were: {error}"),
+        }
+        self.notifier.ready();
+    }
+
     // ---------------------------------------------------------------- the end
 
     /// SIGTERM or SIGINT: the first one lets running work finish, the second one doesn't.
@@ -587,6 +646,7 @@ impl Server {
         if self.listener.take().is_some() {
             log::info!("stopping: no new requests; what runs may take {:?}", self.config.drain_timeout);
             self.socket = None;
+            self.notifier.stopping(self.config.drain_timeout.saturating_add(STOP_MARGIN));
             self.router.drain(now);
         } else {
             log::info!("stopping at once");

@@ -145,7 +145,7 @@ impl Drop for Socket {
 }
 
 /// Others must not be able to replace what is in the folder.
-fn check_folder(folder: &Path) -> Result<(), SocketError> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), SocketError> {
     let wrong = |why| Err(SocketError::Folder(folder.to_owned(), why));
     let found = fs::metadata(folder).map_err(|error| SocketError::Io("look at", folder.to_owned(), error))?;
     let sticky = found.mode() & 0o1000 != 0;

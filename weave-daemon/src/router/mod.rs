@@ -481,7 +481,39 @@ impl Router {
         self.answered
     }
 
+    /// Requests that wait for a worker.
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.jobs.queued_len()
+    }
+
+    /// Workers that have a request.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count()
+    }
+
+    /// Whether a request that came now would get a worker in its turn. Not while all of them are down,
+    /// or still have to make the image that shows that they can.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let serves = |worker: &Worker| match worker.link {
+            Link::Idle(_) | Link::Parked => true,
+            Link::Busy => worker.task != Some(Task::WarmUp),
+            Link::Down(_) | Link::Dying => false,
+        };
+        self.draining.is_none() && self.workers.iter().any(serves)
+    }
+
     // ---------------------------------------------------------------- commands
+
+    /// Takes other limits, besides those that memory was taken for and those that workers start with.
+    /// A worker's task keeps the deadline that it was given.
+    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
+        let Limits { connections, queue, workers, warm_up, .. } = self.limits;
+        self.limits = Limits { connections, queue, workers, warm_up, ..limits };
+        self.wake_by(now);
+    }
 
     /// Takes no new requests, refuses those that wait, lets those that run finish until the drain
     /// limit has passed.

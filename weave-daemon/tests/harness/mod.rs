@@ -87,11 +87,12 @@ impl Daemon {
     }
 
     pub fn start_at(socket: &Path, flags: &[&str]) -> Self {
-        let mut child = weaved()
-            .arg("--socket")
-            .arg(socket)
-            .args(flags)
-            .stdin(Stdio::null())
+        Self::run(weaved().arg("--socket").arg(socket).args(flags).stdin(Stdio::null()), socket)
+    }
+
+    /// Starts what is to become a daemon that listens there.
+    pub fn run(command: &mut Command, socket: &Path) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             // As a shell does it for a job.
             .process_group(0)
