@@ -15,6 +15,7 @@
 //! | [`process`] | starts, watches and ends workers |
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`config`], [`model`] | settings, model files, and whether they can be used |
+//! | [`admin`], [`counters`] | metrics and health over HTTP, for whoever runs the daemon |
 //! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
@@ -22,8 +23,10 @@
 //!
 //! This library exists for the `weaved` program and its tests; its interface follows their needs.
 
+pub mod admin;
 pub mod check;
 pub mod config;
+pub mod counters;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
 pub mod engine;

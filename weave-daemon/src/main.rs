@@ -5,20 +5,20 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use weave_daemon::config::{
-    Config, ConfigError, EngineKind, Resolved, SETTINGS, default_file, unknown_variables,
+    AdminSocket, Config, ConfigError, EngineKind, Resolved, SETTINGS, default_file, unknown_variables,
 };
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
-use weave_daemon::{check, logger, systemd, worker};
+use weave_daemon::{admin, check, logger, systemd, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -218,23 +218,21 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
 
 fn serve(config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
-    let (socket, listener, place) = match handed.clients {
+    let (socket, listener, path) = match handed.clients {
         Some(listener) => {
             if let Some(path) = &config.socket {
                 log::warn!("a socket was handed over, so {} is not used", path.display());
             }
-            let place = match listener.local_addr().ok().as_ref().and_then(|at| at.as_pathname()) {
-                Some(path) => path.display().to_string(),
-                None => "a socket".to_owned(),
-            };
-            (None, listener, format!("{place}, which was handed over"))
+            (None, listener, None)
         }
         None => {
             let path = socket_path(&config).map_err(Failure::Socket)?;
             let (socket, listener) = Socket::bind(&path).map_err(Failure::Socket)?;
-            (Some(socket), listener, path.display().to_string())
+            (Some(socket), listener, Some(path))
         }
     };
+    let admin = admin_listener(&config, handed.admin, path.as_deref())?;
+    let place = place(&listener, path.is_none());
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     // The demo model's files are no setting.
     let files = config.model.clone();
@@ -246,8 +244,40 @@ fn serve(config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
         Ok(new)
     };
     let mut server = Server::new(config, socket, listener, Box::new(reread)).map_err(io)?;
+    if let Some((listener, socket)) = admin {
+        log::info!("metrics and health on {}", self::place(&listener, socket.is_none()));
+        server.show_on(listener, socket).map_err(io)?;
+    }
     log::info!("listening on {place}, with {model}");
     server.run().map_err(io)
+}
+
+/// Where a listener is, in words.
+fn place(listener: &UnixListener, handed_over: bool) -> String {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    let path = path.map_or("a socket".to_owned(), |path| path.display().to_string());
+    if handed_over { path + ", which was handed over" } else { path }
+}
+
+/// What metrics and health are shown on. Where nobody has asked for it, it may be missing.
+fn admin_listener(
+    config: &Config,
+    handed: Option<UnixListener>,
+    clients: Option<&Path>,
+) -> Result<Option<(UnixListener, Option<Socket>)>, Failure> {
+    if let Some(listener) = handed {
+        return Ok(Some((listener, None)));
+    }
+    let Some(path) = config.admin_socket.path(clients) else { return Ok(None) };
+    match Socket::bind(&path) {
+        Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
+        Err(error) if config.admin_socket == AdminSocket::Beside => {
+            log::warn!("metrics and health are not shown: {error}; set admin_socket to a path, or to off");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::Socket(error)),
+    }
 }
 
 /// Where clients connect.
@@ -274,9 +304,22 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
     if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
 }
 
-/// `weaved status`.
-fn ask(_config: &Config) -> Result<(), Failure> {
-    Err(Failure::NotReady("not yet".to_owned()))
+/// `weaved status`: what a health check wants to know.
+fn ask(config: &Config) -> Result<(), Failure> {
+    let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask".to_owned());
+    let clients = match &config.admin_socket {
+        AdminSocket::Beside => Some(socket_path(config).map_err(Failure::Socket)?),
+        _ => None,
+    };
+    let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
+    match admin::ask(&path, "/readyz") {
+        Ok((200, words)) => {
+            print!("{words}");
+            Ok(())
+        }
+        Ok((_, words)) => Err(Failure::NotReady(words.trim_end().to_owned())),
+        Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
+    }
 }
 
 /// `weaved config`: as a settings file, or as JSON.

@@ -61,6 +61,15 @@ impl Worker {
         Ok((worker, ours))
     }
 
+    /// Its process, where it has one of its own.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        match self {
+            Self::Process(child) => Some(child.id()),
+            Self::Thread => None,
+        }
+    }
+
     /// Ends the worker at once, as far as that is possible.
     pub fn kill(&mut self) {
         if let Self::Process(child) = self {

@@ -8,14 +8,16 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
+use crate::admin::{self, Admin, PAGES, Page};
 use crate::config::{Config, ConfigError, EngineKind};
+use crate::counters::{self, Gauges, LoopCounters, Process};
 use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
@@ -27,8 +29,10 @@ const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 const CHILD: Token = Token(2);
 const HANG_UP: Token = Token(3);
+/// The administrative listener, followed by its connections.
+const FIRST_ADMIN: usize = 4;
 /// The first token of a worker; those of clients come after the workers'.
-const FIRST_WORKER: usize = 4;
+const FIRST_WORKER: usize = FIRST_ADMIN + 1 + admin::CONNECTIONS;
 
 /// Bytes that are moved for one socket before the next one has its turn.
 const TURN: usize = 256 * 1024;
@@ -120,7 +124,10 @@ pub struct Server {
     accepting: bool,
     /// Until when no connection is accepted for want of descriptors.
     accept_after: Option<Instant>,
-    refused_peers: u64,
+    admin: Option<Admin>,
+    counters: LoopCounters,
+    /// By the clock that counts on, and by the one that people read.
+    started: (Instant, SystemTime),
 }
 
 /// Sockets with something left to do, each at most once.
@@ -233,8 +240,23 @@ impl Server {
             program: std::env::current_exe()?,
             accepting: true,
             accept_after: None,
-            refused_peers: 0,
+            admin: None,
+            counters: LoopCounters::default(),
+            started: (Instant::now(), SystemTime::now()),
         })
+    }
+
+    /// Shows metrics and health on this socket as well.
+    ///
+    /// # Errors
+    /// The operating system won't watch it.
+    pub fn show_on(
+        &mut self,
+        listener: std::os::unix::net::UnixListener,
+        socket: Option<Socket>,
+    ) -> io::Result<()> {
+        self.admin = Some(Admin::new(listener, socket, self.poll.registry(), FIRST_ADMIN)?);
+        Ok(())
     }
 
     /// Serves until SIGTERM or SIGINT has come and every answer has left.
@@ -248,6 +270,8 @@ impl Server {
             let now = Instant::now();
             self.turn(now);
             self.notifier.tick(now, self.status());
+            self.turn_admin(now);
+            self.counters.turns += 1;
             if self.router.is_drained() {
                 log::info!("stopped; {} requests were answered", self.router.answered());
                 return Ok(());
@@ -258,11 +282,17 @@ impl Server {
             }
             let now = Instant::now();
             for event in &events {
+                self.counters.events += 1;
                 match event.token() {
                     LISTENER => self.accepting = true,
                     STOP => self.stopped(now),
                     CHILD => self.child_ended(now),
                     HANG_UP => self.reload(now),
+                    token @ Token(FIRST_ADMIN..FIRST_WORKER) => {
+                        if let Some(admin) = &mut self.admin {
+                            admin.event(token);
+                        }
+                    }
                     Token(token) => {
                         let index = token - FIRST_WORKER;
                         let action = match index.checked_sub(self.links.len()) {
@@ -288,10 +318,12 @@ impl Server {
         if !self.ready.list.is_empty() || (self.accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
-        let others = self.accept_after.into_iter().chain(self.notifier.wake_at());
+        let now = Instant::now();
+        let admin = self.admin.as_ref().and_then(|admin| admin.wake_at(now));
+        let others = self.accept_after.into_iter().chain(self.notifier.wake_at()).chain(admin);
         let wake_at = self.router.wake_at().into_iter().chain(others).min()?;
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
-        Some(wake_at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+        Some(wake_at.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
     /// Does what can be done without waiting, once around.
@@ -351,6 +383,7 @@ impl Server {
                     io::ErrorKind::WouldBlock => self.accepting = false,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
+                        self.counters.accept_errors += 1;
                         log::warn!("can't accept a connection: {error}; trying again in a moment");
                         self.accept_after = Some(now + ACCEPT_PAUSE);
                     }
@@ -361,8 +394,8 @@ impl Server {
 
     fn welcome(&mut self, mut stream: UnixStream, now: Instant) {
         if let Err(reason) = socket::check_peer(&stream) {
-            self.refused_peers += 1;
-            log::warn!("refused a connection: {reason} ({} so far)", self.refused_peers);
+            self.counters.refused_peer += 1;
+            log::warn!("refused a connection: {reason} ({} so far)", self.counters.refused_peer);
             return;
         }
         let Some(id) = self.router.accept(now) else {
@@ -375,6 +408,7 @@ impl Server {
         let token = Token(FIRST_WORKER + self.links.len() + id.0);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            self.counters.refused_error += 1;
             log::warn!("can't watch a connection: {error}");
             self.router.client_gone(id, now);
             return;
@@ -615,6 +649,39 @@ impl Server {
         }
     }
 
+    fn turn_admin(&mut self, now: Instant) {
+        let Self { admin: Some(admin), poll, counters, router, links, config, started, listener, .. } = self
+        else {
+            return;
+        };
+        let draining = listener.is_none();
+        admin.turn(poll.registry(), now, |path| {
+            let page = PAGES.iter().position(|page| *page == path);
+            counters.admin_requests[page.unwrap_or(PAGES.len())] += 1;
+            let gauges = || gauges(router, links, config, *started, draining, now);
+            match path {
+                "/metrics" => Page {
+                    status: 200,
+                    kind: "text/plain; version=0.0.4; charset=utf-8",
+                    body: counters::prometheus(router.counters(), counters, &gauges()),
+                },
+                "/stats" => Page {
+                    status: 200,
+                    kind: "application/json",
+                    body: counters::json(router.counters(), counters, &gauges()),
+                },
+                "/healthz" => Page::words(200, "the event loop turns"),
+                "/readyz" if draining => Page::words(503, "not ready: stopping"),
+                "/readyz" if !router.is_ready() => Page::words(503, "not ready: no worker is up"),
+                "/readyz" => Page::words(
+                    200,
+                    format!("ready: {} running, {} waiting", router.running(), router.waiting()),
+                ),
+                _ => Page::words(404, format!("there are {}", PAGES.join(", "))),
+            }
+        });
+    }
+
     /// SIGHUP: takes what can be changed from the settings as they are now, or leaves all as it is.
     fn reload(&mut self, now: Instant) {
         empty(&mut self.hang_up);
@@ -624,6 +691,7 @@ impl Server {
         self.notifier.reloading();
         match (self.reread)() {
             Ok(new) => {
+                self.counters.reloads += 1;
                 let (taken, left) = self.config.take_live(&new);
                 log::set_max_level(self.config.log);
                 self.router.set_limits(limits(&self.config), now);
@@ -633,7 +701,10 @@ impl Server {
                     log::warn!("changed as well, but only a restart can apply it: {}", left.join(", "));
                 }
             }
-            Err(error) => log::error!("the settings stay as they were: {error}"),
+            Err(error) => {
+                self.counters.reload_failures += 1;
+                log::error!("the settings stay as they were: {error}");
+            }
         }
         self.notifier.ready();
     }
@@ -652,6 +723,35 @@ impl Server {
             log::info!("stopping at once");
             self.router.abort(now);
         }
+    }
+}
+
+/// How things are, for those who ask.
+fn gauges(
+    router: &Router,
+    links: &[Link],
+    config: &Config,
+    (started, since): (Instant, SystemTime),
+    draining: bool,
+    now: Instant,
+) -> Gauges {
+    let processes = links.iter().filter_map(|link| link.worker.as_ref()?.process_id());
+    Gauges {
+        engine: if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" },
+        uptime: now.saturating_duration_since(started),
+        started: since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        ready: router.is_ready(),
+        draining,
+        clients: router.clients(),
+        client_limit: config.connections,
+        waiting: router.waiting(),
+        queue_limit: config.queue,
+        running: router.running(),
+        workers: links.len(),
+        workers_up: router.workers_up(),
+        oldest_wait: router.oldest_wait(now),
+        process: Process::read("self"),
+        worker_memory: processes.map(|pid| Process::read(&pid.to_string()).resident).sum(),
     }
 }
 

@@ -141,6 +141,11 @@ impl Jobs {
         self.queued_len
     }
 
+    /// Since when the job that waits longest has been waiting.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.shares.iter().filter_map(|share| share.queued.first).map(|index| self.table[index].since).min()
+    }
+
     /// Whether somebody else than `client` waits for a worker.
     pub(super) fn others_wait(&self, client: ClientId) -> bool {
         self.queued_len > self.shares[client.0].queued_len

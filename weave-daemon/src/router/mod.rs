@@ -39,6 +39,7 @@ use weave_core::limits::{
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseError, ResponseHead};
 
+use crate::counters::Counters;
 use jobs::{JobState, Jobs};
 use suspects::Suspects;
 
@@ -419,6 +420,7 @@ pub struct Router {
     /// Not later than the next deadline.
     wake_at: Option<Instant>,
     answered: u64,
+    counters: Counters,
 }
 
 impl Router {
@@ -457,6 +459,7 @@ impl Router {
             draining: None,
             wake_at: Some(now),
             answered: 0,
+            counters: Counters::default(),
         }
     }
 
@@ -481,6 +484,24 @@ impl Router {
         self.answered
     }
 
+    /// What has happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections that are not closed.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.iter().filter(|client| client.stage != Stage::Free).count()
+    }
+
+    /// How long the request that waits longest has been waiting.
+    #[must_use]
+    pub fn oldest_wait(&self, now: Instant) -> Duration {
+        self.jobs.oldest().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// Requests that wait for a worker.
     #[must_use]
     pub const fn waiting(&self) -> usize {
@@ -491,6 +512,12 @@ impl Router {
     #[must_use]
     pub fn running(&self) -> usize {
         self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count()
+    }
+
+    /// Workers that can be talked to.
+    #[must_use]
+    pub fn workers_up(&self) -> usize {
+        self.workers.iter().filter(|worker| matches!(worker.link, Link::Idle(_) | Link::Busy)).count()
     }
 
     /// Whether a request that came now would get a worker in its turn. Not while all of them are down,
