@@ -2,15 +2,17 @@
 
 mod harness;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use harness::{Daemon, PATIENCE, wait, weaved};
+use harness::{Daemon, PATIENCE, eventually, request, wait, weaved};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
@@ -139,7 +141,7 @@ fn a_listener_that_was_handed_over_is_used_and_stays() {
     let again =
         || [OwnedFd::from(listener.try_clone().unwrap()), fs::File::open("/dev/null").unwrap().into()];
     // Who connects before the daemon is there waits for it.
-    let early = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let early = UnixStream::connect(&path).unwrap();
     let mut daemon = Daemon::run(&mut handed(again(), 1, "weave.socket"), &path);
     assert!(daemon.log.all().contains(&format!("listening on {}, which was handed over", path.display())));
     let mut early = harness::Client::new(early);
@@ -151,7 +153,7 @@ fn a_listener_that_was_handed_over_is_used_and_stays() {
     assert!(path.exists(), "it is not ours to remove");
 
     // The next one takes it over from systemd, with what has come in between.
-    let between = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let between = UnixStream::connect(&path).unwrap();
     let _daemon = Daemon::run(&mut handed(again(), 1, "weave.socket"), &path);
     let mut between = harness::Client::new(between);
     between.send(1, "between", 1);
@@ -164,7 +166,7 @@ fn what_was_handed_over_and_cannot_be_listened_on_is_named() {
     let listener = |name: &str| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
     let file = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
     let datagram = OwnedFd::from(UnixDatagram::unbound().unwrap());
-    let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (stream, _other) = UnixStream::pair().unwrap();
     for (descriptors, count, names, words) in [
         ([file(), file()], 1, "x", "descriptor 3 (x)"),
         ([datagram, file()], 1, "x", "descriptor 3 (x)"),
@@ -264,7 +266,7 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     fs::write(&file, "").unwrap();
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
-    fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let long = format!("/tmp/{}", "x".repeat(120));
     let in_a_file = file.join("x.sock");
     for (path, words) in [
@@ -338,6 +340,283 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     daemon.assert_serves();
 }
 
+// -------------------------------------------------------------------- metrics and health
+
+fn admin(daemon: &Daemon) -> PathBuf {
+    daemon.socket.with_file_name("admin.sock")
+}
+
+/// What the administrative socket answers to these bytes.
+fn say(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may have answered before it has read all.
+    let _ = stream.write_all(bytes);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Status and body of a page. Checks what all answers have in common.
+fn get(socket: &Path, page: &str) -> (u16, String) {
+    let text = say(socket, format!("GET {page} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").as_bytes());
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    assert_eq!(field("Content-Length: "), body.len().to_string());
+    assert_eq!(field("Connection: "), "close");
+    (status, body.to_owned())
+}
+
+/// One sample: its name and labels as they stand there, and its value.
+type Samples = BTreeMap<String, f64>;
+
+/// Reads the text format as Prometheus does, and more strictly: every metric has its HELP and its TYPE
+/// before its samples, once, all samples of it stand together, and names are what the conventions say.
+fn parse_metrics(text: &str) -> (BTreeMap<String, String>, Samples) {
+    let mut kinds = BTreeMap::new();
+    let mut samples = Samples::new();
+    let mut helped: Option<&str> = None;
+    let mut family = "";
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!help.trim().is_empty() && helped.replace(name).is_none(), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(helped.take(), Some(name), "HELP comes before TYPE");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(name.starts_with("weave_") || name.starts_with("process_"), "{line}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert_eq!(kinds.insert(name.to_owned(), kind.to_owned()), None, "{name} twice");
+            family = name;
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            let (name, labels) = match sample.split_once('{') {
+                Some((name, labels)) => (name, labels.strip_suffix('}').unwrap()),
+                None => (sample, ""),
+            };
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} stands in {family}"));
+            let suffixes: &[&str] =
+                if kinds[family] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line}");
+            if !labels.is_empty() {
+                let (label, of) = labels.split_once('=').unwrap();
+                assert!(label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+                let of = of.strip_prefix('"').and_then(|of| of.strip_suffix('"')).unwrap();
+                assert!(!of.is_empty() && !of.contains(['"', '\\']), "{line}");
+                assert_eq!(suffix == "_bucket", label == "le");
+            }
+            assert_eq!(samples.insert(sample.to_owned(), value), None, "{sample} twice");
+        }
+    }
+    assert_eq!(helped, None);
+    for name in kinds.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name) {
+        let mut buckets: Vec<(f64, f64)> = samples
+            .iter()
+            .filter_map(|(sample, count)| {
+                let bound = sample.strip_prefix(&format!("{name}_bucket{{le=\""))?.strip_suffix("\"}")?;
+                Some((bound.parse().unwrap(), *count))
+            })
+            .collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{name}: {buckets:?}");
+        assert_eq!(*buckets.last().unwrap(), (f64::INFINITY, samples[&format!("{name}_count")]));
+    }
+    (kinds, samples)
+}
+
+fn metrics(daemon: &Daemon) -> Samples {
+    parse_metrics(&get(&admin(daemon), "/metrics").1).1
+}
+
+#[test]
+fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
+    let daemon = Daemon::pattern(&["--faults=fail@fail,crash@crash"]);
+    let socket = admin(&daemon);
+    let (status, first) = get(&socket, "/metrics");
+    assert_eq!(status, 200);
+    let (kinds, first) = parse_metrics(&first);
+    assert!(kinds.len() >= 40, "{} metrics", kinds.len());
+    let mut client = daemon.connect();
+    for prompt in ["good", "fail", "crash"] {
+        client.send(1, prompt, 1);
+        client.answer().unwrap();
+    }
+    daemon.signal(Signal::HUP);
+    daemon.log.wait("read the settings again");
+    let (again, second) = parse_metrics(&get(&socket, "/metrics").1);
+    assert_eq!(kinds, again);
+    assert!(first.keys().eq(second.keys()), "the same samples, whatever has happened");
+    for (sample, value) in &first {
+        let name = sample.split('{').next().unwrap();
+        let grows = kinds.get(name).is_none_or(|kind| kind == "counter");
+        assert!(!grows || second[sample] >= *value, "{sample}: {value}, then {}", second[sample]);
+    }
+    assert_eq!(second["weave_reloads_total{outcome=\"done\"}"], 1.0);
+    assert_eq!(second["weave_admin_requests_total{page=\"/metrics\"}"], 2.0);
+    assert!(second["process_resident_memory_bytes"] > 1e6);
+    assert!(second["weave_worker_resident_memory_bytes"] > 1e5);
+    assert!(second["process_open_fds"] > 10.0 && second["process_open_fds"] < second["process_max_fds"]);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let begun = now - second["process_start_time_seconds"];
+    assert!((begun - second["weave_uptime_seconds"]).abs() < 5.0 && begun < PATIENCE.as_secs_f64());
+
+    // The same as JSON.
+    let json: serde_json::Value = serde_json::from_str(&get(&socket, "/stats").1).unwrap();
+    let names: Vec<_> = json.as_object().unwrap().keys().collect();
+    assert!(names.iter().copied().eq(kinds.keys()), "{names:?}");
+    assert_eq!(json["weave_reloads_total"]["done"], 1);
+    assert_eq!(json["weave_request_seconds"]["count"], json["weave_request_seconds"]["buckets"]["+Inf"]);
+}
+
+fn status_of(socket: &Path) -> (Option<i32>, String) {
+    let output = weaved().arg("status").arg("--socket").arg(socket).output().unwrap();
+    (output.status.code(), stdout(&output) + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn health_says_whether_requests_would_be_served() {
+    // A program of its own, which can be taken away.
+    let folder = tempfile::tempdir().unwrap();
+    let (program, socket) = (folder.path().join("weaved"), folder.path().join("run/weave.sock"));
+    assert_eq!(status_of(&socket).0, Some(1), "nobody is there");
+    fs::copy(env!("CARGO_BIN_EXE_weaved"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--no-config", "--engine=pattern", "--pattern=gradient", "--faults=hang@stop", "--socket"]);
+    let mut daemon = Daemon::run(command.arg(&socket), &socket);
+    let admin = admin(&daemon);
+    assert_eq!(get(&admin, "/healthz").0, 200);
+    assert_eq!(get(&admin, "/readyz"), (200, "ready: 0 running, 0 waiting\n".to_owned()));
+    assert_eq!(status_of(&socket), (Some(0), "ready: 0 running, 0 waiting\n".to_owned()));
+
+    let away = folder.path().join("away");
+    fs::rename(&program, &away).unwrap();
+    daemon.kill_worker();
+    daemon.log.wait("can't start it");
+    eventually("not ready", || get(&admin, "/readyz") == (503, "not ready: no worker is up\n".to_owned()));
+    assert_eq!(status_of(&socket), (Some(1), "weaved: not ready: no worker is up\n".to_owned()));
+    assert_eq!(get(&admin, "/healthz").0, 200, "restarting the daemon would not help");
+    assert_eq!(metrics(&daemon)["weave_ready"], 0.0);
+    fs::rename(&away, &program).unwrap();
+    eventually("ready again", || get(&admin, "/readyz").0 == 200);
+
+    let mut client = daemon.connect();
+    client.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    daemon.signal(Signal::TERM);
+    daemon.log.wait("stopping");
+    assert_eq!(get(&admin, "/readyz"), (503, "not ready: stopping\n".to_owned()));
+    assert_eq!((get(&admin, "/healthz").0, status_of(&socket).0), (200, Some(1)));
+    assert_eq!(metrics(&daemon)["weave_draining"], 1.0);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!admin.exists(), "it is removed with the other one");
+}
+
+#[test]
+fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
+    let daemon = Daemon::pattern(&[]);
+    let socket = admin(&daemon);
+    for (said, answer) in [
+        (&b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"[..], "HTTP/1.1 405 "),
+        (b"OPTIONS / HTTP/1.0\r\n\r\n", "HTTP/1.1 405 "),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 "),
+        (b"GET /healthz HTTP/1.0\n\n", "HTTP/1.1 200 "),
+        (b"HEAD /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200 "),
+        (b"\x16\x03\x01\n\n", "HTTP/1.1 400 "),
+        (&request(1, "a Weave frame\n\n", 1), "HTTP/1.1 400 "),
+    ] {
+        let text = say(&socket, said);
+        assert!(text.starts_with(answer), "{text}");
+    }
+    // Far more than is read: the answer still arrives.
+    let text = say(&socket, &[b"GET / HTTP/1.1\r\nX: ", &[b'x'; 100_000][..]].concat());
+    assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+    // Whoever says nothing has its place for a while; then the next one is served. Clients of Weave don't
+    // notice any of it.
+    let silent: Vec<_> = (0..8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for mut stream in &silent {
+        stream.write_all(b"GET /").unwrap();
+    }
+    let mut late = UnixStream::connect(&socket).unwrap();
+    late.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    daemon.assert_serves();
+    late.set_nonblocking(true).unwrap();
+    assert_eq!(late.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    late.set_nonblocking(false).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut text = String::new();
+    late.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "closed without a word");
+    }
+    // One after the other, one byte at a time, and gone before the answer.
+    for _ in 0..100 {
+        UnixStream::connect(&socket).unwrap().write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    for byte in b"GET /healthz HTTP/1.1\r\n\r\n" {
+        slow.write_all(&[*byte]).unwrap();
+    }
+    let mut text = String::new();
+    slow.read_to_string(&mut text).unwrap();
+    assert!(text.ends_with("the event loop turns\n"), "{text}");
+    daemon.assert_serves();
+}
+
+#[test]
+fn the_administrative_socket_is_private_and_where_it_is_wanted() {
+    let daemon = Daemon::pattern(&[]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&admin(&daemon)), 0o600);
+    // A second daemon in the same folder does without; who asks for one by name gets an error.
+    let second = daemon.socket.with_file_name("second.sock");
+    let other = Daemon::start_at(&second, &["--engine=pattern", "--pattern=gradient"]);
+    other.log.wait("metrics and health are not shown: another daemon already listens on");
+    other.assert_serves();
+    drop(other);
+    let taken = admin(&daemon);
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--socket"]).arg(&second).arg("--admin-socket").arg(&taken);
+    assert_eq!(command.output().unwrap().status.code(), Some(69));
+
+    let elsewhere = daemon.socket.with_file_name("elsewhere.sock");
+    let flag = format!("--admin-socket={}", elsewhere.display());
+    let other = Daemon::start_at(&second, &["--engine=pattern", &flag]);
+    assert_eq!(get(&elsewhere, "/readyz").0, 200);
+    drop(other);
+    let other = Daemon::start_at(&second, &["--engine=pattern", "--pattern=gradient", "--admin-socket=off"]);
+    other.assert_serves();
+    assert!(!other.log.all().contains("metrics"));
+    let asked = weaved().args(["status", "--admin-socket=off", "--socket"]).arg(&second).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+}
+
+#[test]
+fn both_sockets_can_be_handed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, admin) = (folder.path().join("weave.sock"), folder.path().join("elsewhere.sock"));
+    let [one, two] = [&path, &admin].map(|path| OwnedFd::from(UnixListener::bind(path).unwrap()));
+    // In whatever order they come.
+    let daemon = Daemon::run(&mut handed([two, one], 2, "admin:clients"), &path);
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    daemon.assert_serves();
+    drop(daemon);
+    assert!(path.exists() && admin.exists());
+    fs::remove_file(&path).unwrap();
+    let alone = [UnixListener::bind(&path).unwrap().into(), fs::File::open("/dev/null").unwrap().into()];
+    let daemon = Daemon::run(&mut handed(alone, 1, "clients"), &path);
+    daemon.assert_serves();
+    assert!(!folder.path().join("admin.sock").exists(), "nobody has said where");
+}
+
 // -------------------------------------------------------------------- logs
 
 #[test]
@@ -363,7 +642,7 @@ fn the_journal_gets_levels_and_everybody_else_words() {
             }
         };
         let listening = until("listening on");
-        let mut client = harness::Client::new(std::os::unix::net::UnixStream::connect(&socket).unwrap());
+        let mut client = harness::Client::new(UnixStream::connect(&socket).unwrap());
         client.send(1, "now", 1);
         let failed = until("told to fail");
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
