@@ -62,6 +62,11 @@ impl Failure {
         Self { next: Some(next), ..self }
     }
 
+    /// What has failed.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     /// Says it on standard error.
     pub(crate) fn report(self) -> ExitCode {
         say(format_args!("{}", self.what));
