@@ -102,13 +102,13 @@ fn get(socket: &Path, page: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes())?;
+    let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
     let mut bytes = Vec::new();
-    let end = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    let heard = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    // Something else may have hung up, but not without a word.
     if bytes.is_empty() {
-        end?;
+        asked.and(heard.map(drop))?;
     }
-    // Something else may have hung up in the middle of what it said.
     let text = String::from_utf8_lossy(&bytes);
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
