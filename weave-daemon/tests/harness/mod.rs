@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,7 +54,8 @@ impl Log {
     }
 
     pub fn all(&self) -> String {
-        self.0.0.lock().unwrap().join("\n")
+        // Also for a test that has failed while it waited for a line.
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }
 
