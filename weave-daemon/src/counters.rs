@@ -3,12 +3,83 @@
 //! One thread counts, so a counter is a plain number. Counting allocates nothing; showing does, when
 //! somebody asks. [`show`] lists all of it once, for both ways of writing.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use weave_core::error::{ErrorCode, Status};
 
 use crate::router::Death;
+
+/// Declares why things happen: the variants, and what each is called where it is shown.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $(#[doc = $what:literal] $variant:ident = $shown:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $(#[doc = $what] $variant,)*
+        }
+
+        impl $name {
+            const NAMES: &[&str] = &[$($shown),*];
+        }
+    };
+}
+
+reasons! {
+    /// Why a request was not served, where that was the daemon's own decision.
+    Reason {
+        /// As many wait as may.
+        QueueFull = "queue_full",
+        /// The connection has as many under way as it may.
+        InFlight = "in_flight",
+        /// It waited for too long.
+        QueueWait = "queue_wait",
+        /// The worker took too long.
+        TooSlow = "too_slow",
+        /// The worker died of it, or with it.
+        WorkerDied = "worker_died",
+        /// What the worker answered made no sense.
+        WorkerLied = "worker_nonsense",
+        /// No worker comes up.
+        NoWorker = "no_worker",
+        /// It has ended a worker twice.
+        KilledBefore = "killed_before",
+        /// The daemon ends.
+        ShuttingDown = "shutting_down",
+    }
+}
+
+reasons! {
+    /// Why a client's connection was closed from this side.
+    Cut {
+        /// It took too little for too long.
+        Stalled = "stalled",
+        /// It did not finish a frame.
+        HalfFrame = "half_frame",
+        /// It wanted nothing.
+        Idle = "idle",
+        /// What it sent can't be followed any further.
+        Malformed = "malformed",
+        /// The worker died in the middle of its image.
+        HalfImage = "half_image",
+    }
+}
+
+reasons! {
+    /// Why a worker was ended.
+    Kill {
+        /// It took too long.
+        TooSlow = "too_slow",
+        /// What it sent made no sense.
+        Nonsense = "nonsense",
+        /// It was idle, and its memory is of use to others.
+        Parked = "parked",
+        /// The client of what it made had gone.
+        Abandoned = "abandoned",
+        /// The daemon ends.
+        ShuttingDown = "shutting_down",
+    }
+}
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,26 +92,14 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// Why a client's connection was closed from this side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// It took nothing for too long.
-    Stalled,
-    /// What it sent can't be followed any further.
-    Malformed,
-    /// The worker died, or stood still, in the middle of its image.
-    HalfImage,
-}
-
-/// Why a worker was ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kill {
-    /// It took too long.
-    Timeout,
-    /// What it sent made no sense.
-    Nonsense,
-    /// The daemon ends.
-    Shutdown,
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image => f.write_str("done"),
+            Self::Error(code) => write!(f, "answered with {code}"),
+            Self::Abandoned => f.write_str("abandoned"),
+        }
+    }
 }
 
 /// Times, sorted into [`BUCKETS`].
@@ -81,15 +140,17 @@ pub struct Counters {
     /// Most clients at once.
     pub most_clients: usize,
     /// Connections closed from this side, by [`Cut`].
-    pub cuts: [u64; 3],
+    pub cuts: [u64; Cut::NAMES.len()],
     /// Bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// Bytes of images for which there was no client any more.
+    pub bytes_dropped: u64,
     /// Frames from clients, whether they could be understood or not.
     pub frames: u64,
     /// Requests that got a place in the queue.
-    pub queued: u64,
+    pub requests_queued: u64,
     /// Most requests that waited at once.
     pub longest_queue: usize,
     /// Requests that were given to a worker.
@@ -98,8 +159,18 @@ pub struct Counters {
     pub retried: u64,
     /// Requests that ended with an image.
     pub images: u64,
+    /// Requests that ended with an error that was the client's fault.
+    pub client_errors: u64,
+    /// Requests that ended with BUSY.
+    pub busy: u64,
+    /// Requests that ended with any other error that was not.
+    pub server_errors: u64,
     /// Requests that nobody waited for any more.
     pub abandoned: u64,
+    /// Requests that the daemon itself did not serve, by [`Reason`].
+    pub refusals: [u64; Reason::NAMES.len()],
+    /// Requests that are refused from now on, because they have ended a worker twice.
+    pub killers: u64,
     /// Errors sent, by their place in [`ErrorCode::ALL`]; the last is for codes of later versions.
     pub errors: [u64; ErrorCode::ALL.len() + 1],
     /// Pixels of images that were made.
@@ -112,25 +183,51 @@ pub struct Counters {
     pub request: Histogram,
     /// Workers that came up.
     pub worker_starts: u64,
+    /// Workers that have shown that they can make an image.
+    pub warm_ups: u64,
     /// Workers that are gone, by [`Death`].
     pub worker_deaths: [u64; 4],
     /// Workers that were ended from this side, by [`Kill`].
-    pub worker_kills: [u64; 3],
-    /// How long workers had a request.
-    pub worker_busy: Duration,
+    pub worker_kills: [u64; Kill::NAMES.len()],
 }
 
 impl Counters {
+    /// Requests that have ended, in whatever way.
+    #[must_use]
+    pub const fn requests(&self) -> u64 {
+        self.images + self.client_errors + self.busy + self.server_errors + self.abandoned
+    }
+
+    /// A request got a place in the queue, which is now so long.
+    pub fn queued(&mut self, length: usize) {
+        self.requests_queued += 1;
+        self.longest_queue = self.longest_queue.max(length);
+    }
+
     /// A request has ended.
     pub fn ended(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Image => self.images += 1,
-            Outcome::Abandoned => self.abandoned += 1,
-            Outcome::Error(code) => {
-                let known = ErrorCode::ALL.iter().position(|known| *known == code);
-                self.errors[known.unwrap_or(ErrorCode::ALL.len())] += 1;
-            }
+        let count = match outcome {
+            Outcome::Image => &mut self.images,
+            Outcome::Abandoned => &mut self.abandoned,
+            Outcome::Error(ErrorCode::Busy) => &mut self.busy,
+            Outcome::Error(code) if code.status() == Status::ClientError => &mut self.client_errors,
+            Outcome::Error(_) => &mut self.server_errors,
+        };
+        *count += 1;
+        if let Outcome::Error(code) = outcome {
+            self.error(code);
         }
+    }
+
+    /// An error was sent, be it for a request or for a whole connection.
+    pub fn error(&mut self, code: ErrorCode) {
+        let known = ErrorCode::ALL.iter().position(|known| *known == code);
+        self.errors[known.unwrap_or(ErrorCode::ALL.len())] += 1;
+    }
+
+    /// The daemon itself does not serve a request.
+    pub fn refused(&mut self, why: Reason) {
+        self.refusals[why as usize] += 1;
     }
 
     /// A connection was closed from this side.
@@ -153,25 +250,10 @@ impl Counters {
         self.worker_kills[why as usize] += 1;
     }
 
-    /// Errors with this status, besides BUSY.
-    fn errors_of(&self, status: Status) -> u64 {
-        let unknown = (&ErrorCode::Unknown(0), self.errors[ErrorCode::ALL.len()]);
-        let known = ErrorCode::ALL.iter().zip(self.errors);
-        known
-            .chain([unknown])
-            .filter(|(code, _)| code.status() == status && **code != ErrorCode::Busy)
-            .map(|(_, count)| count)
-            .sum()
-    }
-
     fn errors_named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let names = ErrorCode::ALL.iter().map(|code| code.name()).chain(["UNKNOWN"]);
         // NONE is never sent.
         names.zip(self.errors).skip(1)
-    }
-
-    fn busy(&self) -> u64 {
-        ErrorCode::ALL.iter().zip(self.errors).find(|(code, _)| **code == ErrorCode::Busy).map_or(0, |c| c.1)
     }
 }
 
@@ -338,7 +420,7 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
         "weave_connections_cut_total",
         "Connections closed from this side while the client was there.",
         "reason",
-        ["stalled", "malformed", "half_image"].into_iter().zip(c.cuts),
+        Cut::NAMES.iter().copied().zip(c.cuts),
     );
     count(
         sink,
@@ -351,9 +433,10 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
     gauge(sink, "weave_connections_max", "Most clients at once so far.", c.most_clients);
     count(sink, "weave_received_bytes_total", "Bytes from clients.", c.bytes_in);
     count(sink, "weave_sent_bytes_total", "Bytes to clients.", c.bytes_out);
+    count(sink, "weave_dropped_bytes_total", "Bytes of images whose client had gone.", c.bytes_dropped);
 
     count(sink, "weave_frames_received_total", "Frames from clients.", c.frames);
-    count(sink, "weave_requests_queued_total", "Requests that got a place in the queue.", c.queued);
+    count(sink, "weave_requests_queued_total", "Requests that got a place in the queue.", c.requests_queued);
     count(sink, "weave_requests_dispatched_total", "Requests given to a worker.", c.dispatched);
     count(sink, "weave_requests_retried_total", "Requests whose worker died before it had begun.", c.retried);
     by(
@@ -363,12 +446,20 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
         "outcome",
         [
             ("image", c.images),
-            ("refused", c.errors_of(Status::ClientError)),
-            ("busy", c.busy()),
-            ("failed", c.errors_of(Status::ServerError)),
+            ("refused", c.client_errors),
+            ("busy", c.busy),
+            ("failed", c.server_errors),
             ("abandoned", c.abandoned),
         ],
     );
+    by(
+        sink,
+        "weave_refusals_total",
+        "Requests that this weaved itself did not serve.",
+        "reason",
+        Reason::NAMES.iter().copied().zip(c.refusals),
+    );
+    count(sink, "weave_killers_total", "Requests refused because they have ended a worker twice.", c.killers);
     by(sink, "weave_errors_total", "Errors sent to clients.", "code", c.errors_named());
     count(sink, "weave_image_pixels_total", "Pixels of images that were made.", c.pixels);
     gauge(sink, "weave_queue_length", "Requests that wait.", g.waiting);
@@ -389,6 +480,7 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
     gauge(sink, "weave_workers", "Workers that there should be.", g.workers);
     gauge(sink, "weave_workers_up", "Workers that have a request or could take one.", g.workers_up);
     count(sink, "weave_worker_starts_total", "Workers that came up.", c.worker_starts);
+    count(sink, "weave_warm_ups_total", "Workers that have shown that they can make an image.", c.warm_ups);
     by(
         sink,
         "weave_worker_deaths_total",
@@ -401,14 +493,7 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
         "weave_worker_kills_total",
         "Workers that were ended from this side.",
         "reason",
-        ["timeout", "nonsense", "shutdown"].into_iter().zip(c.worker_kills),
-    );
-    one(
-        sink,
-        "weave_worker_busy_seconds_total",
-        "counter",
-        "How long workers had a request.",
-        c.worker_busy.as_secs_f64(),
+        Kill::NAMES.iter().copied().zip(c.worker_kills),
     );
     bytes(sink, "weave_worker_resident_memory_bytes", "Memory of the workers' processes.", g.worker_memory);
 
@@ -583,9 +668,6 @@ mod tests {
         }
         let all = u64::try_from(ErrorCode::ALL.len()).unwrap();
         assert!(counters.errors_named().all(|(_, count)| count == 1));
-        let outcomes = counters.errors_of(Status::ClientError)
-            + counters.errors_of(Status::ServerError)
-            + counters.busy();
-        assert_eq!((counters.busy(), outcomes), (1, all));
+        assert_eq!((counters.busy, counters.requests()), (1, all));
     }
 }

@@ -413,6 +413,9 @@ impl Server {
             self.router.client_gone(id, now);
             return;
         }
+        if let Ok(peer) = rustix::net::sockopt::socket_peercred(&stream) {
+            self.router.name_client(id, peer.uid.as_raw());
+        }
         self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
         self.ready.push(Action::Client(id));
     }

@@ -475,6 +475,109 @@ fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
     assert_eq!(json["weave_request_seconds"]["count"], json["weave_request_seconds"]["buckets"]["+Inf"]);
 }
 
+#[test]
+fn what_happens_is_counted_once_and_under_its_name() {
+    let daemon = Daemon::pattern(&[
+        "--faults=fail@fail,crash@crash,hang@hang,slow=0.05",
+        "--generation-timeout=0.5",
+        "--queue=2",
+        "--connections=2",
+        "--stall-timeout=0.3",
+    ]);
+    let mut client = daemon.connect();
+    let bad = |at: usize, byte: u8| {
+        let mut frame = request(9, "bad", 1);
+        frame[at] = byte;
+        frame
+    };
+    for prompt in ["good", "fail", "crash", "hang", "good"] {
+        client.send(1, prompt, 1);
+        client.answer().unwrap();
+    }
+    client.write(&bad(39, 0));
+    client.expect_error(9, ErrorCode::InvalidSteps);
+    client.write(&bad(5, 2));
+    client.expect_error(9, ErrorCode::UnsupportedVersion);
+    // Of five at once the queue takes two or three, depending on when the worker takes the first one.
+    client.write(&(0..5).flat_map(|id| request(id, "many", 1)).collect::<Vec<_>>());
+    let busy = (0..5).filter(|_| matches!(client.answer(), Some(harness::Answer::Error { .. }))).count();
+    let mut second = daemon.connect();
+    second.send(1, "is here", 1);
+    second.image();
+    let mut third = daemon.connect();
+    third.expect_error(0, ErrorCode::Busy);
+    drop(third);
+    second.write(b"GET / HTTP/1.1\r\n\r\n");
+    second.expect_error(0, ErrorCode::InvalidMagic);
+    second.expect_close();
+    // One that nobody waits for, and one that nobody takes.
+    let mut gone = daemon.connect();
+    gone.send(1, "for nobody", 1);
+    eventually("it runs", || metrics(&daemon)["weave_requests_running"] == 1.0);
+    drop(gone);
+    eventually("its bytes are dropped", || metrics(&daemon)["weave_dropped_bytes_total"] == 12_288.0);
+    let mut still = daemon.connect();
+    still.write(&harness::sized_request(2, "large", 1, 512, 512, 1));
+    daemon.log.wait("took too little");
+    eventually("nothing runs", || metrics(&daemon)["weave_requests_running"] == 0.0);
+
+    let now = metrics(&daemon);
+    let count = |name: &str| now.get(name).copied().unwrap_or_else(|| panic!("{name} is not there"));
+    let busy = busy as f64;
+    for (name, value) in [
+        ("weave_connections_accepted_total", 4.0),
+        ("weave_connections_refused_total{reason=\"full\"}", 1.0),
+        ("weave_connections_cut_total{reason=\"malformed\"}", 1.0),
+        ("weave_connections_cut_total{reason=\"stalled\"}", 1.0),
+        ("weave_connections_max", 2.0),
+        ("weave_frames_received_total", 15.0),
+        ("weave_requests_queued_total", 13.0 - busy),
+        ("weave_requests_dispatched_total", 13.0 - busy),
+        ("weave_requests_retried_total", 0.0),
+        ("weave_requests_total{outcome=\"image\"}", 8.0 - busy),
+        ("weave_requests_total{outcome=\"refused\"}", 2.0),
+        ("weave_requests_total{outcome=\"busy\"}", busy),
+        ("weave_requests_total{outcome=\"failed\"}", 3.0),
+        ("weave_requests_total{outcome=\"abandoned\"}", 2.0),
+        ("weave_errors_total{code=\"GPU_ERROR\"}", 2.0),
+        ("weave_errors_total{code=\"TIMEOUT\"}", 1.0),
+        ("weave_errors_total{code=\"INVALID_STEPS\"}", 1.0),
+        ("weave_errors_total{code=\"UNSUPPORTED_VERSION\"}", 1.0),
+        ("weave_errors_total{code=\"INVALID_MAGIC\"}", 1.0),
+        // With the answer to the connection that was one too many.
+        ("weave_errors_total{code=\"BUSY\"}", busy + 1.0),
+        ("weave_refusals_total{reason=\"queue_full\"}", busy),
+        ("weave_refusals_total{reason=\"worker_died\"}", 1.0),
+        ("weave_refusals_total{reason=\"too_slow\"}", 1.0),
+        // The two for nobody were made all the same.
+        ("weave_generation_seconds_count", 10.0 - busy),
+        ("weave_image_pixels_total", (9.0 - busy) * 4096.0 + 512.0 * 512.0),
+        ("weave_queue_wait_seconds_count", 13.0 - busy),
+        ("weave_request_seconds_count", 8.0 - busy),
+        ("weave_worker_starts_total", 3.0),
+        ("weave_worker_deaths_total{cause=\"signal\"}", 2.0),
+        ("weave_worker_kills_total{reason=\"too_slow\"}", 1.0),
+        ("weave_queue_length", 0.0),
+    ] {
+        assert_eq!(count(name), value, "{name}, {busy} busy");
+    }
+    let ended: f64 =
+        now.iter().filter(|(name, _)| name.starts_with("weave_requests_total")).map(|(_, n)| n).sum();
+    assert_eq!(ended, count("weave_frames_received_total"), "every request ends once");
+    // Eight to ten images of 64×64 to those who took them, a part of a large one, and some errors.
+    let images = (8.0 - busy) * 12_288.0;
+    let out = count("weave_sent_bytes_total") - images;
+    assert!(out > 0.0 && out < 512.0 * 512.0 * 3.0, "{out}");
+    let received = count("weave_received_bytes_total");
+    assert!(received > 15.0 * 76.0 && received < 2000.0, "{received}");
+    // Each image takes a step of 50 ms.
+    let mean = count("weave_generation_seconds_sum") / count("weave_generation_seconds_count");
+    assert!((0.05..1.0).contains(&mean), "{mean}");
+    assert_eq!(count("weave_generation_seconds_bucket{le=\"0.025\"}"), 0.0);
+    assert!(count("weave_request_seconds_sum") >= 0.05 * (8.0 - busy));
+    assert!((1.0..=3.0).contains(&count("weave_queue_length_max")));
+}
+
 fn status_of(socket: &Path) -> (Option<i32>, String) {
     let output = weaved().arg("status").arg("--socket").arg(socket).output().unwrap();
     (output.status.code(), stdout(&output) + &String::from_utf8_lossy(&output.stderr))
@@ -658,6 +761,26 @@ fn the_journal_gets_levels_and_everybody_else_words() {
         listening.starts_with("INFO  listening on") && failed.starts_with("ERROR request 1: "),
         "{seen:?}"
     );
+}
+
+#[test]
+fn lines_about_a_request_say_whose_it_is() {
+    let daemon = Daemon::pattern(&["--log=debug", "--faults=hang@hang", "--generation-timeout=0.2"]);
+    let uid = rustix::process::geteuid().as_raw();
+    daemon.assert_serves();
+    daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): opened"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): queued"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): done"));
+    daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): closed"));
+    let mut client = daemon.connect();
+    client.send(7, "hang", 1);
+    let mut bad = request(8, "bad", 1);
+    bad[39] = 0;
+    client.write(&bad);
+    client.expect_error(8, ErrorCode::InvalidSteps);
+    client.expect_error(7, ErrorCode::Timeout);
+    daemon.log.wait(&format!("DEBUG request 8 of connection 2 (uid {uid}): INVALID_STEPS: steps is 0"));
+    daemon.log.wait(&format!("WARN  request 7 of connection 2 (uid {uid}): TIMEOUT: generation took longer"));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use weave_core::error::ErrorCode;
 use weave_core::limits::MAX_REQUEST_FRAME;
 
 use super::ClientId;
@@ -41,6 +42,8 @@ pub(super) struct Job {
     pub(super) frame: [u8; MAX_REQUEST_FRAME],
     /// Bytes of `frame` that count.
     pub(super) len: usize,
+    /// What that error is.
+    pub(super) code: ErrorCode,
     /// The job behind this one in its list.
     next: Option<usize>,
 }
@@ -117,6 +120,7 @@ impl Jobs {
             attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],
             len: 0,
+            code: ErrorCode::None,
             next: None,
         };
         let mut table: Box<[Job]> = std::iter::repeat_with(job).take(jobs).collect();

@@ -208,7 +208,7 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
         .map(|cause| n(&format!("weave_worker_deaths_total/{cause}")))
         .sum();
     let _ = writeln!(out, "\nworkers lost: {deaths}, of these ended for taking too long: {}", {
-        n("weave_worker_kills_total/timeout")
+        n("weave_worker_kills_total/too_slow")
     });
     out
 }
