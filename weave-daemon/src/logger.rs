@@ -86,13 +86,17 @@ impl fmt::Write for Line {
     }
 }
 
-/// Starts logging. Later calls only change the level, and whether prompts are shown.
-pub fn start(level: LevelFilter, prompts: bool) {
+/// Starts logging. Later calls only change the level.
+pub fn start(level: LevelFilter) {
     JOURNAL.store(is_journal(), Ordering::Relaxed);
-    PROMPTS.store(prompts, Ordering::Relaxed);
     // Fails if a logger is set already: then it is this one.
     let _ = log::set_logger(&Stderr);
     log::set_max_level(level);
+}
+
+/// Whether prompts may be logged. They may not until somebody says so.
+pub fn show_prompts(prompts: bool) {
+    PROMPTS.store(prompts, Ordering::Relaxed);
 }
 
 /// Whether prompts may be logged, and with them the engine's lines that repeat them.

@@ -130,7 +130,8 @@ fn run() -> Result<(), Failure> {
         Command::Serve | Command::Work { .. } => {}
     }
     let mut config = settings.config;
-    logger::start(config.log, config.log_prompts);
+    logger::start(config.log);
+    logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
         log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
     }

@@ -102,7 +102,7 @@ struct Link {
 }
 
 /// Reads the settings again, from where they came the first time.
-pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError>>;
+pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError> + Send>;
 
 /// The daemon, listening.
 pub struct Server {

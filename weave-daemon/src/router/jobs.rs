@@ -267,6 +267,11 @@ impl Jobs {
         std::iter::successors(list.first, |index| self.table[*index].next).take(self.table.len() + 1)
     }
 
+    /// Jobs that are not answered yet.
+    pub(super) fn taken_len(&self) -> usize {
+        self.table.iter().filter(|job| job.state != JobState::Free).count()
+    }
+
     /// Queued jobs that no worker was given yet.
     pub(super) fn never_begun_len(&self) -> usize {
         self.table.iter().filter(|job| job.state == JobState::Queued && job.attempts == 0).count()

@@ -1471,6 +1471,8 @@ impl Router {
         let running = self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count();
         self.jobs.assert_consistent(running);
         assert!(self.jobs.never_begun_len() <= self.limits.queue, "the queue is over its bound");
+        let c = &self.counters;
+        assert_eq!(c.frames, c.requests() + self.jobs.taken_len() as u64, "every request is counted once");
         for (index, client) in self.clients.iter().enumerate() {
             let id = ClientId(index);
             let runs =
