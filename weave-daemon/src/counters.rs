@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use weave_core::error::{ErrorCode, Status};
 
+use crate::logger;
 use crate::router::Death;
 
 /// Declares why things happen: the variants, and what each is called where it is shown.
@@ -513,6 +514,8 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
         "outcome",
         [("done", turns.reloads), ("failed", turns.reload_failures)],
     );
+
+    count(sink, "weave_log_lines_dropped_total", "Log lines that nobody read in time.", logger::dropped());
 
     let p = &g.process;
     one(sink, "process_start_time_seconds", "gauge", "When the process began, since 1970.", g.started);

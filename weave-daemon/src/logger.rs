@@ -2,19 +2,26 @@
 //! the level is the number by which the journal sorts.
 //!
 //! A line is one write, so that those of the daemon and of its workers don't mix, and it has no
-//! control characters, whatever a message quotes. Logging allocates nothing.
+//! control characters, whatever a message quotes. Logging allocates nothing. A collector that reads no
+//! more must not stop the daemon: a line that would have to wait is dropped, and the next one that finds
+//! room says how many were.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::io::{StderrLock, Write as _};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Standard error is the journal's.
 static JOURNAL: AtomicBool = AtomicBool::new(false);
 /// Prompts may be logged.
 static PROMPTS: AtomicBool = AtomicBool::new(false);
+
+/// Lines that were dropped, and how many of them the log tells of.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+static TOLD: AtomicU64 = AtomicU64::new(0);
 
 struct Stderr;
 
@@ -27,18 +34,39 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut line = Line { bytes: [0; LINE_LEN], len: 0 };
-        // What doesn't fit is left away, see there.
-        let _ = if JOURNAL.load(Ordering::Relaxed) {
-            write!(line, "<{}>{}", priority(record.level()), record.args())
-        } else {
-            write!(line, "{:<5} {}", record.level(), record.args())
-        };
-        // A log that can't be written is no reason to stop serving.
-        let _ = std::io::stderr().lock().write_all(line.ended());
+        let mut stderr = std::io::stderr().lock();
+        if !takes_a_line(&stderr) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let dropped = DROPPED.load(Ordering::Relaxed);
+        let untold = dropped - TOLD.swap(dropped, Ordering::Relaxed);
+        if untold > 0 {
+            put(&mut stderr, Level::Warn, format_args!("nobody read the log: {untold} lines were dropped"));
+        }
+        put(&mut stderr, record.level(), *record.args());
     }
 
     fn flush(&self) {}
+}
+
+fn put(stderr: &mut StderrLock<'_>, level: Level, message: fmt::Arguments<'_>) {
+    let mut line = Line { bytes: [0; LINE_LEN], len: 0 };
+    // What doesn't fit is left away, see there.
+    let _ = if JOURNAL.load(Ordering::Relaxed) {
+        write!(line, "<{}>{message}", priority(level))
+    } else {
+        write!(line, "{level:<5} {message}")
+    };
+    // A log that can't be written is no reason to stop serving.
+    let _ = stderr.write_all(line.ended());
+}
+
+/// Whether a line can be written without waiting. A pipe says so only while a page of it is free.
+fn takes_a_line(stderr: &StderrLock<'_>) -> bool {
+    let mut polled = [PollFd::new(stderr, PollFlags::OUT)];
+    // If that can't be told, writing will tell.
+    poll(&mut polled, Some(&Timespec::default())) != Ok(0)
 }
 
 /// As syslog counts.
@@ -51,7 +79,7 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// What a pipe takes at once is twice that.
+/// Less than the page of a pipe that is known to be free.
 const LINE_LEN: usize = 2048;
 /// What ends a line that was cut off.
 const CUT: &str = "…";
@@ -92,6 +120,12 @@ pub fn start(level: LevelFilter) {
     // Fails if a logger is set already: then it is this one.
     let _ = log::set_logger(&Stderr);
     log::set_max_level(level);
+}
+
+/// Lines that were dropped because nobody read the log.
+#[must_use]
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 /// Whether prompts may be logged. They may not until somebody says so.

@@ -764,6 +764,36 @@ fn the_journal_gets_levels_and_everybody_else_words() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_is_cut_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run/weave.sock");
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--log=debug", "--socket"]).arg(&socket).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    eventually("it listens", || UnixStream::connect(&socket).is_ok());
+    let mut client = harness::Client::new(UnixStream::connect(&socket).unwrap());
+    let mut bad = request(8, "bad", 1);
+    bad[39] = 0;
+    // A pipe takes 64 KiB.
+    for _ in 0..2000 {
+        client.write(&bad);
+        client.expect_error(8, ErrorCode::InvalidSteps);
+    }
+    let admin = socket.with_file_name("admin.sock");
+    let dropped = parse_metrics(&get(&admin, "/metrics").1).1["weave_log_lines_dropped_total"];
+    assert!(dropped > 100.0, "{dropped}");
+    // Once somebody reads it, it goes on, and says what is missing.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().take(500).all(|line| !line.contains("dropped")));
+    client.write(&bad);
+    client.expect_error(8, ErrorCode::InvalidSteps);
+    let line = lines.find(|line| line.contains("nobody read the log")).unwrap();
+    assert_eq!(line, format!("WARN  nobody read the log: {dropped} lines were dropped"));
+    child.kill().unwrap();
+    wait(&mut child);
+}
+
+#[test]
 fn lines_about_a_request_say_whose_it_is() {
     let daemon = Daemon::pattern(&["--log=debug", "--faults=hang@hang", "--generation-timeout=0.2"]);
     let uid = rustix::process::geteuid().as_raw();
