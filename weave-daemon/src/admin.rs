@@ -1,8 +1,8 @@
 //! The administrative socket: metrics and health over HTTP/1.1, for whoever runs the daemon.
 //!
 //! It reads and never changes anything. All of it is bounded: a few connections at once (more wait in
-//! the kernel), one request on each, a request's head of [`HEAD_LEN`] bytes at most, and [`LIMIT`]
-//! for all of it. It may allocate; serving Weave does not wait for it.
+//! the kernel), one request on each, a request's head of 4 KiB at most, and five
+//! seconds for all of it. It may allocate; serving Weave does not wait for it.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener as StdListener;

@@ -1,7 +1,7 @@
 //! What the daemon counts, and how it is shown: for Prometheus, or as JSON.
 //!
 //! One thread counts, so a counter is a plain number. Counting allocates nothing; showing does, when
-//! somebody asks. [`show`] lists all of it once, for both ways of writing.
+//! somebody asks. `show` lists all of it once, for both ways of writing.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;

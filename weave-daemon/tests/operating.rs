@@ -116,6 +116,24 @@ fn abstract_addresses_and_other_processes_watchdogs_are_understood() {
     Daemon::run(&mut command, &socket).assert_serves();
 }
 
+#[test]
+fn a_manager_that_does_not_listen_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("notify"), folder.path().join("run/weave.sock"));
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient"]).arg("--socket").arg(&socket);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000");
+    let mut daemon = Daemon::run(&mut command, &socket);
+    // More pings than any socket takes.
+    let queue = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let queue: f64 = queue.trim().parse().unwrap();
+    eventually("it has pinged often", || metrics(&daemon)["weave_loop_turns_total"] > 2.0 * queue + 50.0);
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 /// A command whose descriptors from 3 on are these, as systemd would have it.
 fn handed(descriptors: [OwnedFd; 2], count: usize, names: &str) -> Command {
     let [three, four] = descriptors;
@@ -800,6 +818,7 @@ fn lines_about_a_request_say_whose_it_is() {
     daemon.assert_serves();
     daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): opened"));
     daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): queued"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): given to worker 0"));
     daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): done"));
     daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): closed"));
     let mut client = daemon.connect();

@@ -1125,6 +1125,10 @@ impl Router {
                 if queued.attempts == 1 {
                     self.counters.queue_wait.observe(now.saturating_duration_since(queued.since));
                 }
+                if let Some(client) = queued.client {
+                    let (request_id, name) = (queued.request_id, self.clients[client.0].name);
+                    log::debug!("request {request_id} of {name}: given to worker {}", id.0);
+                }
                 self.give(id, Task::Job(job), now);
             }
         }
