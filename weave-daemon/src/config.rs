@@ -33,6 +33,29 @@ pub enum Isolation {
     Thread,
 }
 
+/// Where metrics and health are to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// `admin.sock` in the folder of the clients' socket; nowhere if that was handed over by systemd.
+    Beside,
+    /// Nowhere.
+    Off,
+    /// At this path.
+    At(PathBuf),
+}
+
+impl AdminSocket {
+    /// Its path, given that of the clients' socket, if that one is ours to place.
+    #[must_use]
+    pub fn path(&self, clients: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Self::Beside => clients.map(|clients| clients.with_file_name("admin.sock")),
+            Self::Off => None,
+            Self::At(path) => Some(path.clone()),
+        }
+    }
+}
+
 /// All settings, with their defaults where nothing else was said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -48,6 +71,8 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Whether worker processes give up what they don't need.
     pub sandbox: bool,
+    /// Where metrics and health are to be had.
+    pub admin_socket: AdminSocket,
     /// What makes the images.
     pub engine: EngineKind,
     /// Where the engine runs.
@@ -87,6 +112,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Least severe messages that are logged.
     pub log: log::LevelFilter,
+    /// Whether prompts may be logged.
+    pub log_prompts: bool,
     /// What the pattern engine draws.
     pub pattern: Look,
     /// What the pattern engine does wrong.
@@ -102,6 +129,7 @@ impl Default for Config {
             allow_remote: false,
             token_file: None,
             sandbox: true,
+            admin_socket: AdminSocket::Beside,
             engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
             isolation: Isolation::Process,
             model: ModelFiles::default(),
@@ -121,6 +149,7 @@ impl Default for Config {
             worker_idle_timeout: None,
             drain_timeout: Duration::from_secs(60),
             log: log::LevelFilter::Info,
+            log_prompts: false,
             pattern: Look::Checkerboard,
             faults: Faults::default(),
         }
@@ -135,6 +164,8 @@ pub struct Setting {
     pub value: &'static str,
     /// One line for the help text.
     pub help: &'static str,
+    /// Whether SIGHUP can change it while the daemon runs. Then it always has a value.
+    pub live: bool,
     /// Whether the value is a path, which in a file counts from the file's folder.
     is_path: bool,
     set: fn(&mut Config, &str) -> Result<(), String>,
@@ -154,6 +185,16 @@ impl Setting {
         self.value.is_empty()
     }
 
+    /// What the help text says of the default.
+    fn default(&self) -> Option<&'static str> {
+        Some(self.help.strip_suffix(']')?.rsplit_once('[')?.1)
+    }
+
+    /// Whether the value stands in a file without quotation marks.
+    fn is_bare(&self, value: &str) -> bool {
+        !self.is_path && (value.parse::<f64>().is_ok() || value == "true" || value == "false")
+    }
+
     /// The environment's name.
     #[must_use]
     pub fn variable(&self) -> String {
@@ -168,6 +209,7 @@ macro_rules! model_file {
             name: stringify!($field),
             value: "FILE",
             help: $help,
+            live: false,
             is_path: true,
             set: |config, text| {
                 config.model.$field = Some(path(text)?);
@@ -185,6 +227,7 @@ macro_rules! seconds {
             name: stringify!($field),
             value: "SECONDS",
             help: $help,
+            live: true,
             is_path: false,
             set: |config, text| {
                 config.$field = seconds(text)?;
@@ -197,11 +240,12 @@ macro_rules! seconds {
 
 /// A whole number with bounds.
 macro_rules! count {
-    ($field:ident, $range:expr, $help:literal) => {
+    ($field:ident, $range:expr, $live:literal, $help:literal) => {
         Setting {
             name: stringify!($field),
             value: "N",
             help: $help,
+            live: $live,
             is_path: false,
             set: |config, text| {
                 config.$field = count(text, $range)?;
@@ -219,6 +263,7 @@ macro_rules! ids {
             name: concat!("allow_", stringify!($field)),
             value: "LIST",
             help: $help,
+            live: false,
             is_path: false,
             set: |config, text| {
                 config.access.$field = ids(text, Path::new($names))?;
@@ -238,6 +283,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "socket",
         value: "PATH",
         help: "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock]",
+        live: false,
         is_path: true,
         set: |config, text| {
             config.socket = Some(path(text)?);
@@ -255,6 +301,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "tcp",
         value: "ADDRESS:PORT",
         help: "listen on TCP as well; port 0 takes any that is free [off]",
+        live: false,
         is_path: false,
         set: |config, text| {
             let address = text.parse();
@@ -268,6 +315,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "allow_remote",
         value: "",
         help: "let that address be one that other machines reach; needs token_file [off]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.allow_remote = one_of(text, &[("true", true), ("false", false)])?;
@@ -279,6 +327,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "token_file",
         value: "FILE",
         help: "64 hexadecimal digits that TCP clients have to show (`openssl rand -hex 32`)",
+        live: false,
         is_path: true,
         set: |config, text| {
             config.token_file = Some(path(text)?);
@@ -290,6 +339,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "sandbox",
         value: "on|off",
         help: "worker processes: no network, no files but what the engine needs to read [on]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.sandbox = one_of(text, &[("on", true), ("off", false)])?;
@@ -298,9 +348,29 @@ pub const SETTINGS: &[Setting] = &[
         get: |config| Some(if config.sandbox { "on" } else { "off" }.to_owned()),
     },
     Setting {
+        name: "admin_socket",
+        value: "PATH",
+        help: "Unix socket for metrics and health, or off [admin.sock beside the other one]",
+        live: false,
+        is_path: true,
+        set: |config, text| {
+            config.admin_socket = match text {
+                "off" => AdminSocket::Off,
+                _ => AdminSocket::At(path(text)?),
+            };
+            Ok(())
+        },
+        get: |config| match &config.admin_socket {
+            AdminSocket::Beside => None,
+            AdminSocket::Off => Some("off".to_owned()),
+            AdminSocket::At(path) => shown(Some(path)),
+        },
+    },
+    Setting {
         name: "engine",
         value: "NAME",
         help: "sdcpp (stable-diffusion.cpp) or pattern (test pictures, no model) [sdcpp]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.engine = one_of(text, &[("sdcpp", EngineKind::Sdcpp), ("pattern", EngineKind::Pattern)])?;
@@ -312,6 +382,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "isolation",
         value: "KIND",
         help: "process (survives a crash of the engine) or thread [process]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.isolation =
@@ -333,6 +404,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "threads",
         value: "N",
         help: "CPU threads of the engine, 1 to 256 [half of the processors]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.threads = Some(count(text, 1..=256)?);
@@ -340,11 +412,12 @@ pub const SETTINGS: &[Setting] = &[
         },
         get: |config| config.threads.map(|threads| threads.to_string()),
     },
-    count!(workers, 1..=64, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
+    count!(workers, 1..=64, false, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
     Setting {
         name: "warm_up",
         value: "BOOL",
         help: "whether a worker makes a small image before it is given requests [true; false for pattern]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.warm_up = Some(one_of(text, &[("true", true), ("false", false)])?);
@@ -352,9 +425,9 @@ pub const SETTINGS: &[Setting] = &[
         },
         get: |config| config.warm_up.map(|yes| yes.to_string()),
     },
-    count!(queue, 1..=4096, "requests that may wait, 1 to 4096 [64]"),
-    count!(connections, 1..=65_536, "clients at once, 1 to 65536 [256]"),
-    count!(in_flight, 1..=4096, "unanswered requests of one client, 1 to 4096 [32]"),
+    count!(queue, 1..=4096, false, "requests that may wait, 1 to 4096 [64]"),
+    count!(connections, 1..=65_536, false, "clients at once, 1 to 65536 [256]"),
+    count!(in_flight, 1..=4096, true, "unanswered requests of one client, 1 to 4096 [32]"),
     seconds!(frame_timeout, "longest time between the first and the last byte of a request [30]"),
     seconds!(idle_timeout, "longest time that a client may stay that wants nothing [600]"),
     seconds!(queue_timeout, "longest time that a request may wait for a worker [3600]"),
@@ -365,6 +438,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "abandoned",
         value: "WHAT",
         help: "a running request whose client is gone: finish it, or cancel it with its worker [finish]",
+        live: true,
         is_path: false,
         set: |config, text| {
             let choices = [("finish", Abandoned::Finish), ("cancel", Abandoned::Cancel)];
@@ -379,18 +453,23 @@ pub const SETTINGS: &[Setting] = &[
         name: "worker_idle_timeout",
         value: "SECONDS",
         help: "a worker without work for so long is ended until it is needed, or never [never]",
+        live: true,
         is_path: false,
         set: |config, text| {
             config.worker_idle_timeout = if text == "never" { None } else { Some(seconds(text)?) };
             Ok(())
         },
-        get: |config| config.worker_idle_timeout.map(|time| time.as_secs_f64().to_string()),
+        get: |config| {
+            let time = config.worker_idle_timeout.map(|time| time.as_secs_f64().to_string());
+            Some(time.unwrap_or("never".to_owned()))
+        },
     },
     seconds!(drain_timeout, "longest time that running work may take after SIGTERM [60]"),
     Setting {
         name: "log",
         value: "LEVEL",
         help: "error, warn, info, debug or trace [info]",
+        live: true,
         is_path: false,
         set: |config, text| {
             use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
@@ -402,9 +481,22 @@ pub const SETTINGS: &[Setting] = &[
         get: |config| Some(config.log.to_string().to_lowercase()),
     },
     Setting {
+        name: "log_prompts",
+        value: "BOOL",
+        help: "true: prompts stand in the log too, and are no longer private; false [false]",
+        live: false,
+        is_path: false,
+        set: |config, text| {
+            config.log_prompts = one_of(text, &[("true", true), ("false", false)])?;
+            Ok(())
+        },
+        get: |config| Some(config.log_prompts.to_string()),
+    },
+    Setting {
         name: "pattern",
         value: "LOOK",
         help: "pattern engine: checkerboard, or gradient (tells prompts and seeds apart) [checkerboard]",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.pattern =
@@ -419,6 +511,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "faults",
         value: "LIST",
         help: "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word of the prompt), slow=SECONDS a step",
+        live: false,
         is_path: false,
         set: |config, text| {
             config.faults = text.parse()?;
@@ -502,21 +595,81 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-impl Config {
+/// The settings, and where each came from.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// In the order of [`SETTINGS`]; `None` is a default.
+    origins: Vec<Option<Origin>>,
+}
+
+impl Resolved {
+    /// Every setting with its value, if it has one, and where that came from, if it is no default.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static Setting, Option<String>, Option<&Origin>)> {
+        SETTINGS.iter().zip(&self.origins).map(|(s, origin)| (s, (s.get)(&self.config), origin.as_ref()))
+    }
+
+    /// As a settings file with the same values, each with its origin.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        for (setting, value, origin) in self.settings() {
+            let line = match &value {
+                Some(value) if setting.is_bare(value) => format!("{} = {value}", setting.name),
+                Some(value) => format!("{} = {}", setting.name, quoted(value)),
+                None => format!("#{} =", setting.name),
+            };
+            let origin = match (origin, setting.default()) {
+                (Some(origin), _) => origin.to_string(),
+                (None, Some(default)) if value.is_none() => format!("default: {default}"),
+                (None, _) => "default".to_owned(),
+            };
+            text.push_str(&format!("{line:<40} # {origin}\n"));
+        }
+        text
+    }
+
+    /// The same as a list of objects.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let entries: Vec<_> = self
+            .settings()
+            .map(|(setting, value, origin)| {
+                let kind = match origin {
+                    None => "default",
+                    Some(Origin::Flag(_)) => "flag",
+                    Some(Origin::Variable(_)) => "variable",
+                    Some(Origin::File(..)) => "file",
+                };
+                let or_null = |text: Option<String>| text.map_or("null".to_owned(), |text| quoted(&text));
+                format!(
+                    "  {{\"name\": {}, \"value\": {}, \"kind\": {}, \"origin\": {}, \"live\": {}}}",
+                    quoted(setting.name),
+                    or_null(value),
+                    quoted(kind),
+                    or_null(origin.map(ToString::to_string)),
+                    setting.live
+                )
+            })
+            .collect();
+        format!("[\n{}\n]\n", entries.join(",\n"))
+    }
+
     /// Puts all sources together. `flags` are (name, value) as the command line had them, `vars` the
     /// environment, `file` the settings file if there is one.
     ///
     /// # Errors
     /// [`ConfigError`]: the first value that can't be used.
-    pub fn resolve(
+    pub fn new(
         flags: &[(String, String)],
         vars: impl Iterator<Item = (OsString, OsString)>,
         file: Option<&Path>,
     ) -> Result<Self, ConfigError> {
-        let mut config = Self::default();
+        let mut all = Self { config: Config::default(), origins: vec![None; SETTINGS.len()] };
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File(path.to_owned(), e))?;
-            config.take_file(path, &text)?;
+            all.take_file(path, &text)?;
         }
         for (variable, value) in vars {
             let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
@@ -524,40 +677,31 @@ impl Config {
                 continue;
             };
             if !value.is_empty() {
-                config.take(setting, value, || Origin::Variable(variable.to_owned()))?;
+                all.take(setting, value, Origin::Variable(variable.to_owned()))?;
             }
         }
         for (flag, value) in flags {
-            let origin = || Origin::Flag(flag.clone());
+            let origin = Origin::Flag(flag.clone());
             let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == *flag) else {
                 return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
             };
-            config.take(setting, value, origin)?;
+            all.take(setting, value, origin)?;
         }
-        Ok(config)
+        Ok(all)
     }
 
-    /// The same settings as flags, for a worker's command line.
-    #[must_use]
-    pub fn to_flags(&self) -> Vec<String> {
-        SETTINGS
-            .iter()
-            .filter_map(|setting| (setting.get)(self).map(|value| format!("--{}={value}", setting.flag())))
-            .collect()
-    }
-
-    fn take(
-        &mut self,
-        setting: &'static Setting,
-        value: &str,
-        origin: impl FnOnce() -> Origin,
-    ) -> Result<(), ConfigError> {
-        (setting.set)(self, value).map_err(|reason| ConfigError::Value {
-            origin: origin(),
-            name: setting.name,
-            value: value.to_owned(),
-            reason,
-        })
+    fn take(&mut self, setting: &'static Setting, value: &str, origin: Origin) -> Result<(), ConfigError> {
+        match (setting.set)(&mut self.config, value) {
+            Ok(()) => {
+                if let Some(at) = SETTINGS.iter().position(|other| other.name == setting.name) {
+                    self.origins[at] = Some(origin);
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                Err(ConfigError::Value { origin, name: setting.name, value: value.to_owned(), reason })
+            }
+        }
     }
 
     fn take_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
@@ -570,13 +714,16 @@ impl Config {
         let mut entries: Vec<_> = table.get_ref().iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
-            let origin = || Origin::File(path.to_owned(), line_of(key.span().start));
+            let origin = Origin::File(path.to_owned(), line_of(key.span().start));
             let name = key.get_ref().as_ref();
             let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
-                return Err(ConfigError::Unknown(origin(), name.to_owned()));
+                return Err(ConfigError::Unknown(origin, name.to_owned()));
             };
             let text = match value.get_ref() {
-                toml::de::DeValue::String(text) if setting.is_path => {
+                // The one word that is no path.
+                toml::de::DeValue::String(text)
+                    if setting.is_path && (name, text.as_ref()) != ("admin_socket", "off") =>
+                {
                     let folder = path.parent().unwrap_or(Path::new(""));
                     folder.join(text.as_ref()).to_string_lossy().into_owned()
                 }
@@ -586,12 +733,55 @@ impl Config {
                 toml::de::DeValue::Boolean(value) => value.to_string(),
                 other => {
                     let (value, reason) = (other.type_str().to_owned(), "a string or a number".to_owned());
-                    return Err(ConfigError::Value { origin: origin(), name: setting.name, value, reason });
+                    return Err(ConfigError::Value { origin, name: setting.name, value, reason });
                 }
             };
             self.take(setting, &text, origin)?;
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// [`Resolved::new`], where only the values matter.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first value that can't be used.
+    pub fn resolve(
+        flags: &[(String, String)],
+        vars: impl Iterator<Item = (OsString, OsString)>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        Resolved::new(flags, vars, file).map(|all| all.config)
+    }
+
+    /// The same settings as flags, for a worker's command line.
+    #[must_use]
+    pub fn to_flags(&self) -> Vec<String> {
+        SETTINGS
+            .iter()
+            .filter_map(|setting| (setting.get)(self).map(|value| format!("--{}={value}", setting.flag())))
+            .collect()
+    }
+
+    /// Takes from `new` what can be changed while the daemon runs. Says what changed so, and what
+    /// else differs.
+    pub fn take_live(&mut self, new: &Self) -> (Vec<&'static str>, Vec<&'static str>) {
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        for setting in SETTINGS {
+            let value = (setting.get)(new);
+            if value == (setting.get)(self) {
+                continue;
+            }
+            match value {
+                // What one `Config` has given another one takes.
+                Some(value) if setting.live && (setting.set)(self, &value).is_ok() => {
+                    taken.push(setting.name)
+                }
+                _ => left.push(setting.name),
+            }
+        }
+        (taken, left)
     }
 }
 
@@ -612,6 +802,20 @@ pub fn default_file() -> Option<PathBuf> {
     let user = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
     let user = user.map(|folder| folder.join("weave/weaved.toml"));
     user.into_iter().chain([PathBuf::from("/etc/weave/weaved.toml")]).find(|path| path.exists())
+}
+
+/// A string as TOML and JSON both have it.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => out.extend(['\\', char]),
+            '\0'..=' ' | '\x7f' if char != ' ' => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => out.push(char),
+        }
+    }
+    out.push('"');
+    out
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {

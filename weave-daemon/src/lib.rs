@@ -19,12 +19,18 @@
 //! | [`tcp`] | listening on TCP, and the token that clients show there |
 //! | [`stream`] | a connection of either kind |
 //! | [`config`], [`model`] | settings, model files, and whether they can be used |
+//! | [`admin`], [`counters`] | metrics and health over HTTP, for whoever runs the daemon |
+//! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
+//! | [`systemd`] | sockets that were handed over, readiness, the watchdog |
 //!
 //! This library exists for the `weaved` program and its tests; its interface follows their needs.
 
+pub mod admin;
+pub mod check;
 pub mod config;
+pub mod counters;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
 pub mod engine;
@@ -38,6 +44,7 @@ pub mod server;
 pub mod simulator;
 pub mod socket;
 pub mod stream;
+pub mod systemd;
 pub mod tcp;
 pub mod worker;
 pub mod worker_log;

@@ -1,24 +1,26 @@
 //! The `weaved` program: reads the command line, then serves or works.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
 use lexopt::Arg;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use weave_daemon::config::{
-    Config, ConfigError, EngineKind, Isolation, SETTINGS, default_file, unknown_variables,
+    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, default_file,
+    unknown_variables,
 };
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
-use weave_daemon::{logger, process, sandbox, worker};
+use weave_daemon::{admin, check, logger, process, sandbox, systemd, worker};
 
 /// What the command line asks for.
 enum Command {
@@ -26,6 +28,37 @@ enum Command {
     Serve,
     /// Be a worker, on the socket that is standard input or on one to connect to.
     Work { connect: Option<PathBuf> },
+    /// Say whether all that the settings name can be used.
+    Check,
+    /// Say what the settings are and where they come from.
+    Show { json: bool },
+    /// Ask the running daemon whether it is ready.
+    Status,
+}
+
+/// Where the settings come from: what it takes to read them again.
+#[derive(Clone)]
+struct Sources {
+    flags: Vec<(String, String)>,
+    /// As the command line or the environment name it.
+    file: Option<PathBuf>,
+    /// Neither a file that isn't named nor the environment.
+    bare: bool,
+}
+
+impl Sources {
+    fn file(&self) -> Option<PathBuf> {
+        self.file.clone().or_else(|| if self.bare { None } else { default_file() })
+    }
+
+    fn environment(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        let bare = self.bare;
+        std::env::vars_os().filter(move |_| !bare)
+    }
+
+    fn read(&self) -> Result<Resolved, ConfigError> {
+        Resolved::new(&self.flags, self.environment(), self.file().as_deref())
+    }
 }
 
 /// Why the program ends otherwise than well.
@@ -34,6 +67,12 @@ enum Failure {
     Model(ModelError),
     Socket(SocketError),
     Tcp(TcpError),
+    /// What systemd handed over can't be used.
+    Handed(String),
+    /// `weaved check` has found something, and has said what.
+    Found,
+    /// The daemon that was asked is not ready, or not there.
+    NotReady(String),
     Other(String),
 }
 
@@ -50,6 +89,7 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
+            Self::Handed(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -57,7 +97,7 @@ impl Failure {
             {
                 77
             }
-            Self::Socket(_) | Self::Other(_) => 1,
+            Self::Socket(_) | Self::NotReady(_) | Self::Other(_) => 1,
         }
     }
 }
@@ -75,7 +115,8 @@ impl fmt::Display for Failure {
             Self::Model(error) => error.fmt(f),
             Self::Socket(error) => error.fmt(f),
             Self::Tcp(error) => error.fmt(f),
-            Self::Other(error) => f.write_str(error),
+            Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
+            Self::Handed(error) | Self::NotReady(error) | Self::Other(error) => f.write_str(error),
         }
     }
 }
@@ -92,13 +133,34 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let Some((command, mut config)) = read_command_line()? else { return Ok(()) };
+    let Some((command, sources)) = read_command_line()? else { return Ok(()) };
+    let settings = match sources.read() {
+        Err(error) if matches!(command, Command::Check) && !error.is_usage() => {
+            println!("{}", check::Finding::wrong("settings", &error));
+            return Err(Failure::Found);
+        }
+        other => other.map_err(Failure::Config)?,
+    };
+    match command {
+        Command::Check => return look(&settings.config, &sources),
+        Command::Show { json } => return show(&settings, json),
+        Command::Status => return ask(&settings.config),
+        Command::Serve | Command::Work { .. } => {}
+    }
+    let mut config = settings.config;
+    logger::start(config.log);
+    logger::show_prompts(config.log_prompts);
+    for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
+        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
+    }
     let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
     match command {
-        Command::Serve => serve(config, model),
         Command::Work { connect } => work(&config, connect),
+        _ => serve(config, model, sources),
     }
 }
+
+const COMMANDS: [&str; 5] = ["serve", "worker", "check", "config", "status"];
 
 /// Words for standard output. Whoever has gone there wanted no more of them.
 fn tell(text: &str) -> Result<(), Failure> {
@@ -112,11 +174,11 @@ fn tell(text: &str) -> Result<(), Failure> {
 }
 
 /// `None`: the command line asked for words only, and has them.
-fn read_command_line() -> Result<Option<(Command, Config)>, Failure> {
+fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
-    let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
+    let (mut command, mut connect, mut file, mut bare, mut json) = (None, None, None, false, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -130,6 +192,7 @@ fn read_command_line() -> Result<Option<(Command, Config)>, Failure> {
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
                 connect = Some(PathBuf::from(parser.value().map_err(usage)?));
             }
+            Arg::Long("json") if command == Some("config") => json = true,
             Arg::Long(name) => {
                 let name = name.to_owned();
                 let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
@@ -145,22 +208,26 @@ fn read_command_line() -> Result<Option<(Command, Config)>, Failure> {
                     .map_err(|_| ConfigError::Usage(format!("the value of --{name} must be UTF-8")))?;
                 flags.push((name, value));
             }
-            Arg::Value(word) if command.is_none() && word == "serve" => command = Some("serve"),
-            Arg::Value(word) if command.is_none() && word == "worker" => command = Some("worker"),
+            Arg::Value(word) if command.is_none() => {
+                command = COMMANDS.into_iter().find(|name| word == **name);
+                if command.is_none() {
+                    return Err(usage(Arg::Value(word).unexpected()));
+                }
+            }
             other => return Err(usage(other.unexpected())),
         }
     }
-    let file = file
-        .or_else(|| std::env::var_os("WEAVE_CONFIG").filter(|v| !v.is_empty() && !bare).map(PathBuf::from))
-        .or_else(|| if bare { None } else { default_file() });
-    let environment = || std::env::vars_os().filter(|_| !bare);
-    let config = Config::resolve(&flags, environment(), file.as_deref())?;
-    logger::start(config.log);
-    for name in unknown_variables(environment().map(|(name, _)| name)) {
-        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
-    }
-    let command = if command == Some("worker") { Command::Work { connect } } else { Command::Serve };
-    Ok(Some((command, config)))
+    let file = file.or_else(|| {
+        std::env::var_os("WEAVE_CONFIG").filter(|value| !value.is_empty() && !bare).map(PathBuf::from)
+    });
+    let command = match command {
+        Some("worker") => Command::Work { connect },
+        Some("check") => Command::Check,
+        Some("config") => Command::Show { json },
+        Some("status") => Command::Status,
+        _ => Command::Serve,
+    };
+    Ok(Some((command, Sources { flags, file, bare })))
 }
 
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
@@ -181,28 +248,129 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
     Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
 }
 
-fn serve(config: Config, model: &str) -> Result<(), Failure> {
+fn serve(config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers get all descriptors that weaved was started with: {error}");
     }
-    let path = match &config.socket {
-        Some(path) => path.clone(),
-        None => default_path().map_err(Failure::Socket)?,
-    };
     if config.sandbox && config.isolation == Isolation::Thread {
         log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
     }
-    let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+    let handed = systemd::take_listeners().map_err(Failure::Handed)?;
+    let (socket, listener, path) = match handed.clients {
+        Some(listener) => {
+            if let Some(path) = &config.socket {
+                log::warn!("a socket was handed over, so {} is not used", path.display());
+            }
+            (None, listener, None)
+        }
+        None => {
+            let path = socket_path(&config).map_err(Failure::Socket)?;
+            let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+            (Some(socket), listener, Some(path))
+        }
+    };
     let tcp = tcp::listen(&config).map_err(Failure::Tcp)?;
+    let admin = admin_listener(&config, handed.admin, path.as_deref())?;
+    let place = place(&listener, path.is_none());
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
-    let mut server = Server::new(config, socket, listener).map_err(io)?;
+    // The demo model's files are no setting.
+    let files = config.model.clone();
+    let reread = move || {
+        let mut new = sources.read()?.config;
+        if new.model.is_empty() {
+            new.model = files.clone();
+        }
+        Ok(new)
+    };
+    let mut server = Server::new(config, socket, listener, Box::new(reread)).map_err(io)?;
+    if let Some((listener, socket)) = admin {
+        log::info!("metrics and health on {}", self::place(&listener, socket.is_none()));
+        server.show_on(listener, socket).map_err(io)?;
+    }
     if let Some(tcp) = tcp {
         let who = if tcp.token.is_some() { "who shows the token" } else { "every user of this machine" };
         log::info!("listening on tcp://{} as well, for {who}", tcp.address);
         server.listen_on(tcp).map_err(io)?;
     }
-    log::info!("listening on {}, with {model}", path.display());
+    log::info!("listening on {place}, with {model}");
     server.run().map_err(io)
+}
+
+/// Where a listener is, in words.
+fn place(listener: &UnixListener, handed_over: bool) -> String {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    let path = path.map_or("a socket".to_owned(), |path| path.display().to_string());
+    if handed_over { path + ", which was handed over" } else { path }
+}
+
+/// What metrics and health are shown on. Where nobody has asked for it, it may be missing.
+fn admin_listener(
+    config: &Config,
+    handed: Option<UnixListener>,
+    clients: Option<&Path>,
+) -> Result<Option<(UnixListener, Option<Socket>)>, Failure> {
+    if let Some(listener) = handed {
+        return Ok(Some((listener, None)));
+    }
+    let Some(path) = config.admin_socket.path(clients) else { return Ok(None) };
+    match Socket::bind_private(&path, &config.access) {
+        Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
+        Err(error) if config.admin_socket == AdminSocket::Beside => {
+            log::warn!("metrics and health are not shown: {error}; set admin_socket to a path, or to off");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::Socket(error)),
+    }
+}
+
+/// Where clients connect.
+fn socket_path(config: &Config) -> Result<PathBuf, SocketError> {
+    config.socket.clone().map_or_else(default_path, Ok)
+}
+
+/// `weaved check`: a line for everything that serving takes.
+fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
+    let mut findings = vec![check::Finding::good(
+        "settings",
+        match sources.file() {
+            Some(file) => format!("{} and what comes before it", file.display()),
+            None => "there is no file; flags, variables and defaults".to_owned(),
+        },
+    )];
+    for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
+        findings.push(check::Finding::note("settings", format!("{name} is no setting")));
+    }
+    findings.extend(check::all(config));
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
+}
+
+/// `weaved status`: what a health check wants to know.
+fn ask(config: &Config) -> Result<(), Failure> {
+    let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask".to_owned());
+    let clients = match &config.admin_socket {
+        AdminSocket::Beside => Some(socket_path(config).map_err(Failure::Socket)?),
+        _ => None,
+    };
+    let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
+    match admin::ask(&path, "/readyz") {
+        Ok((200, words)) => {
+            print!("{words}");
+            Ok(())
+        }
+        Ok((_, words)) => Err(Failure::NotReady(words.trim_end().to_owned())),
+        Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
+    }
+}
+
+/// `weaved config`: as a settings file, or as JSON.
+fn show(settings: &Resolved, json: bool) -> Result<(), Failure> {
+    let text = if json { settings.to_json() } else { settings.to_toml() };
+    print!("{text}");
+    Ok(())
 }
 
 fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
@@ -255,12 +423,17 @@ fn help() -> String {
         "weaved: image generation behind a Unix socket\n\n\
          Usage: weaved [serve] [SETTINGS]\n       \
          weaved worker --connect PATH [SETTINGS]   serve requests on a socket that somebody else listens\n       \
-         on, until it is closed or standard input ends (--socket-path is the same)\n\n\
-         Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets]:\n\n",
+         on, until it is closed or standard input ends (--socket-path is the same)\n       \
+         weaved check [SETTINGS]                   say whether all that it takes to serve is there\n       \
+         weaved config [--json] [SETTINGS]         say what the settings are and where they come from\n       \
+         weaved status [SETTINGS]                  ask the running daemon whether it is ready\n\n\
+         Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
+         SIGHUP reads them again; it can change those with a star, the others take a restart:\n\n",
     );
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag(), setting.value);
-        let _ = writeln!(text, "  {flag:<30} {}", setting.help);
+        let live = if setting.live { '*' } else { ' ' };
+        let _ = writeln!(text, "  {flag:<29}{live} {}", setting.help);
     }
     text.push_str(
         "\n  --config FILE                  TOML file, with names like diffusion_model \
@@ -268,8 +441,9 @@ fn help() -> String {
          --no-config                    read neither a file nor the environment\n  \
          -h, --help                     this text\n  \
          -V, --version                  the version\n\n\
-         Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 69 another daemon has the socket,\n\
-         77 no permission, 78 settings or model files.\n\n\
+         Exit codes: 0 stopped by SIGTERM or SIGINT, or all is well; 1 failure, or not ready; 2 usage;\n\
+         69 another daemon has the socket; 77 no permission; 78 settings, model files or sockets handed over.\n\n\
+         Under systemd: Type=notify, WatchdogSec=, socket activation, and levels for the journal.\n\n\
          Example: weaved --diffusion-model sd3.5_medium.safetensors --vae sd3_vae.safetensors \\\n                \
          --clip-l clip_l.safetensors --clip-g clip_g.safetensors --t5xxl t5xxl_fp16.safetensors\n",
     );

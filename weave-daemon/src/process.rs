@@ -10,8 +10,8 @@ use std::thread;
 
 use crate::config::{Config, Isolation};
 use crate::router::Death;
-use crate::worker;
 use crate::worker_log::WorkerLog;
+use crate::{logger, systemd, worker};
 
 /// Keeps from workers what this process was started with beside standard input, output and error.
 /// What it opens itself is closed in them anyway.
@@ -51,9 +51,16 @@ impl Worker {
         let mut log = None;
         let worker = match config.isolation {
             Isolation::Process => {
-                let (ours, stderr) = WorkerLog::new()?;
+                let (ours, stderr, name) = WorkerLog::new()?;
                 log = Some(ours);
-                let child = Command::new(program)
+                let mut command = Command::new(program);
+                for variable in systemd::VARIABLES {
+                    command.env_remove(variable);
+                }
+                if logger::is_for_the_journal() {
+                    command.env("JOURNAL_STREAM", name);
+                }
+                let child = command
                     .arg("worker")
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
@@ -79,6 +86,15 @@ impl Worker {
             }
         };
         Ok((worker, ours, log))
+    }
+
+    /// Its process, where it has one of its own.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        match self {
+            Self::Process(child) => Some(child.id()),
+            Self::Thread => None,
+        }
     }
 
     /// Ends the worker at once, as far as that is possible.

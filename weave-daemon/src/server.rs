@@ -9,30 +9,36 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::sockopt;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::config::{Config, EngineKind};
+use crate::admin::{self, Admin, PAGES, Page};
+use crate::config::{Config, ConfigError, EngineKind};
+use crate::counters::{self, Gauges, LoopCounters, Process};
 use crate::process::Worker;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
 use crate::socket::Socket;
 use crate::stream::Stream;
+use crate::systemd::{Notifier, Status};
 use crate::tcp::{Gate, Shown, Tcp};
 use crate::worker_log::WorkerLog;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 const CHILD: Token = Token(2);
+const HANG_UP: Token = Token(3);
+/// The administrative listener, followed by its connections.
+const FIRST_ADMIN: usize = 4;
 /// The first token of a worker; those of their logs come after the workers', then those of clients,
 /// then that of the TCP listener, then those of clients at its gate.
-const FIRST_WORKER: usize = 3;
+const FIRST_WORKER: usize = FIRST_ADMIN + 1 + admin::CONNECTIONS;
 
 /// Bytes that are moved for one socket before the next one has its turn.
 const TURN: usize = 256 * 1024;
@@ -40,6 +46,8 @@ const TURN: usize = 256 * 1024;
 const ACCEPTS: usize = 64;
 /// Bytes of pixels under way between a worker and a client.
 const RELAY_LEN: usize = 64 * 1024;
+/// What systemd is asked for beyond the drain limit, so that it doesn't come first.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// How long to leave the listeners alone when there are no descriptors to be had.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When a TCP peer that says nothing is asked whether it is still there, and how often.
@@ -102,6 +110,9 @@ struct Link {
     pending: std::ops::Range<usize>,
 }
 
+/// Reads the settings again, from where they came the first time.
+pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError> + Send>;
+
 /// The daemon, listening.
 pub struct Server {
     config: Config,
@@ -114,6 +125,9 @@ pub struct Server {
     stop: UnixStream,
     child: UnixStream,
     tcp: Option<TcpDoor>,
+    hang_up: UnixStream,
+    reread: Reread,
+    notifier: Notifier,
     links: Box<[Link]>,
     clients: Box<[Option<Peer>]>,
     ready: Ready,
@@ -124,7 +138,10 @@ pub struct Server {
     accept_after: Option<Instant>,
     /// The last try to accept a connection failed, which was logged.
     accept_failed: bool,
-    refused_peers: u64,
+    admin: Option<Admin>,
+    counters: LoopCounters,
+    /// By the clock that counts on, and by the one that people read.
+    started: (Instant, SystemTime),
 }
 
 /// Where clients arrive over TCP.
@@ -187,35 +204,41 @@ fn signal_pipe(signals: &[i32], poll: &Poll, token: Token) -> io::Result<UnixStr
     Ok(ours)
 }
 
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.connections,
+        in_flight: config.in_flight,
+        queue: config.queue,
+        workers: config.workers,
+        frame: config.frame_timeout,
+        idle: config.idle_timeout,
+        queue_wait: config.queue_timeout,
+        generation: config.generation_timeout,
+        stall: config.stall_timeout,
+        busy_stall: config.busy_stall_timeout,
+        drain: config.drain_timeout,
+        worker_idle: config.worker_idle_timeout,
+        warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
+        abandoned: config.abandoned,
+    }
+}
+
 impl Server {
-    /// Makes everything that serving takes. Clients may connect from now on.
+    /// Makes everything that serving takes. Clients may connect from now on. `socket` is the
+    /// listener's file, where it is ours to remove; `reread` is for SIGHUP.
     ///
     /// # Errors
     /// The operating system has no descriptors to give.
     pub fn new(
         config: Config,
-        socket: Socket,
+        socket: Option<Socket>,
         listener: std::os::unix::net::UnixListener,
+        reread: Reread,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let limits = Limits {
-            connections: config.connections,
-            in_flight: config.in_flight,
-            queue: config.queue,
-            workers: config.workers,
-            frame: config.frame_timeout,
-            idle: config.idle_timeout,
-            queue_wait: config.queue_timeout,
-            generation: config.generation_timeout,
-            stall: config.stall_timeout,
-            busy_stall: config.busy_stall_timeout,
-            drain: config.drain_timeout,
-            worker_idle: config.worker_idle_timeout,
-            warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
-            abandoned: config.abandoned,
-        };
+        let limits = limits(&config);
         let link = || Link {
             worker: None,
             peer: None,
@@ -227,21 +250,26 @@ impl Server {
         Ok(Self {
             stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
             child: signal_pipe(&[SIGCHLD], &poll, CHILD)?,
+            hang_up: signal_pipe(&[SIGHUP], &poll, HANG_UP)?,
+            reread,
+            notifier: Notifier::from_env(Instant::now()),
             router: Router::new(limits, Instant::now()),
             links: std::iter::repeat_with(link).take(limits.workers).collect(),
             clients: std::iter::repeat_with(|| None).take(limits.connections).collect(),
             ready: Ready::new(limits.connections, limits.workers),
             poll,
             listener: Some(listener),
-            socket: Some(socket),
+            socket,
             config,
             program: std::env::current_exe()?,
             accepting: true,
             noisy: false,
             accept_after: None,
             accept_failed: false,
-            refused_peers: 0,
             tcp: None,
+            admin: None,
+            counters: LoopCounters::default(),
+            started: (Instant::now(), SystemTime::now()),
         })
     }
 
@@ -258,14 +286,32 @@ impl Server {
         Ok(())
     }
 
+    /// Shows metrics and health on this socket as well.
+    ///
+    /// # Errors
+    /// The operating system won't watch it.
+    pub fn show_on(
+        &mut self,
+        listener: std::os::unix::net::UnixListener,
+        socket: Option<Socket>,
+    ) -> io::Result<()> {
+        self.admin = Some(Admin::new(listener, socket, self.poll.registry(), FIRST_ADMIN)?);
+        Ok(())
+    }
+
     /// Serves until SIGTERM or SIGINT has come and every answer has left.
     ///
     /// # Errors
     /// Polling failed, which leaves nothing to go on with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
+        self.notifier.ready();
         loop {
-            self.turn(Instant::now());
+            let now = Instant::now();
+            self.turn(now);
+            self.notifier.tick(now, self.status());
+            self.turn_admin(now);
+            self.counters.turns += 1;
             if self.router.is_drained() {
                 log::info!("stopped; {} requests were answered", self.router.answered());
                 return Ok(());
@@ -276,10 +322,17 @@ impl Server {
             }
             let now = Instant::now();
             for event in &events {
+                self.counters.events += 1;
                 match event.token() {
                     LISTENER => self.accepting = true,
                     STOP => self.stopped(now),
                     CHILD => self.child_ended(now),
+                    HANG_UP => self.reload(now),
+                    token @ Token(FIRST_ADMIN..FIRST_WORKER) => {
+                        if let Some(admin) = &mut self.admin {
+                            admin.event(token);
+                        }
+                    }
                     token if self.is_tcp(token) => self.tcp_event(token, now),
                     Token(token) => {
                         let (index, workers) = (token - FIRST_WORKER, self.links.len());
@@ -311,10 +364,13 @@ impl Server {
         if !self.ready.list.is_empty() || self.noisy || (accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
+        let now = Instant::now();
+        let admin = self.admin.as_ref().and_then(|admin| admin.wake_at(now));
         let at_gate = self.tcp.as_ref().and_then(|tcp| tcp.gate.as_ref()?.wake_at());
-        let wake_at = self.router.wake_at().into_iter().chain(self.accept_after).chain(at_gate).min()?;
+        let others = self.accept_after.into_iter().chain(self.notifier.wake_at()).chain(admin).chain(at_gate);
+        let wake_at = self.router.wake_at().into_iter().chain(others).min()?;
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
-        Some(wake_at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+        Some(wake_at.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
     /// Does what can be done without waiting, once around.
@@ -412,6 +468,7 @@ impl Server {
             io::ErrorKind::WouldBlock => return false,
             io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
             _ => {
+                self.counters.accept_errors += 1;
                 self.accept_after = Some(now + ACCEPT_PAUSE);
                 if !std::mem::replace(&mut self.accept_failed, true) {
                     log::warn!("can't accept connections: {error}; those that come have to wait");
@@ -422,8 +479,8 @@ impl Server {
     }
 
     fn refuse(&mut self, who: &str) {
-        self.refused_peers += 1;
-        log::warn!("refused a connection: {who} ({} so far)", self.refused_peers);
+        self.counters.refused_peer += 1;
+        log::warn!("refused a connection: {who} ({} so far)", self.counters.refused_peer);
     }
 
     fn welcome_unix(&mut self, stream: UnixStream, now: Instant) {
@@ -476,9 +533,15 @@ impl Server {
         let token = Token(FIRST_WORKER + 2 * self.links.len() + id.0);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
+            self.counters.refused_error += 1;
             log::warn!("can't watch a connection: {error}");
             self.router.client_gone(id, now);
             return;
+        }
+        if let Stream::Unix(stream) = &stream
+            && let Ok(peer) = sockopt::socket_peercred(stream)
+        {
+            self.router.name_client(id, peer.uid.as_raw());
         }
         self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
         self.ready.push(Action::Client(id));
@@ -714,6 +777,78 @@ impl Server {
         true
     }
 
+    // ---------------------------------------------------------------- whoever runs the daemon
+
+    fn status(&self) -> Status {
+        let router = &self.router;
+        Status {
+            running: router.running(),
+            waiting: router.waiting(),
+            answered: router.answered(),
+            worker: router.is_ready(),
+        }
+    }
+
+    fn turn_admin(&mut self, now: Instant) {
+        let Self { admin: Some(admin), poll, counters, router, links, config, started, listener, .. } = self
+        else {
+            return;
+        };
+        let draining = listener.is_none();
+        admin.turn(poll.registry(), now, |path| {
+            let page = PAGES.iter().position(|page| *page == path);
+            counters.admin_requests[page.unwrap_or(PAGES.len())] += 1;
+            let gauges = || gauges(router, links, config, *started, draining, now);
+            match path {
+                "/metrics" => Page {
+                    status: 200,
+                    kind: "text/plain; version=0.0.4; charset=utf-8",
+                    body: counters::prometheus(router.counters(), counters, &gauges()),
+                },
+                "/stats" => Page {
+                    status: 200,
+                    kind: "application/json",
+                    body: counters::json(router.counters(), counters, &gauges()),
+                },
+                "/healthz" => Page::words(200, "the event loop turns"),
+                "/readyz" if draining => Page::words(503, "not ready: stopping"),
+                "/readyz" if !router.is_ready() => Page::words(503, "not ready: no worker is up"),
+                "/readyz" => Page::words(
+                    200,
+                    format!("ready: {} running, {} waiting", router.running(), router.waiting()),
+                ),
+                _ => Page::words(404, format!("there are {}", PAGES.join(", "))),
+            }
+        });
+    }
+
+    /// SIGHUP: takes what can be changed from the settings as they are now, or leaves all as it is.
+    fn reload(&mut self, now: Instant) {
+        empty(&mut self.hang_up);
+        if self.listener.is_none() {
+            return;
+        }
+        self.notifier.reloading();
+        match (self.reread)() {
+            Ok(new) => {
+                self.counters.reloads += 1;
+                let (taken, left) = self.config.take_live(&new);
+                log::set_max_level(self.config.log);
+                self.router.set_limits(limits(&self.config), now);
+                let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
+                log::info!("read the settings again: {taken} changed");
+                if !left.is_empty() {
+                    log::warn!("changed as well, but only a restart can apply it: {}", left.join(", "));
+                }
+            }
+            Err(error) => {
+                self.counters.reload_failures += 1;
+                log::error!("the settings stay as they were: {error}");
+            }
+        }
+        self.notifier.ready();
+    }
+
     // ---------------------------------------------------------------- the end
 
     /// SIGTERM or SIGINT: the first one lets running work finish, the second one doesn't.
@@ -723,6 +858,7 @@ impl Server {
             log::info!("stopping: no new requests; what runs may take {:?}", self.config.drain_timeout);
             self.socket = None;
             self.tcp = None;
+            self.notifier.stopping(self.config.drain_timeout.saturating_add(STOP_MARGIN));
             self.router.drain(now);
         } else {
             log::info!("stopping at once");
@@ -739,6 +875,35 @@ fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, idle)?;
     sockopt::set_tcp_keepintvl(stream, interval)?;
     Ok(sockopt::set_tcp_keepcnt(stream, count)?)
+}
+
+/// How things are, for those who ask.
+fn gauges(
+    router: &Router,
+    links: &[Link],
+    config: &Config,
+    (started, since): (Instant, SystemTime),
+    draining: bool,
+    now: Instant,
+) -> Gauges {
+    let processes = links.iter().filter_map(|link| link.worker.as_ref()?.process_id());
+    Gauges {
+        engine: if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" },
+        uptime: now.saturating_duration_since(started),
+        started: since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        ready: router.is_ready(),
+        draining,
+        clients: router.clients(),
+        client_limit: config.connections,
+        waiting: router.waiting(),
+        queue_limit: config.queue,
+        running: router.running(),
+        workers: links.len(),
+        workers_up: router.workers_up(),
+        oldest_wait: router.oldest_wait(now),
+        process: Process::read("self"),
+        worker_memory: processes.map(|pid| Process::read(&pid.to_string()).resident).sum(),
+    }
 }
 
 /// Reads a signal's pipe until there is nothing in it.

@@ -208,17 +208,28 @@ impl Socket {
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
     pub fn bind(path: &Path, access: &Access) -> Result<(Self, UnixListener), SocketError> {
+        Self::bind_for(path, access.reach(), access.reach())
+    }
+
+    /// The same for a socket that is our own user's alone, in a folder where `access` may lead others.
+    ///
+    /// # Errors
+    /// [`SocketError`]; nothing of anybody else's was touched.
+    pub fn bind_private(path: &Path, access: &Access) -> Result<(Self, UnixListener), SocketError> {
+        Self::bind_for(path, access.reach(), Reach::Ours)
+    }
+
+    fn bind_for(path: &Path, folder_reach: Reach, reach: Reach) -> Result<(Self, UnixListener), SocketError> {
         let at = |what| move |error| SocketError::Io(what, path.to_owned(), error);
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let reach = access.reach();
         let is_new = fs::symlink_metadata(folder).is_err();
         DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(at("make the folder of"))?;
-        let folder_mode = check_folder(folder, reach)?;
-        if is_new && reach != Reach::Ours {
-            open_to(folder, reach.group(), reach.folder_mode())?;
+        let folder_mode = check_reach(folder, folder_reach)?;
+        if is_new && folder_reach != Reach::Ours {
+            open_to(folder, folder_reach.group(), folder_reach.folder_mode())?;
         } else if folder_mode & reach.folder_mode() != reach.folder_mode() {
             log::warn!(
                 "{} has mode {folder_mode:04o}: not all that may connect can reach the socket in it; it takes {:04o}",
@@ -280,9 +291,17 @@ impl Drop for Socket {
     }
 }
 
+/// Whether sockets can be in this folder, as far as that depends on the folder.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_folder(folder: &Path, access: &Access) -> Result<(), SocketError> {
+    check_reach(folder, access.reach()).map(|_| ())
+}
+
 /// Others must not be able to replace what is in the folder, nor to reach it without need. Gives its
 /// mode.
-fn check_folder(folder: &Path, reach: Reach) -> Result<u32, SocketError> {
+fn check_reach(folder: &Path, reach: Reach) -> Result<u32, SocketError> {
     let found =
         fs::symlink_metadata(folder).map_err(|error| SocketError::Io("look at", folder.to_owned(), error))?;
     let mode = found.mode() & 0o777;

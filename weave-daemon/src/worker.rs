@@ -16,6 +16,7 @@ use weave_core::response::ResponseHead;
 use crate::config::{Config, EngineKind};
 use crate::engine::pattern::Pattern;
 use crate::engine::{Engine, Image, Job};
+use crate::logger;
 
 /// Makes the engine that the settings ask for and serves it on `stream`.
 ///
@@ -75,6 +76,9 @@ fn answer(stream: &mut impl Write, engine: &mut dyn Engine, request: &Request<'_
     let params = Params { seed: used_seed(request.params.seed)?, ..request.params };
     let Params { width, height, steps, cfg_scale, seed } = params;
     log::info!("request {id}: {width}×{height}, {steps} steps, cfg {cfg_scale}, seed {seed}");
+    if logger::shows_prompts() {
+        log::info!("request {id}: prompt {:?}", request.prompts.clip_l());
+    }
     let started = Instant::now();
     let result = engine.generate(&Job { params, prompt: request.prompts.clip_l() });
     let took = started.elapsed();

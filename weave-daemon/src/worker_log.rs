@@ -3,6 +3,7 @@
 //! An engine that gives up says why there and nowhere else, at the end, in words of its own.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use mio::event::Source;
@@ -26,16 +27,19 @@ pub struct WorkerLog {
 }
 
 impl WorkerLog {
-    /// A log, and what the worker gets as its standard error.
+    /// A log, what the worker gets as its standard error, and the name of that as `JOURNAL_STREAM`
+    /// gives it: a worker's lines end up where ours do.
     ///
     /// # Errors
     /// There are no more descriptors to be had.
-    pub fn new() -> io::Result<(Self, Stdio)> {
+    pub fn new() -> io::Result<(Self, Stdio, String)> {
         let (theirs, ours) = pipe::new()?;
         // Theirs is written by code that knows nothing of waiting.
         theirs.set_nonblocking(false)?;
         let log = Self { pipe: ours, line: heapless::Vec::new(), last: heapless::Vec::new() };
-        Ok((log, Stdio::from(std::os::fd::OwnedFd::from(theirs))))
+        let theirs = OwnedFd::from(theirs);
+        let pipe = rustix::fs::fstat(&theirs)?;
+        Ok((log, Stdio::from(theirs), format!("{}:{}", pipe.st_dev, pipe.st_ino)))
     }
 
     /// Has mio tell when there is something to read.

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -75,8 +75,31 @@ fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run/weave.sock");
     let config = Config { engine: EngineKind::Pattern, isolation: Isolation::Thread, ..Config::default() };
-    let (socket, listener) = Socket::bind(&path, &config.access).unwrap();
-    let mut server = Server::new(config, socket, listener).unwrap();
+    // Telling systemd how things are is part of it, and so is having an administrative socket.
+    let manager = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    for (name, value) in [("NOTIFY_SOCKET", folder.path().join("notify")), ("WATCHDOG_USEC", "2000".into())] {
+        // SAFETY: no other thread of this program looks at the environment.
+        #[allow(unsafe_code, reason = "that is where it stands")]
+        unsafe {
+            std::env::set_var(name, value);
+        }
+    }
+    let access = config.access.clone();
+    let (socket, listener) = Socket::bind(&path, &access).unwrap();
+    let reread = Box::new(|| Ok(Config::default()));
+    let mut server = Server::new(config, Some(socket), listener, reread).unwrap();
+    let (socket, listener) = Socket::bind_private(&path.with_file_name("admin.sock"), &access).unwrap();
+    server.show_on(listener, Some(socket)).unwrap();
+    let listens = std::thread::spawn(move || {
+        let (mut said, mut pings) = ([0; 256], 0);
+        loop {
+            let n = manager.recv(&mut said).unwrap();
+            pings += usize::from(said.starts_with(b"WATCHDOG=1"));
+            if said[..n].starts_with(b"STOPPING=1") {
+                return pings;
+            }
+        }
+    });
     let daemon = std::thread::spawn(move || {
         IS_EVENT_LOOP.set(true);
         server.run().unwrap();
@@ -91,4 +114,5 @@ fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
     assert_eq!(COUNT.load(Ordering::Relaxed), 0);
     kill_process(getpid(), Signal::TERM).unwrap();
     daemon.join().unwrap();
+    assert!(listens.join().unwrap() > 10, "the loop has pinged");
 }

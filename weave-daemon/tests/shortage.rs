@@ -175,7 +175,7 @@ fn a_full_table_of_files_is_waited_for_as_well() {
     assert!(ticks(pid) - before <= 10);
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(wait(&mut child).code(), Some(0));
-    assert_eq!(log.all().matches("can't accept").count(), 1);
+    assert_eq!(log.all().matches("can't accept connections").count(), 1);
 }
 
 /// Lets the daemon have so many.

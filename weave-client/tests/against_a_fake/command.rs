@@ -20,7 +20,7 @@ use crate::fake::{Fake, Request, Response, error, in_time, send, until_closed};
 fn weave(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weave"));
     command.current_dir(folder).stdin(Stdio::null());
-    for name in ["WEAVE_SOCKET", "WEAVE_TOKEN_FILE", "XDG_RUNTIME_DIR", "NO_COLOR"] {
+    for name in ["WEAVE_SOCKET", "WEAVE_ADMIN_SOCKET", "WEAVE_TOKEN_FILE", "XDG_RUNTIME_DIR", "NO_COLOR"] {
         command.env_remove(name);
     }
     command
@@ -606,10 +606,193 @@ fn on_a_terminal_a_line_moves_and_goes_away() {
     }
 }
 
+/// An administrative socket that answers each call with the next of these bodies, the last one for ever.
+/// It ends with the test.
+fn figures(status: u16, bodies: impl IntoIterator<Item = String> + Send + 'static) -> Fake {
+    let bodies: Vec<_> = bodies.into_iter().collect();
+    Fake::listening(move |listener| {
+        for at in 0.. {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            assert!(head.starts_with(b"GET /stats HTTP/1.1\r\n"));
+            let body = bodies.get(at).or(bodies.last()).unwrap();
+            send(&mut stream, format!("HTTP/1.1 {status} X\r\nConnection: close\r\n\r\n{body}").as_bytes());
+        }
+    })
+}
+
+/// What a daemon might say that has made so many images, in twice as many seconds.
+fn some_figures(images: u32) -> String {
+    format!(
+        r#"{{"weave_build_info": {{"1.2.3": 1}}, "weave_engine_info": {{"pattern": 1}},
+            "weave_ready": 1, "weave_queue_length": 5, "weave_queue_limit": 64,
+            "weave_requests_total": {{"image": {images}, "busy": 0}},
+            "weave_generation_seconds":
+                {{"count": {images}, "sum": {}, "buckets": {{"5": {images}, "+Inf": {images}}}}},
+            "weave_sent_bytes_total": {images}000000}}"#,
+        2 * images
+    )
+}
+
+#[test]
+fn stats_are_a_table_or_json() {
+    let folder = folder();
+    let fake = figures(200, [some_figures(10)]);
+    let stats = |more: &[&str]| {
+        let mut command = weave(folder.path());
+        command.arg("stats").arg("--admin-socket").arg(fake.path()).args(more);
+        let run = run(command);
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
+        run.stdout
+    };
+    let table = stats(&[]);
+    let line = |name: &str| {
+        let line = table.lines().find(|line| line.split("  ").next() == Some(name)).unwrap();
+        line[name.len()..].trim_start().to_owned()
+    };
+    assert_eq!(line("weave_queue_length"), "5");
+    assert_eq!(line("weave_requests_total{image}"), "10");
+    assert_eq!(line("weave_generation_seconds"), "10 times, 2.000 s each");
+    let json: serde_json::Value = serde_json::from_str(&stats(&["--json"])).unwrap();
+    assert_eq!(json["weave_generation_seconds"]["buckets"]["5"], 10);
+
+    // Where the socket is looked for.
+    let admin = folder.path().join("admin.sock");
+    std::os::unix::fs::symlink(fake.path(), &admin).unwrap();
+    for (variable, flags) in [
+        (None, vec!["--socket", "weave.sock"]),
+        (Some(("WEAVE_SOCKET", folder.path().join("weave.sock"))), vec![]),
+        (Some(("WEAVE_ADMIN_SOCKET", admin)), vec![]),
+        // What is said on the command line comes before what is said in the environment.
+        (Some(("WEAVE_ADMIN_SOCKET", "nowhere".into())), vec!["--socket", "weave.sock"]),
+    ] {
+        let mut command = weave(folder.path());
+        command.arg("stats").args(&flags).envs(variable.clone());
+        assert_eq!(run(command).status, Some(0), "{variable:?} {flags:?}");
+    }
+}
+
+#[test]
+fn what_is_no_administrative_socket_is_told_apart() {
+    let folder = folder();
+    let status = |command: &str, path: &Path| {
+        let mut weave = weave(folder.path());
+        weave.arg(command).arg("--admin-socket").arg(path);
+        run(weave).status
+    };
+    for command in ["stats", "top"] {
+        assert_eq!(status(command, &folder.path().join("nothing")), Some(69));
+        assert_eq!(status(command, &figures(200, ["[]".to_owned()]).path()), Some(76));
+        assert_eq!(status(command, &figures(404, [some_figures(1)]).path()), Some(76));
+        let weave = Fake::listening(|listener: UnixListener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            send(&mut stream, &error(0, 400, 1, "no Weave frame"));
+        });
+        assert_eq!(status(command, &weave.path()), Some(76));
+    }
+}
+
+#[test]
+fn top_shows_one_table_after_the_other() {
+    let folder = folder();
+    let fake = figures(200, [some_figures(10), some_figures(20)]);
+    let mut command = weave(folder.path());
+    command.args(["top", "--count=3", "--interval=0.1", "--admin-socket"]).arg(fake.path());
+    let run = run(command);
+    assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""));
+    let tables: Vec<_> = run.stdout.split("weaved 1.2.3 (pattern) at ").skip(1).collect();
+    assert_eq!(tables.len(), 3);
+    let row = |table: usize, name: &str| {
+        let line = tables[table].lines().find(|line| line.starts_with(name)).unwrap();
+        line[10..].split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(0, "waiting")[..3], ["5", "of", "64,"]);
+    assert_eq!(
+        (row(0, "image"), row(0, "at work")),
+        (vec!["10".into(), "-".into()], vec!["2.0".into(), "s".into(), "-".into()])
+    );
+    assert_eq!(row(1, "image")[0], "20");
+    // Ten in a tenth of a second, if the machine has nothing else to do.
+    let rate: f64 = row(1, "image")[1].parse().unwrap();
+    assert!(rate > 0.1 && rate <= 100.0, "{rate}");
+    assert_eq!(row(1, "at work").join(" "), "2.0 s 2.0 s");
+    assert_eq!(
+        (row(2, "image"), row(2, "at work").join(" ")),
+        (vec!["20".into(), "0.0".into()], "2.0 s -".into())
+    );
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was() {
+    use rustix::termios::tcgetattr;
+    use std::io::Write;
+
+    let folder = folder();
+    let fake = figures(200, [some_figures(10)]);
+    for signal in [None, Some(Signal::INT), Some(Signal::TERM)] {
+        let (mut master, slave) = terminal();
+        let before = tcgetattr(&slave).unwrap().local_modes;
+        let mut command = weave(folder.path());
+        // An interval that only a key or a signal ends in time.
+        command.args(["top", "--interval=3600", "--admin-socket"]).arg(fake.path());
+        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        drop(command);
+        let shown = read_until(&mut master, "q: leave");
+        assert!(
+            shown.starts_with("\x1b[?1049h\x1b[?25l") && shown.contains("waiting        5 of 64"),
+            "{shown:?}"
+        );
+        assert_ne!(tcgetattr(&slave).unwrap().local_modes, before);
+        match signal {
+            Some(signal) => kill_process(Pid::from_child(&child), signal).unwrap(),
+            None => master.write_all(b"xq").unwrap(),
+        }
+        let output = in_time(move || child.wait_with_output()).unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{signal:?}");
+        assert_eq!(tcgetattr(&slave).unwrap().local_modes, before);
+        let rest = read_until(&mut master, "\x1b[?1049l");
+        assert!(rest.ends_with("\x1b[?25h\x1b[?1049l"), "{rest:?}");
+    }
+}
+
+#[test]
+fn top_ends_when_nobody_reads_it() {
+    let folder = folder();
+    let fake = figures(200, [some_figures(10)]);
+    let mut command = weave(folder.path());
+    command.args(["top", "--interval=0.01", "--admin-socket"]).arg(fake.path()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(in_time(move || child.wait()).unwrap().code(), Some(0));
+}
+
+/// The daemon is another program: these are the same words only if somebody looks.
+#[test]
+fn top_asks_for_what_the_daemon_has() {
+    let (top, daemon) =
+        (include_str!("../../src/bin/weave/top.rs"), include_str!("../../../weave-daemon/src/counters.rs"));
+    let names: Vec<_> = top
+        .split('"')
+        .filter(|text| text.starts_with("weave_") || text.starts_with("process_"))
+        .map(|text| text.split('/').next().unwrap())
+        .collect();
+    assert!(names.len() > 15);
+    for name in names {
+        assert!(daemon.contains(&format!("\"{name}\"")), "{name}");
+    }
+}
+
 #[test]
 fn help_has_examples_and_the_exit_statuses() {
     let folder = folder();
-    for args in [&["--help"] as &[_], &["generate", "--help"], &["ping", "--help"]] {
+    let commands = ["generate", "ping", "stats", "top"];
+    for args in [vec!["--help"]].into_iter().chain(commands.map(|command| vec![command, "--help"])) {
         let mut command = weave(folder.path());
         command.args(args);
         let run = run(command);

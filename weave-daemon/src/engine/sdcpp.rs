@@ -19,6 +19,7 @@ use weave_core::response::ImageSize;
 
 use super::{Engine, EngineError, Image, Job};
 use crate::config::Config;
+use crate::logger;
 
 /// Whether the engine has logged that an allocation failed, since this was last cleared.
 static OUT_OF_MEMORY: AtomicBool = AtomicBool::new(false);
@@ -229,8 +230,8 @@ fn half_of_the_processors() -> u16 {
     u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
 }
 
-/// The engine's log, a level more quiet than it thinks of itself: at its own debug level it repeats
-/// prompts, which are private.
+/// The engine's log, a level more quiet than it thinks of itself. At its own debug level it repeats
+/// prompts, which are private: those lines are left away unless prompts may be logged.
 extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut c_void) {
     if text.is_null() {
         return;
@@ -251,7 +252,9 @@ extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut 
     if level == log::Level::Warn && (part_failed || text.contains("No text encoders provided")) {
         PART_MISSING.store(true, Ordering::Relaxed);
     }
-    log::log!(level, "engine: {text}");
+    if level < log::Level::Trace || logger::shows_prompts() {
+        log::log!(level, "engine: {text}");
+    }
 }
 
 /// After each step, and while weights are loaded.

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use weave_core::error::ErrorCode;
 use weave_core::limits::MAX_REQUEST_FRAME;
 
 use super::ClientId;
@@ -41,6 +42,8 @@ pub(super) struct Job {
     pub(super) frame: [u8; MAX_REQUEST_FRAME],
     /// Bytes of `frame` that count.
     pub(super) len: usize,
+    /// What that error is.
+    pub(super) code: ErrorCode,
     /// The job behind this one in its list.
     next: Option<usize>,
 }
@@ -128,6 +131,7 @@ impl Jobs {
             attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],
             len: 0,
+            code: ErrorCode::None,
             next: None,
         };
         let mut table: Box<[Job]> = std::iter::repeat_with(job).take(jobs).collect();
@@ -150,6 +154,11 @@ impl Jobs {
     /// Jobs that wait for a worker.
     pub(super) const fn queued_len(&self) -> usize {
         self.queued_len
+    }
+
+    /// Since when the job that waits longest has been waiting.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.shares.iter().filter_map(|share| share.queued.first).map(|index| self.table[index].since).min()
     }
 
     /// Whether somebody else than `client` waits for a worker.
@@ -267,6 +276,11 @@ impl Jobs {
 impl Jobs {
     fn walk(&self, list: List) -> impl Iterator<Item = usize> {
         std::iter::successors(list.first, |index| self.table[*index].next).take(self.table.len() + 1)
+    }
+
+    /// Jobs that are not answered yet.
+    pub(super) fn taken_len(&self) -> usize {
+        self.table.iter().filter(|job| job.state != JobState::Free).count()
     }
 
     /// Queued jobs that no worker was given yet.

@@ -39,7 +39,8 @@ use weave_core::limits::{
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseError, ResponseHead};
 
-use jobs::{JobState, Jobs};
+use crate::counters::{Counters, Cut, Kill, Outcome, Reason};
+use jobs::{Job, JobState, Jobs};
 use suspects::Suspects;
 
 /// Bounds of the router. All memory is taken when it is made.
@@ -203,6 +204,22 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    const fn reason(self) -> Reason {
+        match self {
+            Self::Busy { .. } => Reason::QueueFull,
+            Self::TooManyInFlight { .. } => Reason::InFlight,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::Timeout { .. } => Reason::TooSlow,
+            Self::QueueWait { .. } => Reason::QueueWait,
+            Self::NoWorker(_) => Reason::NoWorker,
+            Self::KilledBefore => Reason::KilledBefore,
+            Self::WorkerDied(_) => Reason::WorkerDied,
+            Self::WorkerLied => Reason::WorkerLied,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -270,7 +287,25 @@ enum Stage {
     Closing,
 }
 
+/// Who a client is, in the log.
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    /// Counts from 1 on, over all connections.
+    connection: u64,
+    uid: Option<u32>,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(f, "connection {} (uid {uid})", self.connection),
+            None => write!(f, "connection {}", self.connection),
+        }
+    }
+}
+
 struct Client {
+    name: Name,
     stage: Stage,
     input: Deframer<MAX_REQUEST_FRAME>,
     out: heapless::Vec<u8, OUT_LEN>,
@@ -295,6 +330,7 @@ struct Client {
 impl Client {
     const fn new() -> Self {
         Self {
+            name: Name { connection: 0, uid: None },
             stage: Stage::Free,
             input: Deframer::new(MAX_SKIPPED_PAYLOAD),
             out: heapless::Vec::new(),
@@ -393,6 +429,8 @@ struct Worker {
     have: usize,
     /// Bytes of `answer` that are to be read before it can be understood further.
     wanted: usize,
+    /// When it was given its task.
+    given_at: Instant,
     /// When the worker has to be further than it is now.
     deadline: Instant,
     /// Deaths since the last image.
@@ -418,7 +456,7 @@ pub struct Router {
     draining: Option<Instant>,
     /// Not later than the next deadline.
     wake_at: Option<Instant>,
-    answered: u64,
+    counters: Counters,
 }
 
 impl Router {
@@ -434,6 +472,7 @@ impl Router {
             answer: [0; MAX_ERROR_FRAME],
             have: 0,
             wanted: HEADER_LEN,
+            given_at: now,
             deadline: now,
             failures: 0,
             last_death: Death::NotStarted,
@@ -456,7 +495,7 @@ impl Router {
             noted: VecDeque::with_capacity(limits.connections + 2 * limits.workers),
             draining: None,
             wake_at: Some(now),
-            answered: 0,
+            counters: Counters::default(),
         }
     }
 
@@ -478,10 +517,66 @@ impl Router {
     /// Requests that were answered since the start, in whatever way.
     #[must_use]
     pub const fn answered(&self) -> u64 {
-        self.answered
+        self.counters.requests()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Connections that are not closed.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.iter().filter(|client| client.stage != Stage::Free).count()
+    }
+
+    /// How long the request that waits longest has been waiting.
+    #[must_use]
+    pub fn oldest_wait(&self, now: Instant) -> Duration {
+        self.jobs.oldest().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Requests that wait for a worker.
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.jobs.queued_len()
+    }
+
+    /// Workers that have a request.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count()
+    }
+
+    /// Workers that can be talked to.
+    #[must_use]
+    pub fn workers_up(&self) -> usize {
+        self.workers.iter().filter(|worker| matches!(worker.link, Link::Idle(_) | Link::Busy)).count()
+    }
+
+    /// Whether a request that came now would get a worker in its turn. Not while all of them are down,
+    /// or still have to make the image that shows that they can.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let serves = |worker: &Worker| match worker.link {
+            Link::Idle(_) | Link::Parked => true,
+            Link::Busy => worker.task != Some(Task::WarmUp),
+            Link::Down(_) | Link::Dying => false,
+        };
+        self.draining.is_none() && self.workers.iter().any(serves)
     }
 
     // ---------------------------------------------------------------- commands
+
+    /// Takes other limits, besides those that memory was taken for and those that workers start with.
+    /// A worker's task keeps the deadline that it was given.
+    pub fn set_limits(&mut self, limits: Limits, now: Instant) {
+        let Limits { connections, queue, workers, warm_up, .. } = self.limits;
+        self.limits = Limits { connections, queue, workers, warm_up, ..limits };
+        self.wake_by(now);
+    }
 
     /// Takes no new requests, refuses those that wait, lets those that run finish until the drain
     /// limit has passed.
@@ -511,15 +606,29 @@ impl Router {
 
     /// Somebody connected. `None`: the table is full ([`no_room_answer`]).
     pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
-        let id = self.clients.iter().position(|client| client.stage == Stage::Free)?;
+        let Some(id) = self.clients.iter().position(|client| client.stage == Stage::Free) else {
+            self.counters.refused_full += 1;
+            self.counters.error(ErrorCode::Busy);
+            return None;
+        };
+        self.counters.connections += 1;
         let client = &mut self.clients[id];
+        client.name = Name { connection: self.counters.connections, uid: None };
         client.stage = Stage::Open;
         client.input.reset();
         client.out.clear();
         (client.sent, client.relay, client.outstanding, client.stalled_since) = (0, None, 0, None);
         (client.frame_since, client.active_at) = (None, Some(now));
         self.wake_by(now + self.limits.idle);
+        self.counters.most_clients = self.counters.most_clients.max(self.clients());
         Some(ClientId(id))
+    }
+
+    /// Who this client is, for the log.
+    pub fn name_client(&mut self, id: ClientId, uid: u32) {
+        let name = &mut self.clients[id.0].name;
+        name.uid = Some(uid);
+        log::debug!("{name}: opened");
     }
 
     /// Where to read to; empty when nothing should be read now.
@@ -530,6 +639,7 @@ impl Router {
 
     /// `n` bytes were read into [`client_spare`](Self::client_spare).
     pub fn client_received(&mut self, id: ClientId, n: usize, now: Instant) {
+        self.counters.bytes_in += n as u64;
         self.clients[id.0].input.filled(n);
         self.take_requests(id, now);
     }
@@ -548,11 +658,12 @@ impl Router {
     pub fn client_gone(&mut self, id: ClientId, now: Instant) {
         self.cut(id, now);
         self.clients[id.0].stage = Stage::Free;
+        log::debug!("{}: closed", self.clients[id.0].name);
     }
 
     /// What to write next.
     pub fn client_output(&mut self, id: ClientId, now: Instant) -> ClientOutput<'_> {
-        self.fill_output(id);
+        self.fill_output(id, now);
         if !self.clients[id.0].out.is_empty() && self.clients[id.0].stalled_since.is_none() {
             self.clients[id.0].stalled_since = Some(now);
             self.clients[id.0].progress = 0;
@@ -576,6 +687,7 @@ impl Router {
 
     /// The client's socket took `n` of the bytes.
     pub fn client_wrote(&mut self, id: ClientId, n: usize, now: Instant) {
+        self.counters.bytes_out += n as u64;
         let client = &mut self.clients[id.0];
         client.sent += n;
         if client.sent >= client.out.len() {
@@ -594,6 +706,9 @@ impl Router {
         let left = left.saturating_sub(n);
         worker.progress = Progress::Pixels(left);
         let client = self.audience(id);
+        let bytes =
+            if client.is_some() { &mut self.counters.bytes_out } else { &mut self.counters.bytes_dropped };
+        *bytes += n as u64;
         if left > 0 {
             match client {
                 Some(client) => self.moved(client, n, now),
@@ -616,6 +731,7 @@ impl Router {
 
     /// The worker can be talked to.
     pub fn worker_up(&mut self, id: WorkerId, now: Instant) {
+        self.counters.worker_starts += 1;
         if self.warm_up.is_empty() || self.draining.is_some() {
             self.rest(id, now);
         } else {
@@ -627,6 +743,7 @@ impl Router {
     /// The worker is gone, whether it was told to die or not. `request_unread`: it left in its
     /// socket some of what was written to it, so it can't have begun with the request.
     pub fn worker_down(&mut self, id: WorkerId, death: Death, request_unread: bool, now: Instant) {
+        self.counters.worker_died(death);
         let worker = &mut self.workers[id.0];
         let was_asked = worker.link == Link::Dying;
         match worker.task {
@@ -635,13 +752,14 @@ impl Router {
                 worker.task = None;
                 let job_state = self.jobs.get(job);
                 if job_state.client.is_none() {
-                    self.release(job);
+                    self.release(job, Outcome::Abandoned, now);
                 } else if self.draining.is_some() {
                     self.fail(job, Refusal::ShuttingDown, now);
                 } else if job_state.attempts >= MAX_ATTEMPTS {
                     self.fail(job, Refusal::NoWorker(death), now);
                 } else {
                     let since = job_state.since;
+                    self.counters.retried += 1;
                     self.jobs.enqueue_again(job);
                     self.wake_by(since + self.limits.queue_wait);
                 }
@@ -649,6 +767,7 @@ impl Router {
             Some(Task::Job(job)) => {
                 let digest = self.jobs.get(job).digest;
                 if !was_asked && self.suspects.blame(digest, now) {
+                    self.counters.killers += 1;
                     log::error!(
                         "worker {}: died of request {digest:016x} again; refusing that for an hour",
                         id.0
@@ -791,16 +910,20 @@ impl Router {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
+                    log::info!("{}: can't be followed any further: {error}", client.name);
+                    self.counters.cut(Cut::Malformed);
                     self.give_up(id, error.code(), error, now);
                     return;
                 }
             };
             (waiting_since, client.active_at) = (now, Some(now));
+            self.counters.frames += 1;
             let request_id = frame.request_id();
             let request = match request::parse(&frame) {
                 Ok(request) => request,
                 Err(error) => {
-                    self.answered += 1;
+                    log::debug!("request {request_id} of {}: {}: {error}", client.name, error.code());
+                    self.counters.ended(Outcome::Error(error.code()));
                     client.push_error(request_id, error.code(), error);
                     continue;
                 }
@@ -824,12 +947,16 @@ impl Router {
                 (job.since, job.attempts) = (now, 0);
                 client.outstanding += 1;
                 self.jobs.enqueue(free);
+                self.counters.queued(self.jobs.queued_len());
+                log::debug!("request {request_id} of {}: queued", client.name);
                 self.wake_at = earlier(self.wake_at, now + self.limits.queue_wait);
                 continue;
             } else {
                 Refusal::Busy { queue: self.limits.queue }
             };
-            self.answered += 1;
+            log::debug!("request {request_id} of {}: {}: {refusal}", client.name, refusal.code());
+            self.counters.refused(refusal.reason());
+            self.counters.ended(Outcome::Error(refusal.code()));
             client.push_error(request_id, refusal.code(), refusal);
         }
         // The clock runs only while the client could go on.
@@ -888,6 +1015,7 @@ impl Router {
     /// The stream of this client can't be followed: answer, flush, close.
     fn give_up(&mut self, id: ClientId, code: ErrorCode, why: impl fmt::Display, now: Instant) {
         self.forget_jobs(id, now);
+        self.counters.error(code);
         let client = &mut self.clients[id.0];
         client.push_error(0, code, why);
         client.stage = Stage::Closing;
@@ -913,7 +1041,7 @@ impl Router {
     /// Nobody waits for this client's jobs any more.
     fn forget_jobs(&mut self, id: ClientId, now: Instant) {
         while let Some(job) = self.jobs.take_queued(id).or_else(|| self.jobs.take_failed(id)) {
-            self.release(job);
+            self.release(job, Outcome::Abandoned, now);
         }
         for worker_id in (0..self.workers.len()).map(WorkerId) {
             let worker = &mut self.workers[worker_id.0];
@@ -933,6 +1061,7 @@ impl Router {
                     self.note_worker(worker_id);
                 }
                 Progress::Header | Progress::Body(_) if self.limits.abandoned == Abandoned::Cancel => {
+                    self.counters.worker_killed(Kill::Abandoned);
                     self.end_worker(worker_id, Afterwards::Restart);
                 }
                 Progress::Header | Progress::Body(_) => {}
@@ -941,7 +1070,7 @@ impl Router {
     }
 
     /// Moves into the client's output what has been waiting for a place there.
-    fn fill_output(&mut self, id: ClientId) {
+    fn fill_output(&mut self, id: ClientId, now: Instant) {
         let client = &mut self.clients[id.0];
         if client.outstanding == 0 || client.stage == Stage::Closing {
             return;
@@ -950,7 +1079,7 @@ impl Router {
             && let Some(job) = self.jobs.take_failed(id)
         {
             self.clients[id.0].push(self.jobs.get(job).frame());
-            self.release(job);
+            self.release(job, Outcome::Error(self.jobs.get(job).code), now);
         }
         let client = &mut self.clients[id.0];
         if client.relay.is_some() || client.out.capacity() - client.out.len() < RESPONSE_HEAD_LEN {
@@ -990,7 +1119,16 @@ impl Router {
         for id in (0..self.workers.len()).map(WorkerId) {
             if matches!(self.workers[id.0].link, Link::Idle(_)) {
                 let Some(job) = self.jobs.start_next() else { return };
-                self.jobs.get_mut(job).attempts += 1;
+                let queued = self.jobs.get_mut(job);
+                queued.attempts += 1;
+                self.counters.dispatched += 1;
+                if queued.attempts == 1 {
+                    self.counters.queue_wait.observe(now.saturating_duration_since(queued.since));
+                }
+                if let Some(client) = queued.client {
+                    let (request_id, name) = (queued.request_id, self.clients[client.0].name);
+                    log::debug!("request {request_id} of {name}: given to worker {}", id.0);
+                }
                 self.give(id, Task::Job(job), now);
             }
         }
@@ -1015,7 +1153,7 @@ impl Router {
         let worker = &mut self.workers[id.0];
         (worker.link, worker.task, worker.sent) = (Link::Busy, Some(task), 0);
         (worker.progress, worker.have, worker.wanted) = (Progress::Header, 0, HEADER_LEN);
-        worker.deadline = now + self.limits.generation;
+        (worker.given_at, worker.deadline) = (now, now + self.limits.generation);
         self.wake_by(now + self.limits.generation);
         self.note_worker(id);
     }
@@ -1065,6 +1203,13 @@ impl Router {
                 if (head.image.width(), head.image.height()) != (width, height) {
                     return Err(Lie::Size(head.image));
                 }
+                match task {
+                    Task::Job(_) => {
+                        self.counters.generation.observe(now.saturating_duration_since(worker.given_at));
+                        self.counters.pixels += u64::from(width) * u64::from(height);
+                    }
+                    Task::WarmUp => self.counters.warm_ups += 1,
+                }
                 let len = head.image.data_len().saturating_add(trailing);
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 worker.deadline = now + self.limits.stall;
@@ -1091,11 +1236,11 @@ impl Router {
                 }
                 let Task::Job(index) = task else { return Err(Lie::NoWarmUp(error.code)) };
                 let job = self.jobs.get_mut(index);
-                job.len = answer.len();
+                (job.len, job.code) = (answer.len(), error.code);
                 if let Some(place) = job.frame.get_mut(..answer.len()) {
                     place.copy_from_slice(answer);
                 }
-                self.settle(index);
+                self.settle(index, now);
                 self.workers[id.0].failures = 0;
                 self.end_task(id, now);
                 Ok(())
@@ -1136,6 +1281,7 @@ impl Router {
                     self.wake_by(since + limit);
                 } else if self.draining.is_none() {
                     log::info!("worker {}: nothing to do for {limit:?}; ending it until it is needed", id.0);
+                    self.counters.worker_killed(Kill::Parked);
                     self.end_worker(id, Afterwards::Park);
                 }
             }
@@ -1151,7 +1297,8 @@ impl Router {
         if let Some(since) = client.stalled_since {
             let limit = self.stall_limit(id);
             if since + limit <= now {
-                log::warn!("client {}: took too little for {limit:?}; closing", id.0);
+                log::warn!("{}: took too little for {limit:?}; closing", client.name);
+                self.counters.cut(Cut::Stalled);
                 return self.cut(id, now);
             }
             self.wake_by(since + limit);
@@ -1164,7 +1311,8 @@ impl Router {
                 self.clients[id.0].frame_since = Some(now);
                 self.wake_by(now + limit);
             } else if since + limit <= now {
-                log::warn!("client {}: its frame was not complete after {limit:?}; closing", id.0);
+                log::warn!("{}: its frame was not complete after {limit:?}; closing", client.name);
+                self.counters.cut(Cut::HalfFrame);
                 let why = format_args!(
                     "a frame was not complete {} s after it was begun; send it at once, and connect anew",
                     limit.as_secs_f32()
@@ -1178,7 +1326,8 @@ impl Router {
         {
             let limit = self.limits.idle;
             if since + limit <= now {
-                log::info!("client {}: wanted nothing for {limit:?}; closing", id.0);
+                log::info!("{}: wanted nothing for {limit:?}; closing", client.name);
+                self.counters.cut(Cut::Idle);
                 return self.cut(id, now);
             }
             self.wake_by(since + limit);
@@ -1199,6 +1348,11 @@ impl Router {
 
     /// Ends a worker that can't be left alive, and the job that it has with this refusal.
     fn condemn(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
+        self.counters.worker_killed(match refusal {
+            Refusal::Timeout { .. } => Kill::TooSlow,
+            Refusal::ShuttingDown => Kill::ShuttingDown,
+            _ => Kill::Nonsense,
+        });
         self.end_worker(id, Afterwards::BackOff);
         let worker = &self.workers[id.0];
         let is_unread = matches!(worker.task, Some(Task::Job(job)) if worker.sent < self.jobs.get(job).len);
@@ -1224,6 +1378,8 @@ impl Router {
         let in_transfer = client.filter(|client| self.clients[client.0].relay == Some(id));
         if let Some(client) = in_transfer {
             // Half a frame is out: only closing tells the client so.
+            log::warn!("{}: its image can't be finished; closing", self.clients[client.0].name);
+            self.counters.cut(Cut::HalfImage);
             self.clients[client.0].relay = None;
             if self.jobs.get_mut(job).client.take().is_some() {
                 self.clients[client.0].outstanding -= 1;
@@ -1237,18 +1393,30 @@ impl Router {
     fn fail(&mut self, index: usize, refusal: Refusal, now: Instant) {
         let job = self.jobs.get_mut(index);
         job.len = error::emit(job.request_id, refusal.code(), refusal, &mut job.frame).map_or(0, <[u8]>::len);
-        self.settle(index);
+        job.code = refusal.code();
+        if let Some(client) = job.client {
+            let (request_id, name) = (job.request_id, self.clients[client.0].name);
+            let level = match refusal.reason() {
+                Reason::TooSlow | Reason::WorkerDied | Reason::WorkerLied => log::Level::Warn,
+                Reason::QueueWait | Reason::NoWorker => log::Level::Info,
+                // Nobody's fault, and many at once.
+                _ => log::Level::Debug,
+            };
+            log::log!(level, "request {request_id} of {name}: {}: {refusal}", refusal.code());
+        }
+        self.counters.refused(refusal.reason());
+        self.settle(index, now);
         self.dispatch(now);
     }
 
     /// A job's `frame` is now an error: it goes to the client, if there still is one.
-    fn settle(&mut self, index: usize) {
+    fn settle(&mut self, index: usize, now: Instant) {
         match self.jobs.get(index).client {
             Some(client) => {
                 self.jobs.set_failed(index);
                 self.note_client(client);
             }
-            None => self.release(index),
+            None => self.release(index, Outcome::Abandoned, now),
         }
     }
 
@@ -1257,20 +1425,26 @@ impl Router {
         if let Some(Task::Job(job)) = self.workers[id.0].task.take()
             && self.jobs.get(job).state() == JobState::Running
         {
-            self.release(job);
+            let has_client = self.jobs.get(job).client.is_some();
+            self.release(job, if has_client { Outcome::Image } else { Outcome::Abandoned }, now);
         }
         self.rest(id, now);
         self.dispatch(now);
     }
 
     /// A job is answered, or nobody waits for it.
-    fn release(&mut self, job: usize) {
-        if let Some(client) = self.jobs.get(job).client {
+    fn release(&mut self, job: usize, outcome: Outcome, now: Instant) {
+        let Job { client, request_id, since, .. } = *self.jobs.get(job);
+        if outcome == Outcome::Image {
+            self.counters.request.observe(now.saturating_duration_since(since));
+        }
+        self.counters.ended(outcome);
+        if let Some(client) = client {
+            log::debug!("request {request_id} of {}: {outcome}", self.clients[client.0].name);
             self.clients[client.0].outstanding -= 1;
             self.note_client(client);
         }
         self.jobs.release(job);
-        self.answered += 1;
     }
 
     fn wake_by(&mut self, at: Instant) {
@@ -1301,6 +1475,8 @@ impl Router {
         let running = self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count();
         self.jobs.assert_consistent(running);
         assert!(self.jobs.never_begun_len() <= self.limits.queue, "the queue is over its bound");
+        let c = &self.counters;
+        assert_eq!(c.frames, c.requests() + self.jobs.taken_len() as u64, "every request is counted once");
         for (index, client) in self.clients.iter().enumerate() {
             let id = ClientId(index);
             let runs =

@@ -56,7 +56,7 @@ impl Log {
     }
 
     pub fn all(&self) -> String {
-        // Whoever asks may do so because of a panic that had the lock.
+        // Also for a test that has failed while it waited for a line.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }
@@ -95,11 +95,12 @@ impl Daemon {
     }
 
     pub fn start_at(socket: &Path, flags: &[&str]) -> Self {
-        let mut child = weaved()
-            .arg("--socket")
-            .arg(socket)
-            .args(flags)
-            .stdin(Stdio::null())
+        Self::run(weaved().arg("--socket").arg(socket).args(flags).stdin(Stdio::null()), socket)
+    }
+
+    /// Starts what is to become a daemon that listens there.
+    pub fn run(command: &mut Command, socket: &Path) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             // As a shell does it for a job.
             .process_group(0)

@@ -12,6 +12,7 @@ Examples:
   weave generate \"a cat in space\" -o cat.png
   weave generate \"a red circle on a blue background\" --width 128 --height 128 --steps 8 --cfg 1
   weave ping
+  weave top
 ";
 
 const GENERATE_EXAMPLES: &str = "\
@@ -26,6 +27,18 @@ const PING_EXAMPLES: &str = "\
 Examples:
   weave ping
   weave ping --socket /run/weave/weave.sock --timeout 1 && echo up
+";
+
+const STATS_EXAMPLES: &str = "\
+Examples:
+  weave stats
+  weave stats --json | jq .weave_queue_length
+";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  weave top
+  weave top --interval 10 --count 6 > minute.txt
 ";
 
 const SOCKET_HELP: &str = "\
@@ -43,6 +56,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Generate(Generate),
     Ping(Ping),
+    Stats(Stats),
+    Top(Top),
 }
 
 /// Has an image made of a prompt and writes it as a PNG file.
@@ -116,6 +131,48 @@ pub(crate) struct Daemon {
     /// The file with the token that the daemon wants to see over TCP [default: $WEAVE_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+/// Where the daemon's administrative socket is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Admin {
+    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else admin.sock beside the other one]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin_socket: Option<PathBuf>,
+}
+
+/// Shows what the daemon has counted and measured, under the names that its metrics have.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(STATS_EXAMPLES))]
+pub(crate) struct Stats {
+    #[command(flatten)]
+    pub(crate) admin: Admin,
+
+    /// As JSON, with the distribution of times
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Shows the queue, the workers and what they do, again and again.
+///
+/// On a terminal each table takes the place of the one before; q or Ctrl-C leaves. Elsewhere they
+/// follow each other.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(TOP_EXAMPLES))]
+pub(crate) struct Top {
+    #[command(flatten)]
+    pub(crate) admin: Admin,
+
+    /// How long a table stays
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
+    pub(crate) interval: Duration,
+
+    /// End after so many tables [default: go on]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -66,6 +66,11 @@ impl Failure {
         Self { next: Some(next), ..self }
     }
 
+    /// What has failed.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     /// Says it on standard error.
     pub(crate) fn report(self) -> ExitCode {
         say(format_args!("{}", self.what));
@@ -92,13 +97,17 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
+/// The address that was named, or the usual one.
+pub(crate) fn address(named: Option<&PathBuf>) -> Result<Address, Failure> {
+    Ok(Address::new(match named {
+        Some(address) => address.clone(),
+        None => default_socket_path()?,
+    }))
+}
+
 /// A client for the daemon that was named, or for the usual one.
 pub(crate) fn client(daemon: &Daemon) -> Result<Client, Failure> {
-    let address = match &daemon.socket {
-        Some(address) => Address::new(address),
-        None => default_socket_path().map(Address::new)?,
-    };
-    let mut client = Client::new(address);
+    let mut client = Client::new(address(daemon.socket.as_ref())?);
     if matches!(client.address(), Address::Tcp(_)) {
         let named =
             || std::env::var_os("WEAVE_TOKEN_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);

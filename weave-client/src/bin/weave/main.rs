@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod exit;
 mod generate;
@@ -9,6 +10,8 @@ mod interrupt;
 mod output;
 mod ping;
 mod png_file;
+mod stats;
+mod top;
 mod waiting;
 
 use std::process::ExitCode;
@@ -21,6 +24,8 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Generate(args) => generate::run(&args),
         Command::Ping(args) => ping::run(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Top(args) => top::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

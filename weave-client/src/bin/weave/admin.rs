@@ -1,0 +1,125 @@
+//! The daemon's administrative socket: figures about it, over HTTP.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use weave_client::Address;
+
+use crate::args::Admin;
+use crate::exit::{self, Exit, Failure};
+
+/// Longest wait for each part of an answer.
+const LIMIT: Duration = Duration::from_secs(5);
+/// An answer is some kilobytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// The socket that was named, or the one beside the daemon's.
+pub(crate) fn socket(args: &Admin) -> Result<PathBuf, Failure> {
+    let named = args.admin_socket.clone().or_else(|| {
+        let variable = std::env::var_os("WEAVE_ADMIN_SOCKET").filter(|path| !path.is_empty());
+        variable.filter(|_| args.socket.is_none()).map(PathBuf::from)
+    });
+    match named {
+        Some(path) => Ok(path),
+        None => match exit::address(args.socket.as_ref())? {
+            Address::Unix(path) => Ok(path.with_file_name("admin.sock")),
+            address => {
+                let what = format_args!("{address} is for requests; figures are on a Unix socket");
+                Err(Failure::new(Exit::Usage, what)
+                    .next("name it with --admin-socket PATH, on the daemon's machine"))
+            }
+        },
+    }
+}
+
+/// What the daemon has counted and measured, under the names that its metrics have.
+#[derive(Debug)]
+pub(crate) struct Stats(Value);
+
+impl Stats {
+    /// Asks for it.
+    pub(crate) fn ask(socket: &Path) -> Result<Self, Failure> {
+        let text = get(socket, "/stats").map_err(|error| {
+            let what = format_args!("{} doesn't answer: {error}", socket.display());
+            match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
+                io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
+                _ => Failure::new(Exit::NoDaemon, what)
+                    .next("weaved says at its start where its administrative socket is"),
+            }
+        })?;
+        match serde_json::from_str(&text) {
+            Ok(all @ Value::Object(_)) => Ok(Self(all)),
+            _ => Err(Failure::new(
+                Exit::NotWeave,
+                format_args!("{} doesn't answer with figures", socket.display()),
+            )),
+        }
+    }
+
+    /// One number; 0 where the daemon has none of this name.
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.0.pointer(&format!("/{name}")).and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
+    /// The label of something that is there only to have one.
+    pub(crate) fn label(&self, name: &str) -> &str {
+        self.0
+            .get(name)
+            .and_then(Value::as_object)
+            .and_then(|of| of.keys().next())
+            .map_or("?", String::as_str)
+    }
+}
+
+/// As it came, indented.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl Stats {
+    /// Every figure in a line of its own; of times their number and mean.
+    pub(crate) fn lines(&self) -> Vec<(String, String)> {
+        let mut lines = Vec::new();
+        for (name, value) in self.0.as_object().into_iter().flatten() {
+            match value.as_object() {
+                None => lines.push((name.clone(), value.to_string())),
+                Some(times) if times.contains_key("buckets") => {
+                    let count = self.number(&format!("{name}/count"));
+                    let mean = self.number(&format!("{name}/sum")) / count.max(1.0);
+                    lines.push((name.clone(), format!("{count} times, {mean:.3} s each")));
+                }
+                Some(labels) => {
+                    lines.extend(
+                        labels.iter().map(|(of, value)| (format!("{name}{{{of}}}"), value.to_string())),
+                    );
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn get(socket: &Path, page: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
+    let mut bytes = Vec::new();
+    let heard = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    // Something else may have hung up, but not without a word.
+    if bytes.is_empty() {
+        asked.and(heard.map(drop))?;
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    match text.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no administrative socket")),
+    }
+}

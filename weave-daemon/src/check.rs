@@ -1,0 +1,194 @@
+//! `weaved check`: whether all that serving takes is there. Makes, changes and starts nothing.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+use rustix::process::{Resource, getrlimit};
+
+use crate::config::{Config, EngineKind};
+use crate::socket::{self, SocketError, check_folder, default_path};
+
+/// One thing that was looked at.
+#[derive(Debug)]
+pub struct Finding {
+    kind: Kind,
+    /// The setting, mostly.
+    what: &'static str,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Good,
+    Note,
+    Wrong,
+}
+
+impl Finding {
+    /// It can be used.
+    pub fn good(what: &'static str, text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Good, what, text: text.to_string() }
+    }
+
+    /// It can be used, but perhaps it isn't meant.
+    pub fn note(what: &'static str, text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Note, what, text: text.to_string() }
+    }
+
+    /// It keeps the daemon from serving.
+    pub fn wrong(what: &'static str, text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Wrong, what, text: text.to_string() }
+    }
+
+    /// Whether it keeps the daemon from serving.
+    #[must_use]
+    pub fn is_wrong(&self) -> bool {
+        self.kind == Kind::Wrong
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Good => "good",
+            Kind::Note => "note",
+            Kind::Wrong => "wrong",
+        };
+        write!(f, "{kind:<6} {}: {}", self.what, self.text)
+    }
+}
+
+/// Looks at everything, in the order in which serving needs it.
+#[must_use]
+pub fn all(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    model(config, &mut findings);
+    findings.push(device(config));
+    match config.socket.clone().map_or_else(default_path, Ok) {
+        Ok(path) => {
+            findings.push(place("socket", &path, &config.access));
+            if let Some(path) = config.admin_socket.path(Some(&path)) {
+                findings.push(place("admin_socket", &path, &config.access));
+            }
+        }
+        Err(error) => findings.push(Finding::wrong("socket", error)),
+    }
+    findings.push(descriptors(config));
+    findings
+}
+
+fn model(config: &Config, findings: &mut Vec<Finding>) {
+    if config.engine == EngineKind::Pattern {
+        findings.push(Finding::good("engine", "pattern: test pictures, no model"));
+        return;
+    }
+    if cfg!(not(feature = "sdcpp")) {
+        findings
+            .push(Finding::wrong("engine", "this weaved was built without the sdcpp engine; use pattern"));
+        return;
+    }
+    if let Err(error) = config.model.check() {
+        findings.push(Finding::wrong("model", error));
+        return;
+    }
+    for (name, path) in config.model.parts() {
+        let Some(path) = path else { continue };
+        let size = fs::metadata(path).map_or(0, |file| file.len());
+        findings.push(Finding::good(name, format_args!("{}, {} MB", path.display(), size / 1_000_000)));
+    }
+    #[cfg(feature = "sdcpp")]
+    if config.model.is_empty() {
+        findings.push(match crate::demo::cache_dir() {
+            Ok(folder) => match writable(&folder) {
+                Ok(()) => {
+                    Finding::good("model", format_args!("the demo model, unpacked in {}", folder.display()))
+                }
+                Err(error) => Finding::wrong("model", format_args!("the demo model has no place: {error}")),
+            },
+            Err(error) => Finding::wrong("model", error),
+        });
+    }
+}
+
+fn device(config: &Config) -> Finding {
+    if config.engine == EngineKind::Pattern {
+        return Finding::good("device", "none is needed");
+    }
+    #[cfg(feature = "sdcpp")]
+    {
+        let back_ends = sdcpp_sys::ENGINE.back_ends;
+        let control = Path::new("/dev/nvidiactl");
+        if back_ends.contains(&"cuda") && access(control, Access::READ_OK | Access::WRITE_OK).is_err() {
+            return Finding::note(
+                "device",
+                "built for CUDA, but /dev/nvidiactl can't be used; the CPU remains",
+            );
+        }
+        Finding::good("device", back_ends.join(", "))
+    }
+    #[cfg(not(feature = "sdcpp"))]
+    Finding::note("device", "there is no engine")
+}
+
+/// Whether a socket can be made there.
+fn place(what: &'static str, path: &Path, access: &socket::Access) -> Finding {
+    let shown = path.display();
+    if let Err(error) = SocketAddr::from_pathname(path) {
+        return Finding::wrong(what, format_args!("{shown}: {error}"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if folder.exists()
+        && let Err(error) = check_folder(folder, access)
+    {
+        return Finding::wrong(what, error);
+    }
+    if let Err(error) = writable(folder) {
+        return Finding::wrong(what, error);
+    }
+    match fs::symlink_metadata(path) {
+        Err(_) => Finding::good(what, shown),
+        Ok(file) if !file.file_type().is_socket() => {
+            Finding::wrong(what, SocketError::NotASocket(path.to_owned()))
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            Finding::note(what, format_args!("{shown}: somebody listens there now"))
+        }
+        Ok(_) => Finding::good(what, format_args!("{shown}, left behind by a daemon that is gone")),
+    }
+}
+
+/// Whether files can be made in a folder, which may have to be made itself.
+fn writable(folder: &Path) -> Result<(), String> {
+    let there = folder.ancestors().map(|at| if at.as_os_str().is_empty() { Path::new(".") } else { at });
+    let Some(there) = there.into_iter().find(|at| at.exists()) else { return Ok(()) };
+    if !there.is_dir() {
+        return Err(format!("{} is no folder", there.display()));
+    }
+    access(there, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| format!("can't write in {}: {error}", there.display()))
+}
+
+/// Descriptors besides those of clients: standard streams, poll, signals, listeners, the worker, the
+/// administrator's connections.
+const OWN_DESCRIPTORS: u64 = 32;
+
+fn descriptors(config: &Config) -> Finding {
+    let need = config.connections as u64 + OWN_DESCRIPTORS;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < need => Finding::note(
+            "connections",
+            format_args!(
+                "{} at once take {need} descriptors, but {limit} are allowed; raise `ulimit -n` or LimitNOFILE=",
+                config.connections
+            ),
+        ),
+        _ => Finding::good("connections", format_args!("{} at once", config.connections)),
+    }
+}

@@ -1,0 +1,854 @@
+//! What somebody who runs `weaved` has to do with: systemd, settings, logs, signals.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use harness::{Daemon, PATIENCE, eventually, request, wait, weaved};
+use rustix::process::Signal;
+use weave_core::error::ErrorCode;
+
+// -------------------------------------------------------------------- systemd
+
+/// systemd's end of `NOTIFY_SOCKET`.
+struct Manager {
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn new(socket: UnixDatagram) -> Self {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, heard: Vec::new() }
+    }
+
+    /// The next message that begins so; those in between are kept in `heard`.
+    fn wait(&mut self, beginning: &str) -> String {
+        loop {
+            let mut bytes = [0; 4096];
+            let n = self.socket.recv(&mut bytes).unwrap_or_else(|error| {
+                panic!("{beginning:?} was not heard: {error}; but {:?}", self.heard);
+            });
+            let text = str::from_utf8(&bytes[..n]).unwrap().to_owned();
+            self.heard.push(text.clone());
+            if text.starts_with(beginning) {
+                return text;
+            }
+        }
+    }
+
+    fn count(&self, text: &str) -> usize {
+        self.heard.iter().filter(|heard| heard.contains(text)).count()
+    }
+}
+
+#[test]
+fn systemd_hears_that_it_is_ready_that_it_lives_that_it_reloads_and_that_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("notify"), folder.path().join("run/weave.sock"));
+    let mut manager = Manager::new(UnixDatagram::bind(&path).unwrap());
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--faults=hang@stop", "--drain-timeout=7"]);
+    command.arg("--socket").arg(&socket).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let mut daemon = Daemon::run(&mut command, &socket);
+    assert_eq!(manager.wait("READY"), "READY=1\n");
+    assert_eq!(manager.heard.len(), 1, "nothing is said before that");
+    // Nothing else wakes the loop.
+    for _ in 0..4 {
+        assert_eq!(manager.wait("WATCHDOG"), "WATCHDOG=1\n");
+    }
+    assert!(manager.count("STATUS=0 running, 0 waiting, 0 answered\n") == 1, "{:?}", manager.heard);
+
+    daemon.assert_serves();
+    assert_eq!(manager.wait("STATUS"), "STATUS=0 running, 0 waiting, 1 answered\n");
+    let mut client = daemon.connect();
+    client.send(1, "stop", 1);
+    client.send(2, "behind it", 1);
+    while manager.wait("STATUS") != "STATUS=1 running, 1 waiting, 1 answered\n" {}
+
+    let environment = fs::read(format!("/proc/{}/environ", daemon.workers()[0])).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(!environment.contains("NOTIFY_SOCKET") && !environment.contains("WATCHDOG"), "{environment}");
+
+    daemon.signal(Signal::HUP);
+    let reloading = manager.wait("RELOADING");
+    let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
+    assert!(micros.parse::<u64>().unwrap() > 0);
+    assert_eq!(manager.wait("READY"), "READY=1\n");
+
+    daemon.signal(Signal::TERM);
+    assert_eq!(manager.wait("STOPPING"), "STOPPING=1\nEXTEND_TIMEOUT_USEC=17000000\n");
+    let before = manager.count("WATCHDOG=1");
+    manager.wait("WATCHDOG");
+    assert_eq!(manager.count("WATCHDOG=1"), before + 1, "while it drains, too");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn abstract_addresses_and_other_processes_watchdogs_are_understood() {
+    let name = format!("weaved-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let mut manager = Manager::new(UnixDatagram::bind_addr(&address).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run/weave.sock");
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient"]).arg("--socket").arg(&socket);
+    command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "1").env("WATCHDOG_PID", "1");
+    let mut daemon = Daemon::run(&mut command, &socket);
+    manager.wait("READY");
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    manager.wait("STOPPING");
+    assert_eq!(manager.count("WATCHDOG"), 0);
+    assert_eq!(daemon.wait().code(), Some(0));
+
+    // Nobody there any more: that is no reason not to serve.
+    drop(manager);
+    Daemon::run(&mut command, &socket).assert_serves();
+}
+
+#[test]
+fn a_manager_that_does_not_listen_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("notify"), folder.path().join("run/weave.sock"));
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient"]).arg("--socket").arg(&socket);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000");
+    let mut daemon = Daemon::run(&mut command, &socket);
+    // More pings than any socket takes.
+    let queue = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    let queue: f64 = queue.trim().parse().unwrap();
+    eventually("it has pinged often", || metrics(&daemon)["weave_loop_turns_total"] > 2.0 * queue + 50.0);
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// A command whose descriptors from 3 on are these, as systemd would have it.
+fn handed(descriptors: [OwnedFd; 2], count: usize, names: &str) -> Command {
+    let [three, four] = descriptors;
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        // `$$` stays what it is through exec.
+        .arg("exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$@\"")
+        .args(["sh", env!("CARGO_BIN_EXE_weaved"), "--no-config", "--engine=pattern", "--pattern=gradient"])
+        .stdin(three)
+        .stdout(four)
+        .env("LISTEN_FDS", count.to_string())
+        .env("LISTEN_FDNAMES", names)
+        .env("XDG_RUNTIME_DIR", "/nonexistent");
+    command
+}
+
+#[test]
+fn a_listener_that_was_handed_over_is_used_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weave.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let again =
+        || [OwnedFd::from(listener.try_clone().unwrap()), fs::File::open("/dev/null").unwrap().into()];
+    // Who connects before the daemon is there waits for it.
+    let early = UnixStream::connect(&path).unwrap();
+    let mut daemon = Daemon::run(&mut handed(again(), 1, "weave.socket"), &path);
+    assert!(daemon.log.all().contains(&format!("listening on {}, which was handed over", path.display())));
+    let mut early = harness::Client::new(early);
+    early.send(1, "early", 1);
+    early.expect_gradient(1, "early", 1);
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(path.exists(), "it is not ours to remove");
+
+    // The next one takes it over from systemd, with what has come in between.
+    let between = UnixStream::connect(&path).unwrap();
+    let _daemon = Daemon::run(&mut handed(again(), 1, "weave.socket"), &path);
+    let mut between = harness::Client::new(between);
+    between.send(1, "between", 1);
+    between.expect_gradient(1, "between", 1);
+}
+
+#[test]
+fn what_was_handed_over_and_cannot_be_listened_on_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = |name: &str| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
+    let file = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    let datagram = OwnedFd::from(UnixDatagram::unbound().unwrap());
+    let (stream, _other) = UnixStream::pair().unwrap();
+    for (descriptors, count, names, words) in [
+        ([file(), file()], 1, "x", "descriptor 3 (x)"),
+        ([datagram, file()], 1, "x", "descriptor 3 (x)"),
+        ([stream.into(), file()], 1, "x", "no Unix stream socket that listens"),
+        (
+            [listener("a"), listener("b")],
+            2,
+            "x:y",
+            "descriptor 4 (y) was handed over to listen on, but there is",
+        ),
+        ([listener("c"), file()], 1, "x:y", "LISTEN_FDNAMES"),
+        ([listener("d"), file()], 90, "x", "LISTEN_FDS"),
+    ] {
+        let output = handed(descriptors, count, names).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+// -------------------------------------------------------------------- settings
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn config_shows_every_setting_and_where_it_comes_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weaved.toml");
+    fs::write(&file, "\nqueue = 5\nvae = \"a \\\"b\\\\\\u0007.gguf\"\nstall_timeout = 1.5\n").unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weaved"));
+        command.arg("config").arg("--config").arg(&file).args(["--log", "debug"]).args(more);
+        let output = command.env_clear().env("WEAVE_CONNECTIONS", "7").output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        stdout(&output)
+    };
+    let text = run(&[]);
+    for line in
+        ["queue = 5", "connections = 7", "log = \"debug\"", "stall_timeout = 1.5", "drain_timeout = 60"]
+    {
+        assert!(text.lines().any(|found| found.starts_with(line)), "{line}: {text}");
+    }
+    let origin = |name: &str| {
+        let line = text.lines().find(|line| line.trim_start_matches('#').starts_with(&format!("{name} =")));
+        line.unwrap().rsplit_once(" # ").unwrap().1.to_owned()
+    };
+    assert_eq!(origin("queue"), format!("{}:2", file.display()));
+    assert_eq!((origin("connections"), origin("log")), ("WEAVE_CONNECTIONS".into(), "--log".into()));
+    assert_eq!(
+        (origin("drain_timeout"), origin("threads")),
+        ("default".into(), "default: half of the processors".into())
+    );
+
+    // The same once more from its own output, and as JSON.
+    let copy = folder.path().join("copy.toml");
+    fs::write(&copy, &text).unwrap();
+    let again = Command::new(env!("CARGO_BIN_EXE_weaved")).arg("config").arg("--config").arg(&copy).output();
+    let values = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.rsplit_once(" # ").unwrap().0.to_owned()).collect()
+    };
+    assert_eq!(values(&stdout(&again.unwrap())), values(&text));
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let json = json.as_array().unwrap();
+    assert_eq!(json.len(), text.lines().count());
+    let of = |name: &str| json.iter().find(|setting| setting["name"] == name).unwrap();
+    assert_eq!(of("queue")["value"], "5");
+    assert_eq!((&of("queue")["kind"], &of("queue")["live"]), (&"file".into(), &false.into()));
+    assert_eq!(of("vae")["value"], folder.path().join("a \"b\\\u{7}.gguf").to_str().unwrap());
+    assert_eq!((&of("threads")["value"], &of("threads")["origin"]), (&().into(), &().into()));
+    assert_eq!(of("log")["live"], true);
+}
+
+fn check(flags: &[&str]) -> (Option<i32>, String) {
+    let output = weaved().arg("check").args(flags).output().unwrap();
+    (output.status.code(), stdout(&output))
+}
+
+#[test]
+fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
+    let folder = harness::private_folder();
+    let run = folder.path().join("run");
+    let socket = run.join("weave.sock");
+    let socket = socket.to_str().unwrap();
+    let (code, text) = check(&["--engine=pattern", "--socket", socket]);
+    assert_eq!(code, Some(0), "{text}");
+    for line in ["good   settings: ", "good   engine: pattern", "good   device: ", "good   connections: 256"]
+    {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains(&format!("good   socket: {socket}\n")), "{text}");
+    assert!(text.contains(&format!("good   admin_socket: {}/admin.sock\n", run.display())), "{text}");
+    assert!(!run.exists(), "it only looks");
+
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let long = format!("/tmp/{}", "x".repeat(120));
+    let in_a_file = file.join("x.sock");
+    for (path, words) in [
+        (file.as_path(), "exists and is not a socket"),
+        (&open.join("x.sock"), "has mode 0777"),
+        (Path::new(&long), "socket: /tmp/xxx"),
+        (&in_a_file, "is not a folder"),
+    ] {
+        let (code, text) = check(&["--engine=pattern", "--socket", path.to_str().unwrap()]);
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("wrong  socket") && line.contains(words)), "{text}");
+    }
+    let nowhere =
+        weaved().args(["check", "--engine=pattern"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+    let (code, text) = (nowhere.status.code(), stdout(&nowhere));
+    assert!(code == Some(78) && text.contains("wrong  socket: no place"), "{text}");
+    let (code, text) = check(&["--engine=pattern", "--socket", socket, "--connections=65536"]);
+    assert_eq!(code, Some(0));
+    assert!(text.contains("connections: 65536 at once"), "{text}");
+
+    fs::write(&file, "queue = 0\n").unwrap();
+    let (code, text) = check(&["--config", file.to_str().unwrap()]);
+    assert!(
+        code == Some(78) && text.contains("wrong  settings: ") && text.contains("file:1: queue"),
+        "{text}"
+    );
+    // The command line is another matter.
+    assert_eq!(check(&["--queue=0"]).0, Some(2));
+
+    let daemon = Daemon::pattern(&[]);
+    let (code, text) = check(&["--engine=pattern", "--socket", daemon.socket.to_str().unwrap()]);
+    assert!(code == Some(0) && text.contains("somebody listens there now"), "{text}");
+    daemon.assert_serves();
+}
+
+#[test]
+fn sighup_changes_what_can_be_changed_and_names_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weaved.toml");
+    fs::write(&file, "queue = 5\ngeneration_timeout = 3600\nlog = \"info\"\n").unwrap();
+    let daemon =
+        Daemon::pattern(&["--config", file.to_str().unwrap(), "--faults=hang@stop", "--stall-timeout=9"]);
+    let mut client = daemon.connect();
+
+    daemon.signal(Signal::HUP);
+    daemon.log.wait("read the settings again: nothing changed");
+    for (bad, words) in [
+        ("generation_timeout = 0.2\nqueue = 0\n", "weaved.toml:2: queue is \"0\""),
+        ("generation_timeout = 0.2\nqeue = 1\n", "weaved.toml:2: there is no setting"),
+        ("generation_timeout = \n", "weaved.toml:1:"),
+    ] {
+        fs::write(&file, bad).unwrap();
+        daemon.signal(Signal::HUP);
+        let line = daemon.log.wait(words);
+        assert!(line.starts_with("ERROR the settings stay as they were: "), "{line}");
+    }
+    fs::remove_file(&file).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.log.wait("can't read the settings in");
+    daemon.assert_serves();
+
+    fs::write(&file, "queue = 6\ngeneration_timeout = 0.2\nlog = \"debug\"\nstall_timeout = 1\n").unwrap();
+    daemon.signal(Signal::HUP);
+    // The flag comes before the file, as it always does.
+    daemon.log.wait("read the settings again: generation_timeout, log changed");
+    let line = daemon.log.wait("only a restart");
+    assert!(line.starts_with("WARN ") && line.ends_with(": queue"), "{line}");
+    client.send(1, "stop", 1);
+    let text = client.expect_error(1, ErrorCode::Timeout);
+    assert!(text.contains("limit of 0.2 s"), "{text}");
+    daemon.assert_serves();
+}
+
+// -------------------------------------------------------------------- metrics and health
+
+fn admin(daemon: &Daemon) -> PathBuf {
+    daemon.socket.with_file_name("admin.sock")
+}
+
+/// What the administrative socket answers to these bytes.
+fn say(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may have answered before it has read all.
+    let _ = stream.write_all(bytes);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Status and body of a page. Checks what all answers have in common.
+fn get(socket: &Path, page: &str) -> (u16, String) {
+    let text = say(socket, format!("GET {page} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").as_bytes());
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    assert_eq!(field("Content-Length: "), body.len().to_string());
+    assert_eq!(field("Connection: "), "close");
+    (status, body.to_owned())
+}
+
+/// One sample: its name and labels as they stand there, and its value.
+type Samples = BTreeMap<String, f64>;
+
+/// Reads the text format as Prometheus does, and more strictly: every metric has its HELP and its TYPE
+/// before its samples, once, all samples of it stand together, and names are what the conventions say.
+fn parse_metrics(text: &str) -> (BTreeMap<String, String>, Samples) {
+    let mut kinds = BTreeMap::new();
+    let mut samples = Samples::new();
+    let mut helped: Option<&str> = None;
+    let mut family = "";
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!help.trim().is_empty() && helped.replace(name).is_none(), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(helped.take(), Some(name), "HELP comes before TYPE");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(name.starts_with("weave_") || name.starts_with("process_"), "{line}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert_eq!(kinds.insert(name.to_owned(), kind.to_owned()), None, "{name} twice");
+            family = name;
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            let (name, labels) = match sample.split_once('{') {
+                Some((name, labels)) => (name, labels.strip_suffix('}').unwrap()),
+                None => (sample, ""),
+            };
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} stands in {family}"));
+            let suffixes: &[&str] =
+                if kinds[family] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line}");
+            if !labels.is_empty() {
+                let (label, of) = labels.split_once('=').unwrap();
+                assert!(label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+                let of = of.strip_prefix('"').and_then(|of| of.strip_suffix('"')).unwrap();
+                assert!(!of.is_empty() && !of.contains(['"', '\\']), "{line}");
+                assert_eq!(suffix == "_bucket", label == "le");
+            }
+            assert_eq!(samples.insert(sample.to_owned(), value), None, "{sample} twice");
+        }
+    }
+    assert_eq!(helped, None);
+    for name in kinds.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name) {
+        let mut buckets: Vec<(f64, f64)> = samples
+            .iter()
+            .filter_map(|(sample, count)| {
+                let bound = sample.strip_prefix(&format!("{name}_bucket{{le=\""))?.strip_suffix("\"}")?;
+                Some((bound.parse().unwrap(), *count))
+            })
+            .collect();
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{name}: {buckets:?}");
+        assert_eq!(*buckets.last().unwrap(), (f64::INFINITY, samples[&format!("{name}_count")]));
+    }
+    (kinds, samples)
+}
+
+fn metrics(daemon: &Daemon) -> Samples {
+    parse_metrics(&get(&admin(daemon), "/metrics").1).1
+}
+
+#[test]
+fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
+    let daemon = Daemon::pattern(&["--faults=fail@fail,crash@crash"]);
+    let socket = admin(&daemon);
+    let (status, first) = get(&socket, "/metrics");
+    assert_eq!(status, 200);
+    let (kinds, first) = parse_metrics(&first);
+    assert!(kinds.len() >= 40, "{} metrics", kinds.len());
+    let mut client = daemon.connect();
+    for prompt in ["good", "fail", "crash"] {
+        client.send(1, prompt, 1);
+        client.answer().unwrap();
+    }
+    daemon.signal(Signal::HUP);
+    daemon.log.wait("read the settings again");
+    let (again, second) = parse_metrics(&get(&socket, "/metrics").1);
+    assert_eq!(kinds, again);
+    assert!(first.keys().eq(second.keys()), "the same samples, whatever has happened");
+    for (sample, value) in &first {
+        let name = sample.split('{').next().unwrap();
+        let grows = kinds.get(name).is_none_or(|kind| kind == "counter");
+        assert!(!grows || second[sample] >= *value, "{sample}: {value}, then {}", second[sample]);
+    }
+    assert_eq!(second["weave_reloads_total{outcome=\"done\"}"], 1.0);
+    assert_eq!(second["weave_admin_requests_total{page=\"/metrics\"}"], 2.0);
+    assert!(second["process_resident_memory_bytes"] > 1e6);
+    assert!(second["weave_worker_resident_memory_bytes"] > 1e5);
+    assert!(second["process_open_fds"] > 10.0 && second["process_open_fds"] < second["process_max_fds"]);
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let begun = now - second["process_start_time_seconds"];
+    assert!((begun - second["weave_uptime_seconds"]).abs() < 5.0 && begun < PATIENCE.as_secs_f64());
+
+    // The same as JSON.
+    let json: serde_json::Value = serde_json::from_str(&get(&socket, "/stats").1).unwrap();
+    let names: Vec<_> = json.as_object().unwrap().keys().collect();
+    assert!(names.iter().copied().eq(kinds.keys()), "{names:?}");
+    assert_eq!(json["weave_reloads_total"]["done"], 1);
+    assert_eq!(json["weave_request_seconds"]["count"], json["weave_request_seconds"]["buckets"]["+Inf"]);
+}
+
+#[test]
+fn what_happens_is_counted_once_and_under_its_name() {
+    let daemon = Daemon::pattern(&[
+        "--faults=fail@fail,crash@crash,hang@hang,slow=0.05",
+        "--generation-timeout=0.5",
+        "--queue=2",
+        "--connections=2",
+        "--stall-timeout=0.3",
+    ]);
+    let mut client = daemon.connect();
+    let bad = |at: usize, byte: u8| {
+        let mut frame = request(9, "bad", 1);
+        frame[at] = byte;
+        frame
+    };
+    for prompt in ["good", "fail", "crash", "hang", "good"] {
+        client.send(1, prompt, 1);
+        client.answer().unwrap();
+    }
+    client.write(&bad(39, 0));
+    client.expect_error(9, ErrorCode::InvalidSteps);
+    client.write(&bad(5, 2));
+    client.expect_error(9, ErrorCode::UnsupportedVersion);
+    // Of five at once the queue takes two or three, depending on when the worker takes the first one.
+    client.write(&(0..5).flat_map(|id| request(id, "many", 1)).collect::<Vec<_>>());
+    let busy = (0..5).filter(|_| matches!(client.answer(), Some(harness::Answer::Error { .. }))).count();
+    let mut second = daemon.connect();
+    second.send(1, "is here", 1);
+    second.image();
+    let mut third = daemon.connect();
+    third.expect_error(0, ErrorCode::Busy);
+    drop(third);
+    second.write(b"GET / HTTP/1.1\r\n\r\n");
+    second.expect_error(0, ErrorCode::InvalidMagic);
+    second.expect_close();
+    // One that nobody waits for, and one that nobody takes.
+    let mut gone = daemon.connect();
+    gone.send(1, "for nobody", 1);
+    eventually("it runs", || metrics(&daemon)["weave_requests_running"] == 1.0);
+    drop(gone);
+    eventually("its bytes are dropped", || metrics(&daemon)["weave_dropped_bytes_total"] == 12_288.0);
+    let mut still = daemon.connect();
+    still.write(&harness::sized_request(2, "large", 1, 512, 512, 1));
+    daemon.log.wait("took too little");
+    eventually("nothing runs", || metrics(&daemon)["weave_requests_running"] == 0.0);
+
+    let now = metrics(&daemon);
+    let count = |name: &str| now.get(name).copied().unwrap_or_else(|| panic!("{name} is not there"));
+    let busy = busy as f64;
+    for (name, value) in [
+        ("weave_connections_accepted_total", 4.0),
+        ("weave_connections_refused_total{reason=\"full\"}", 1.0),
+        ("weave_connections_cut_total{reason=\"malformed\"}", 1.0),
+        ("weave_connections_cut_total{reason=\"stalled\"}", 1.0),
+        ("weave_connections_max", 2.0),
+        ("weave_frames_received_total", 15.0),
+        ("weave_requests_queued_total", 13.0 - busy),
+        ("weave_requests_dispatched_total", 13.0 - busy),
+        ("weave_requests_retried_total", 0.0),
+        ("weave_requests_total{outcome=\"image\"}", 8.0 - busy),
+        ("weave_requests_total{outcome=\"refused\"}", 2.0),
+        ("weave_requests_total{outcome=\"busy\"}", busy),
+        ("weave_requests_total{outcome=\"failed\"}", 3.0),
+        ("weave_requests_total{outcome=\"abandoned\"}", 2.0),
+        ("weave_errors_total{code=\"GPU_ERROR\"}", 2.0),
+        ("weave_errors_total{code=\"TIMEOUT\"}", 1.0),
+        ("weave_errors_total{code=\"INVALID_STEPS\"}", 1.0),
+        ("weave_errors_total{code=\"UNSUPPORTED_VERSION\"}", 1.0),
+        ("weave_errors_total{code=\"INVALID_MAGIC\"}", 1.0),
+        // With the answer to the connection that was one too many.
+        ("weave_errors_total{code=\"BUSY\"}", busy + 1.0),
+        ("weave_refusals_total{reason=\"queue_full\"}", busy),
+        ("weave_refusals_total{reason=\"worker_died\"}", 1.0),
+        ("weave_refusals_total{reason=\"too_slow\"}", 1.0),
+        // The two for nobody were made all the same.
+        ("weave_generation_seconds_count", 10.0 - busy),
+        ("weave_image_pixels_total", (9.0 - busy) * 4096.0 + 512.0 * 512.0),
+        ("weave_queue_wait_seconds_count", 13.0 - busy),
+        ("weave_request_seconds_count", 8.0 - busy),
+        ("weave_worker_starts_total", 3.0),
+        ("weave_worker_deaths_total{cause=\"signal\"}", 2.0),
+        ("weave_worker_kills_total{reason=\"too_slow\"}", 1.0),
+        ("weave_queue_length", 0.0),
+    ] {
+        assert_eq!(count(name), value, "{name}, {busy} busy");
+    }
+    let ended: f64 =
+        now.iter().filter(|(name, _)| name.starts_with("weave_requests_total")).map(|(_, n)| n).sum();
+    assert_eq!(ended, count("weave_frames_received_total"), "every request ends once");
+    // Eight to ten images of 64×64 to those who took them, a part of a large one, and some errors.
+    let images = (8.0 - busy) * 12_288.0;
+    let out = count("weave_sent_bytes_total") - images;
+    assert!(out > 0.0 && out < 512.0 * 512.0 * 3.0, "{out}");
+    let received = count("weave_received_bytes_total");
+    assert!(received > 15.0 * 76.0 && received < 2000.0, "{received}");
+    // Each image takes a step of 50 ms.
+    let mean = count("weave_generation_seconds_sum") / count("weave_generation_seconds_count");
+    assert!((0.05..1.0).contains(&mean), "{mean}");
+    assert_eq!(count("weave_generation_seconds_bucket{le=\"0.025\"}"), 0.0);
+    assert!(count("weave_request_seconds_sum") >= 0.05 * (8.0 - busy));
+    assert!((1.0..=3.0).contains(&count("weave_queue_length_max")));
+}
+
+fn status_of(socket: &Path) -> (Option<i32>, String) {
+    let output = weaved().arg("status").arg("--socket").arg(socket).output().unwrap();
+    (output.status.code(), stdout(&output) + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn health_says_whether_requests_would_be_served() {
+    // A program of its own, which can be taken away.
+    let folder = tempfile::tempdir().unwrap();
+    let (program, socket) = (folder.path().join("weaved"), folder.path().join("run/weave.sock"));
+    assert_eq!(status_of(&socket).0, Some(1), "nobody is there");
+    fs::copy(env!("CARGO_BIN_EXE_weaved"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--no-config", "--engine=pattern", "--pattern=gradient", "--faults=hang@stop", "--socket"]);
+    let mut daemon = Daemon::run(command.arg(&socket), &socket);
+    let admin = admin(&daemon);
+    assert_eq!(get(&admin, "/healthz").0, 200);
+    assert_eq!(get(&admin, "/readyz"), (200, "ready: 0 running, 0 waiting\n".to_owned()));
+    assert_eq!(status_of(&socket), (Some(0), "ready: 0 running, 0 waiting\n".to_owned()));
+
+    let away = folder.path().join("away");
+    fs::rename(&program, &away).unwrap();
+    daemon.kill_worker();
+    daemon.log.wait("can't start it");
+    eventually("not ready", || get(&admin, "/readyz") == (503, "not ready: no worker is up\n".to_owned()));
+    assert_eq!(status_of(&socket), (Some(1), "weaved: not ready: no worker is up\n".to_owned()));
+    assert_eq!(get(&admin, "/healthz").0, 200, "restarting the daemon would not help");
+    assert_eq!(metrics(&daemon)["weave_ready"], 0.0);
+    fs::rename(&away, &program).unwrap();
+    eventually("ready again", || get(&admin, "/readyz").0 == 200);
+
+    let mut client = daemon.connect();
+    client.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    daemon.signal(Signal::TERM);
+    daemon.log.wait("stopping");
+    assert_eq!(get(&admin, "/readyz"), (503, "not ready: stopping\n".to_owned()));
+    assert_eq!((get(&admin, "/healthz").0, status_of(&socket).0), (200, Some(1)));
+    assert_eq!(metrics(&daemon)["weave_draining"], 1.0);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!admin.exists(), "it is removed with the other one");
+}
+
+#[test]
+fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
+    let daemon = Daemon::pattern(&[]);
+    let socket = admin(&daemon);
+    for (said, answer) in [
+        (&b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"[..], "HTTP/1.1 405 "),
+        (b"OPTIONS / HTTP/1.0\r\n\r\n", "HTTP/1.1 405 "),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 "),
+        (b"GET /healthz HTTP/1.0\n\n", "HTTP/1.1 200 "),
+        (b"HEAD /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200 "),
+        (b"\x16\x03\x01\n\n", "HTTP/1.1 400 "),
+        (&request(1, "a Weave frame\n\n", 1), "HTTP/1.1 400 "),
+    ] {
+        let text = say(&socket, said);
+        assert!(text.starts_with(answer), "{text}");
+    }
+    // Far more than is read: the answer still arrives.
+    let text = say(&socket, &[b"GET / HTTP/1.1\r\nX: ", &[b'x'; 100_000][..]].concat());
+    assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+    // Whoever says nothing has its place for a while; then the next one is served. Clients of Weave don't
+    // notice any of it.
+    let silent: Vec<_> = (0..8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for mut stream in &silent {
+        stream.write_all(b"GET /").unwrap();
+    }
+    let mut late = UnixStream::connect(&socket).unwrap();
+    late.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    daemon.assert_serves();
+    late.set_nonblocking(true).unwrap();
+    assert_eq!(late.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    late.set_nonblocking(false).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut text = String::new();
+    late.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    for mut stream in silent {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "closed without a word");
+    }
+    // One after the other, one byte at a time, and gone before the answer.
+    for _ in 0..100 {
+        UnixStream::connect(&socket).unwrap().write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    for byte in b"GET /healthz HTTP/1.1\r\n\r\n" {
+        slow.write_all(&[*byte]).unwrap();
+    }
+    let mut text = String::new();
+    slow.read_to_string(&mut text).unwrap();
+    assert!(text.ends_with("the event loop turns\n"), "{text}");
+    daemon.assert_serves();
+}
+
+#[test]
+fn the_administrative_socket_is_private_and_where_it_is_wanted() {
+    let daemon = Daemon::pattern(&[]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&admin(&daemon)), 0o600);
+    // A second daemon in the same folder does without; who asks for one by name gets an error.
+    let second = daemon.socket.with_file_name("second.sock");
+    let other = Daemon::start_at(&second, &["--engine=pattern", "--pattern=gradient"]);
+    other.log.wait("metrics and health are not shown: another daemon already listens on");
+    other.assert_serves();
+    drop(other);
+    let taken = admin(&daemon);
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--socket"]).arg(&second).arg("--admin-socket").arg(&taken);
+    assert_eq!(command.output().unwrap().status.code(), Some(69));
+
+    let elsewhere = daemon.socket.with_file_name("elsewhere.sock");
+    let flag = format!("--admin-socket={}", elsewhere.display());
+    let other = Daemon::start_at(&second, &["--engine=pattern", &flag]);
+    assert_eq!(get(&elsewhere, "/readyz").0, 200);
+    drop(other);
+    let other = Daemon::start_at(&second, &["--engine=pattern", "--pattern=gradient", "--admin-socket=off"]);
+    other.assert_serves();
+    assert!(!other.log.all().contains("metrics"));
+    let asked = weaved().args(["status", "--admin-socket=off", "--socket"]).arg(&second).output().unwrap();
+    assert_eq!(asked.status.code(), Some(1));
+}
+
+#[test]
+fn both_sockets_can_be_handed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, admin) = (folder.path().join("weave.sock"), folder.path().join("elsewhere.sock"));
+    let [one, two] = [&path, &admin].map(|path| OwnedFd::from(UnixListener::bind(path).unwrap()));
+    // In whatever order they come.
+    let daemon = Daemon::run(&mut handed([two, one], 2, "admin:clients"), &path);
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    daemon.assert_serves();
+    drop(daemon);
+    assert!(path.exists() && admin.exists());
+    fs::remove_file(&path).unwrap();
+    let alone = [UnixListener::bind(&path).unwrap().into(), fs::File::open("/dev/null").unwrap().into()];
+    let daemon = Daemon::run(&mut handed(alone, 1, "clients"), &path);
+    daemon.assert_serves();
+    assert!(!folder.path().join("admin.sock").exists(), "nobody has said where");
+}
+
+// -------------------------------------------------------------------- logs
+
+#[test]
+fn the_journal_gets_levels_and_everybody_else_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run/weave.sock");
+    let lines = |is_journal: bool| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let file = rustix::fs::fstat(writer.as_fd()).unwrap();
+        let stream = format!("{}:{}", file.st_dev, file.st_ino + u64::from(!is_journal));
+        let mut command = weaved();
+        command.args(["--engine=pattern", "--faults=fail@now"]).arg("--socket").arg(&socket);
+        command.env("JOURNAL_STREAM", stream).stdin(Stdio::null()).stderr(writer);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+        let mut seen = Vec::new();
+        let mut until = |words: &str| loop {
+            let line = lines.next().expect("the log goes on");
+            seen.push(line.clone());
+            if line.contains(words) {
+                return line;
+            }
+        };
+        let listening = until("listening on");
+        let mut client = harness::Client::new(UnixStream::connect(&socket).unwrap());
+        client.send(1, "now", 1);
+        let failed = until("told to fail");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+        until("stopped");
+        wait(&mut child);
+        (listening, failed, seen)
+    };
+    let (listening, failed, seen) = lines(true);
+    assert!(listening.starts_with("<6>listening on") && failed.starts_with("<3>request 1: "), "{seen:?}");
+    assert!(seen.iter().all(|line| line.starts_with('<')), "{seen:?}");
+    let (listening, failed, seen) = lines(false);
+    assert!(
+        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR request 1: "),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_cut_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run/weave.sock");
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--log=debug", "--socket"]).arg(&socket).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    eventually("it listens", || UnixStream::connect(&socket).is_ok());
+    let mut client = harness::Client::new(UnixStream::connect(&socket).unwrap());
+    let mut bad = request(8, "bad", 1);
+    bad[39] = 0;
+    // A pipe takes 64 KiB.
+    for _ in 0..2000 {
+        client.write(&bad);
+        client.expect_error(8, ErrorCode::InvalidSteps);
+    }
+    let admin = socket.with_file_name("admin.sock");
+    let dropped = parse_metrics(&get(&admin, "/metrics").1).1["weave_log_lines_dropped_total"];
+    assert!(dropped > 100.0, "{dropped}");
+    // Once somebody reads it, it goes on, and says what is missing.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.by_ref().take(500).all(|line| !line.contains("dropped")));
+    client.write(&bad);
+    client.expect_error(8, ErrorCode::InvalidSteps);
+    let line = lines.find(|line| line.contains("nobody read the log")).unwrap();
+    assert_eq!(line, format!("WARN  nobody read the log: {dropped} lines were dropped"));
+    child.kill().unwrap();
+    wait(&mut child);
+}
+
+#[test]
+fn lines_about_a_request_say_whose_it_is() {
+    let daemon = Daemon::pattern(&["--log=debug", "--faults=hang@hang", "--generation-timeout=0.2"]);
+    let uid = rustix::process::geteuid().as_raw();
+    daemon.assert_serves();
+    daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): opened"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): queued"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): given to worker 0"));
+    daemon.log.wait(&format!("DEBUG request 4711 of connection 1 (uid {uid}): done"));
+    daemon.log.wait(&format!("DEBUG connection 1 (uid {uid}): closed"));
+    let mut client = daemon.connect();
+    client.send(7, "hang", 1);
+    let mut bad = request(8, "bad", 1);
+    bad[39] = 0;
+    client.write(&bad);
+    client.expect_error(8, ErrorCode::InvalidSteps);
+    client.expect_error(7, ErrorCode::Timeout);
+    daemon.log.wait(&format!("DEBUG request 8 of connection 2 (uid {uid}): INVALID_STEPS: steps is 0"));
+    daemon.log.wait(&format!("WARN  request 7 of connection 2 (uid {uid}): TIMEOUT: generation took longer"));
+}
+
+#[test]
+fn prompts_are_logged_only_where_that_was_asked_for() {
+    for isolation in ["process", "thread"] {
+        let isolation = format!("--isolation={isolation}");
+        let secret = "a very\nprivate \u{1b}[31mthing";
+        for asked in [false, true] {
+            let asked_flag = format!("--log-prompts={asked}");
+            let daemon = Daemon::pattern(&["--log=trace", &isolation, &asked_flag]);
+            let mut client = daemon.connect();
+            client.send(1, secret, 1);
+            client.expect_gradient(1, secret, 1);
+            daemon.log.wait("request 1: done");
+            if asked {
+                let line = daemon.log.wait("private");
+                assert!(line.ends_with("request 1: prompt \"a very\\nprivate \\u{1b}[31mthing\""), "{line}");
+            }
+            assert_eq!(daemon.log.all().contains("private"), asked, "{}", daemon.log.all());
+        }
+    }
+}
