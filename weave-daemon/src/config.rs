@@ -44,6 +44,8 @@ pub struct Config {
     pub model: ModelFiles,
     /// CPU threads of the engine; `None`: half of the processors.
     pub threads: Option<u16>,
+    /// Whether the diffusion model's attention is computed without the whole matrix in memory.
+    pub flash_attention: bool,
     /// Workers, each with an engine of its own.
     pub workers: usize,
     /// Whether a worker has to make a small image before it is given requests; `None`: if the
@@ -89,6 +91,7 @@ impl Default for Config {
             isolation: Isolation::Process,
             model: ModelFiles::default(),
             threads: None,
+            flash_attention: false,
             workers: 1,
             warm_up: None,
             queue: 64,
@@ -244,6 +247,17 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |config| config.threads.map(|threads| threads.to_string()),
+    },
+    Setting {
+        name: "flash_attention",
+        value: "BOOL",
+        help: "flash attention where the device has it: faster on GPUs, less memory; other pixels [false]",
+        is_path: false,
+        set: |config, text| {
+            config.flash_attention = one_of(text, &[("true", true), ("false", false)])?;
+            Ok(())
+        },
+        get: |config| Some(config.flash_attention.to_string()),
     },
     count!(workers, 1..=64, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
     Setting {

@@ -72,7 +72,7 @@ fn what_cannot_be_used_is_named_with_its_place() {
 fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
-         diffusion_model = \"/m\"\nthreads = 3\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
+         diffusion_model = \"/m\"\nthreads = 3\nflash_attention = true\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
     );
     let config = resolve(&[], &[], Some(&file)).unwrap();
     let flags = config.to_flags();

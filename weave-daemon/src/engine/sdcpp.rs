@@ -88,6 +88,7 @@ impl Sdcpp {
                 *place = path.as_ptr();
             }
         }
+        params.diffusion_flash_attn = config.flash_attention;
         params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
 
         PART_MISSING.store(false, Ordering::Relaxed);
