@@ -77,7 +77,7 @@ fn run() -> Result<Vec<String>, String> {
     let out_dir = engine::out_dir();
     let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let seed_as_bits = engine.corrections.contains(&corrections::SEED_AS_BITS);
-    let shim = compile_shim(manifest_dir, &engine.include_dir, &api, seed_as_bits)?;
+    let shim = compile_shim(manifest_dir, &engine, &api, seed_as_bits)?;
     bindings::generate(&manifest_dir.join("src/shim.h"), &engine.include_dir, &out_dir)?;
     let described = out_dir.join("engine.rs");
     fs::write(&described, describe(&engine, &api, seed_as_bits))
@@ -152,12 +152,10 @@ fn built(plan: &Plan, tree: &source::Tree) -> Result<Engine, String> {
 }
 
 /// Compiles the C++ layer and returns the lines that link it.
-fn compile_shim(
-    root: &Path,
-    include_dir: &Path,
-    api: &Api,
-    seed_as_bits: bool,
-) -> Result<Vec<String>, String> {
+fn compile_shim(root: &Path, engine: &Engine, api: &Api, seed_as_bits: bool) -> Result<Vec<String>, String> {
+    let include_dir = &engine.include_dir;
+    // A shared library need not export ggml's functions.
+    let tells_devices = !engine.back_ends.is_empty() && include_dir.join("ggml-backend.h").exists();
     let flag = |is: bool| if is { "1" } else { "0" };
     let shim = root.join("src/shim.cpp");
     let mut build = cc::Build::new();
@@ -168,6 +166,7 @@ fn compile_shim(
         .include(include_dir)
         .define("SDCPP_GENERATE_RETURNS_FLAG", flag(api.flag))
         .define("SDCPP_SEED_AS_BITS", flag(seed_as_bits))
+        .define("SDCPP_TELLS_DEVICES", flag(tells_devices))
         .cargo_metadata(false)
         .cargo_warnings(false);
     if build.try_compile("sdcpp_shim").is_err() {

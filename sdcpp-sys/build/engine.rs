@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::corrections::{self, Correction};
-use crate::link;
 use crate::source::{self, Tree};
 use crate::tools::{self, Compilers};
 use crate::vocabulary;
@@ -188,7 +187,10 @@ fn options(native: bool) -> Vec<(String, String)> {
         // Blocked matrix products: half the time for an image on the CPU.
         ("GGML_LLAMAFILE", "ON"),
         ("GGML_CUDA_NCCL", "OFF"),
-        ("GGML_CUDA_NO_VMM", on(feature("CUDA") && !link::has_cuda_driver())),
+        // Virtual memory management is all that ggml calls the driver's own library for, and a program
+        // that is linked to it does not even start where there is no driver. Measured without: the same
+        // images in the same time, with up to 5 % more memory at the peak.
+        ("GGML_CUDA_NO_VMM", on(feature("CUDA"))),
         ("GGML_NATIVE", on(native)),
     ];
     if !native && tools::target_is_x86() {

@@ -84,18 +84,12 @@ pub(crate) fn cpp_library() -> String {
     })
 }
 
-/// Whether there is a CUDA driver to link against. Without one, ggml must do without virtual memory
-/// management, which is all that it needs the driver for.
-pub(crate) fn has_cuda_driver() -> bool {
-    cuda_folders().iter().any(|folder| folder.join("libcuda.so").exists())
-}
-
 fn cuda() -> Vec<String> {
-    let mut lines: Vec<_> = cuda_folders()
-        .iter()
-        .map(|folder| format!("rustc-link-search=native={}", folder.display()))
-        .collect();
-    let driver = has_cuda_driver().then_some("cuda");
+    let folders = cuda_folders();
+    let mut lines: Vec<_> =
+        folders.iter().map(|folder| format!("rustc-link-search=native={}", folder.display())).collect();
+    // For archives that were built elsewhere, with virtual memory management. The linker drops it otherwise.
+    let driver = folders.iter().any(|folder| folder.join("libcuda.so").exists()).then_some("cuda");
     lines.extend(
         ["cudart", "cublas", "cublasLt"]
             .into_iter()

@@ -12,6 +12,9 @@
 //! time. Code is made for the processor at hand; with `WEAVE_NATIVE=0` it runs on any x86-64
 //! processor with AVX2.
 //!
+//! With the feature `cuda` the program needs CUDA's runtime and cuBLAS to start, but no driver and no GPU: without
+//! them the engine computes on the CPU, and [`sdcpp_default_device`] says so.
+//!
 //! Functions of upstream that can throw are not declared. In their place stand those that begin with
 //! `sdcpp_`, which return a [`sdcpp_status`].
 //!

@@ -6,6 +6,10 @@
 #include <new>
 #include <stdexcept>
 
+#if SDCPP_TELLS_DEVICES
+#include "ggml-backend.h"
+#endif
+
 namespace {
 
 // Copies a text into the caller's buffer, as much of it as fits.
@@ -63,6 +67,36 @@ Images generate(sd_ctx_t* ctx, const sd_img_gen_params_t* params) {
 }
 
 }  // namespace
+
+sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t message_size) {
+    if (device != nullptr) {
+        *device = {};
+    }
+    return guarded(message, message_size, [&] {
+        if (device == nullptr) {
+            tell(message, message_size, "no place for the device");
+            return SDCPP_NULL_ARGUMENT;
+        }
+#if SDCPP_TELLS_DEVICES
+        // The engine's own order.
+        for (auto type : {GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU, GGML_BACKEND_DEVICE_TYPE_CPU}) {
+            ggml_backend_dev_t found = ggml_backend_dev_by_type(type);
+            if (found == nullptr) {
+                continue;
+            }
+            tell(device->name, sizeof(device->name), ggml_backend_dev_name(found));
+            tell(device->description, sizeof(device->description), ggml_backend_dev_description(found));
+            device->is_cpu = type == GGML_BACKEND_DEVICE_TYPE_CPU;
+            return SDCPP_OK;
+        }
+        tell(message, message_size, "the engine has no device");
+        return SDCPP_NO_RESULT;
+#else
+        tell(message, message_size, "this engine does not show its devices");
+        return SDCPP_UNSUPPORTED;
+#endif
+    });
+}
 
 sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size) {
     return guarded(message, message_size, [&] {

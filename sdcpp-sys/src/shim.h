@@ -11,6 +11,7 @@
 #ifndef WEAVE_SDCPP_SHIM_H
 #define WEAVE_SDCPP_SHIM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,24 @@ typedef enum sdcpp_thrown {
     SDCPP_THROW_BAD_ALLOC = 1,
     SDCPP_THROW_INT = 2
 } sdcpp_thrown;
+
+/// A device that the engine computes on.
+typedef struct sdcpp_device {
+    /// As the engine calls it, such as `CUDA0`.
+    char name[64];
+    /// As its maker calls it.
+    char description[128];
+    /// It is a processor's own cores, not a GPU.
+    bool is_cpu;
+} sdcpp_device;
+
+/// Tells which device a context computes on whose parameters name none: the first GPU, else the CPU.
+/// `SDCPP_UNSUPPORTED` with an engine that was built elsewhere as a shared library, which need not
+/// show it. On failure `*device` is all zeros.
+///
+/// Asking makes the engine look for its devices. What it finds goes to its log if a context was made
+/// before, and to standard error if not. Memory is not asked for: on a GPU that is full, ggml aborts.
+sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t message_size);
 
 /// Sets the parameters of a context to upstream's defaults.
 sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size);

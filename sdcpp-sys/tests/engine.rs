@@ -60,6 +60,31 @@ fn the_engine_says_what_it_is() {
 }
 
 #[test]
+fn the_engine_says_what_it_computes_on() {
+    let mut device = MaybeUninit::uninit();
+    let mut message = Message::<64>::new();
+    // SAFETY: both pointers are to live memory of the size that is given.
+    let status = unsafe { sdcpp_default_device(device.as_mut_ptr(), message.pointer(), 64) };
+    if ENGINE.back_ends.is_empty() {
+        assert_eq!(status, sdcpp_status::SDCPP_UNSUPPORTED);
+        return;
+    }
+    assert_eq!((status, message.text()), (sdcpp_status::SDCPP_OK, ""));
+    // SAFETY: the call above wrote all of it.
+    let device: sdcpp_device = unsafe { device.assume_init() };
+    // SAFETY: the layer ends both texts with a NUL.
+    let [name, description] = [device.name.as_ptr(), device.description.as_ptr()]
+        .map(|text| unsafe { CStr::from_ptr(text) }.to_str().unwrap());
+    assert!(!name.is_empty() && !description.is_empty(), "{name:?} {description:?}");
+    if ENGINE.back_ends == ["cpu"] {
+        assert_eq!((name, device.is_cpu), ("CPU", true));
+    }
+    // SAFETY: null is allowed for both, and refused for the device.
+    let status = unsafe { sdcpp_default_device(ptr::null_mut(), ptr::null_mut(), 0) };
+    assert_eq!(status, sdcpp_status::SDCPP_NULL_ARGUMENT);
+}
+
+#[test]
 fn structures_are_read_where_the_engine_writes_them() {
     // Defaults from the first to the last fields, so that a shift anywhere would show.
     let context = context_parameters();

@@ -81,6 +81,8 @@ pub struct Config {
     pub model: ModelFiles,
     /// CPU threads of the engine; `None`: half of the processors.
     pub threads: Option<u16>,
+    /// Whether the diffusion model's attention is computed without the whole matrix in memory.
+    pub flash_attention: bool,
     /// Workers, each with an engine of its own.
     pub workers: usize,
     /// Whether a worker has to make a small image before it is given requests; `None`: if the
@@ -128,12 +130,14 @@ impl Default for Config {
             tcp: None,
             allow_remote: false,
             token_file: None,
-            sandbox: true,
+            // Not tried with the drivers of GPUs: a worker that quietly falls back to the CPU would be worse.
+            sandbox: !cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal")),
             admin_socket: AdminSocket::Beside,
             engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
             isolation: Isolation::Process,
             model: ModelFiles::default(),
             threads: None,
+            flash_attention: false,
             workers: 1,
             warm_up: None,
             queue: 64,
@@ -338,7 +342,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "sandbox",
         value: "on|off",
-        help: "worker processes: no network, no files but what the engine needs to read [on]",
+        help: "worker processes: no network, no files but what the engine needs to read [on; off in a GPU build]",
         live: false,
         is_path: false,
         set: |config, text| {
@@ -411,6 +415,18 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         get: |config| config.threads.map(|threads| threads.to_string()),
+    },
+    Setting {
+        name: "flash_attention",
+        value: "BOOL",
+        help: "flash attention where the device has it: faster on GPUs, less memory; other pixels [false]",
+        live: false,
+        is_path: false,
+        set: |config, text| {
+            config.flash_attention = one_of(text, &[("true", true), ("false", false)])?;
+            Ok(())
+        },
+        get: |config| Some(config.flash_attention.to_string()),
     },
     count!(workers, 1..=64, false, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
     Setting {

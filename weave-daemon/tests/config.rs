@@ -91,7 +91,8 @@ fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
          allow_uids = \"1,2\"\nallow_gids = 3\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
-         sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\ngeneration_timeout = 1.5\nlog = \"debug\"\n",
+         sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\nflash_attention = true\n\
+         generation_timeout = 1.5\nlog = \"debug\"\n",
     );
     let config = resolve(&[], &[], Some(&file)).unwrap();
     let flags = config.to_flags();

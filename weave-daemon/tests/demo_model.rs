@@ -148,6 +148,18 @@ fn a_dozen_pictures_show_what_their_prompts_say() {
 }
 
 #[test]
+fn flash_attention_draws_the_same_picture_with_other_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene { prompt: "a red circle on a blue background", seed: 1, side: 128, steps: 8 };
+    let without = scene.png(&daemon(), folder.path());
+    let daemon = Daemon::start(&["--threads=1", "--flash-attention=true", "--log=debug"]);
+    let with = scene.png(&daemon, folder.path());
+    daemon.log.wait("Using flash attention in the diffusion model");
+    assert_eq!((with.colour(58, 58), with.colour(0, 0)), ("red", "blue"));
+    assert!(with.pixels != without.pixels, "the setting does nothing");
+}
+
+#[test]
 fn the_same_prompt_and_seed_give_the_same_pixels_and_others_give_others() {
     let daemon = daemon();
     let folder = tempfile::tempdir().unwrap();
@@ -234,6 +246,8 @@ fn sigterm_lets_the_engine_finish_its_image() {
     let mut client = daemon.connect();
     client.write(&sized_request(1, "a red circle", 1, 64, 64, 2));
     daemon.log.wait("request 1:");
+    // Said before the first image, at the default level.
+    assert!(daemon.log.all().contains("INFO  computing on "), "{}", daemon.log.all());
     daemon.signal(Signal::TERM);
     assert_eq!(client.image().0, 1);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -89,6 +89,7 @@ impl Sdcpp {
                 *place = path.as_ptr();
             }
         }
+        params.diffusion_flash_attn = config.flash_attention;
         params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
 
         PART_MISSING.store(false, Ordering::Relaxed);
@@ -97,6 +98,7 @@ impl Sdcpp {
         // after the call, which copies them, and there is room for the result and the message.
         let status =
             unsafe { sys::sdcpp_ctx_new(&params, &mut context, message.as_mut_ptr().cast(), message.len()) };
+        log_device();
         match NonNull::new(context) {
             Some(context) if status == sys::sdcpp_status::SDCPP_OK => {
                 let engine = Self { context };
@@ -221,6 +223,34 @@ fn c_string(path: &Path) -> Result<CString, String> {
 
 fn told(message: &Message) -> String {
     CStr::from_bytes_until_nul(message).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Says what is computed on, so that nobody takes the CPU for the GPU that they have.
+fn log_device() {
+    let mut device = MaybeUninit::uninit();
+    // SAFETY: there is room for the device, and a message is not wanted, for which null and 0 stand.
+    let status = unsafe { sys::sdcpp_default_device(device.as_mut_ptr(), ptr::null_mut(), 0) };
+    if status != sys::sdcpp_status::SDCPP_OK {
+        return;
+    }
+    // SAFETY: the call succeeded, so all of it is initialised.
+    let device: sys::sdcpp_device = unsafe { device.assume_init() };
+    // SAFETY: the C++ layer ends both texts with a NUL, inside of their arrays.
+    let [name, description] = [device.name.as_ptr(), device.description.as_ptr()]
+        .map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned());
+    if device.is_cpu {
+        log::info!("computing on the CPU ({description})");
+        let for_gpus: Vec<_> = sys::ENGINE.back_ends.iter().copied().filter(|name| *name != "cpu").collect();
+        if !for_gpus.is_empty() {
+            log::warn!(
+                "this weaved was built with {} too, but no such device was found: images take long; look after the \
+                 driver (CUDA: nvidia-smi) and who may use it",
+                for_gpus.join(" and ")
+            );
+        }
+    } else {
+        log::info!("computing on {name} ({description})");
+    }
 }
 
 /// The default for `threads`. The engine's threads spin while they wait for each other, which on
