@@ -30,7 +30,7 @@ lint: ## formatting and clippy, with and without the engine
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
-	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
+	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 
 unit: ## all tests under nextest, and the documentation's examples
 	cargo nextest run --locked --workspace
@@ -70,6 +70,7 @@ simulate: ## the router in simulated worlds, from fixed seeds and a fresh one; S
 ifdef SEED
 	$(simulator) 1 $(SEED) --log
 else
+	cargo nextest run --locked -p weave-daemon --no-default-features --features simulator --test simulator
 	$(simulator) 2000000 1
 	$(simulator) 200000 $$(od -An -N6 -tu8 /dev/urandom)
 endif

@@ -58,13 +58,13 @@ impl Choices for Seeded {
     }
 }
 
-/// Choices from bytes, as a fuzzer makes them: one byte each.
+/// Choices from bytes, as a fuzzer makes them: one byte each. After the last one, the largest.
 #[derive(Clone, Debug)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Choices for Bytes<'_> {
     fn below(&mut self, n: u32) -> u32 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        let Some((first, rest)) = self.0.split_first() else { return n - 1 };
         self.0 = rest;
         u32::from(*first) % n
     }
