@@ -664,6 +664,7 @@ impl Server {
             Ok(()) => self.router.worker_up(id, now),
             Err(error) => {
                 log::error!("worker {}: can't start it: {error}", id.0);
+                link.peer = None;
                 self.router.worker_down(id, Death::NotStarted, true, now);
             }
         }
