@@ -855,7 +855,14 @@ impl Server {
     /// SIGTERM or SIGINT: the first one lets running work finish, the second one doesn't.
     fn stopped(&mut self, now: Instant) {
         empty(&mut self.stop);
-        if self.listener.take().is_some() {
+        if self.listener.is_some() {
+            // Who has connected by now gets an answer, not a broken connection. More than these don't fit
+            // into the listener's queue.
+            self.accepting = true;
+            for _ in 0..4096 / ACCEPTS {
+                self.accept(now);
+            }
+            self.listener = None;
             log::info!("stopping: no new requests; what runs may take {:?}", self.config.drain_timeout);
             self.socket = None;
             self.tcp = None;
