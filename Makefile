@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector conform mutants simulate units bare-metal big-endian check-demo bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector conform mutants simulate units bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate units bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -20,7 +20,7 @@ quick: ## formatting, lints and the fast tests, without the engine
 	cargo clippy --locked -p weave-core -p weave-client --all-targets -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
 	cargo nextest run --locked -p weave-core -p weave-client
-	cargo nextest run --locked -p weave-daemon --no-default-features
+	cargo nextest run --locked -p weave-daemon --no-default-features -E 'not binary(reliability)'
 
 # The oldest compiler is Cargo.toml's to say: clippy refuses what is newer, and who repeats it repeats the same.
 oldest = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -57,6 +57,15 @@ dissector: ## the Wireshark dissector, with tshark, on the vectors and on real t
 	cargo build --locked --quiet -p weave-client --target-dir target/example
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
 
+haproxy: ## the real HAProxy in front of three weaved, one of which is killed, stopped, drained, or hangs
+	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+	WEAVED=target/example/debug/weaved python3 -B weave-daemon/deploy/test_haproxy.py
+
+kubernetes: ## the manifests for Kubernetes against its schemas, and what they start, without a cluster
+	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+	cargo build --locked --quiet -p weave-client --target-dir target/example
+	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-daemon/deploy/kubernetes/check
+
 conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
 	conformance/run
 
@@ -86,6 +95,11 @@ big-endian: ## weave-core's tests, all vectors among them, on an emulated big-en
 
 check-demo: ## `make demo` itself, twice: the same bytes, and no process left
 	.ci/check-demo
+
+# The tests of weave-daemon/tests/reliability.rs, which `make unit` runs with small numbers.
+reliability: ## weaved under load and abuse, with large numbers: prints what weave-daemon/RELIABILITY.md has
+	RELIABILITY=long cargo test --release --locked --quiet -p weave-daemon --no-default-features \
+		--target-dir target/example --test reliability -- --nocapture --test-threads=1
 
 bench: ## how long the codec takes
 	cargo bench --locked -p weave-benches --bench codec

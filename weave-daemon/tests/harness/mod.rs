@@ -240,25 +240,30 @@ impl Client {
 
     /// The next answer; `None` if the daemon closed between two of them.
     pub fn answer(&mut self) -> Option<Answer> {
+        self.try_answer().expect("the answer is whole")
+    }
+
+    /// The next answer; an error if the daemon closed in the middle of it, or says nothing.
+    pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
         let mut bytes = vec![0; HEADER_LEN];
-        let first = self.stream.read(&mut bytes).unwrap_or_else(|error| match error.kind() {
-            io::ErrorKind::ConnectionReset => 0,
-            other => panic!("no answer: {other}"),
-        });
+        let first = match self.stream.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            other => other?,
+        };
         if first == 0 {
-            return None;
+            return Ok(None);
         }
-        self.stream.read_exact(&mut bytes[first..]).unwrap();
+        self.stream.read_exact(&mut bytes[first..])?;
         loop {
             match split(&bytes, MAX_RESPONSE_PAYLOAD).unwrap() {
                 Split::Need(n) => {
                     let have = bytes.len();
                     bytes.resize(have + n, 0);
-                    self.stream.read_exact(&mut bytes[have..]).expect("the answer is whole");
+                    self.stream.read_exact(&mut bytes[have..])?;
                 }
                 Split::Frame(frame, rest) => {
                     assert!(rest.is_empty());
-                    return Some(match frame.header().kind() {
+                    return Ok(Some(match frame.header().kind() {
                         Kind::Response => {
                             let response = response::parse(&frame).unwrap();
                             Answer::Image {
@@ -275,7 +280,7 @@ impl Client {
                             Answer::Error { id: error.request_id, code: error.code, text }
                         }
                         other => panic!("an answer of type {other:?}"),
-                    });
+                    }));
                 }
             }
         }
@@ -312,15 +317,20 @@ impl Client {
 
 /// What the pattern engine must draw. Made here from its description, not by its code.
 pub fn gradient(prompt: &str, seed: u64) -> Vec<u8> {
+    sized_gradient(prompt, seed, SIDE)
+}
+
+/// The same, as a square of any side.
+pub fn sized_gradient(prompt: &str, seed: u64, side: u32) -> Vec<u8> {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in seed.to_le_bytes().into_iter().chain(prompt.bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     let start = hash.to_le_bytes();
     let mut pixels = Vec::new();
-    for y in 0..SIDE {
-        for x in 0..SIDE {
-            let ramp = |at: u32| u8::try_from(at * 256 / SIDE).unwrap();
+    for y in 0..side {
+        for x in 0..side {
+            let ramp = |at: u32| u8::try_from(at * 256 / side).unwrap();
             pixels.push(start[0].wrapping_add(ramp(x)));
             pixels.push(start[1].wrapping_add(ramp(y)));
             pixels.push(start[2]);
