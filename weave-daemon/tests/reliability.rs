@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Client, Daemon, Log, PATIENCE, SIDE, eventually, gradient, is_alive, private_folder, request,
+    Answer, Client, Daemon, PATIENCE, SIDE, eventually, gradient, is_alive, private_folder, request,
     sized_gradient, sized_request, weaved,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -131,16 +131,21 @@ fn thousands_of_idle_connections_neither_swell_it_nor_starve_the_active() {
 
     // Its tables are filled once.
     drop((0..idle + active).map(|_| daemon.connect()).collect::<Vec<_>>());
-    let (mut alone, mut crowded, mut worst, mut before) = (vec![], vec![], Times::default(), 0);
+    let (mut alone, mut crowded, mut worst, mut before) = (vec![], vec![], 0.0_f64, 0);
     for _ in 0..pick(1, 5) {
         eventually("the others are gone", || descriptors(pid) < 100);
         alone.push(together(&load()));
-        before = resident(pid);
+        if before == 0 {
+            before = resident(pid);
+        }
         let _crowd: Vec<_> = (0..idle).map(|_| daemon.connect()).collect();
         eventually("all are accepted", || descriptors(pid) >= idle);
         let clients = load();
-        crowded.push(together(&clients));
-        worst.0.extend(clients.iter().map(Times::median));
+        let all = together(&clients);
+        // Who waits in one queue waits equally long.
+        let slowest = clients.iter().map(Times::median).max().unwrap();
+        worst = worst.max(slowest.as_secs_f64() / all.median().as_secs_f64());
+        crowded.push(all);
     }
     let middle = |all: &[Times], of: fn(&Times) -> Duration| Times(all.iter().map(of).collect()).median();
     for (what, all) in [("alone", &alone), ("beside 2,000 idle ones", &crowded)] {
@@ -149,9 +154,8 @@ fn thousands_of_idle_connections_neither_swell_it_nor_starve_the_active() {
     }
     assert_has_not_grown("router with the idle ones", before, resident(pid));
     assert_eq!(threads(pid), 1, "the router is one thread");
-    // Who waits in one queue waits equally long.
-    println!("the median of the client that had it worst: {:.2?}", worst.max());
-    assert!(worst.max() < middle(&crowded, Times::median) * 3);
+    println!("the client that had it worst waited {worst:.2} times as long as the one in the middle");
+    assert!(worst < 3.0, "it starved");
     eventually("all are gone", || descriptors(pid) < 100);
     daemon.assert_serves();
 }
@@ -675,7 +679,7 @@ fn a_worker_is_started_again_while_clients_want_every_descriptor() {
     let daemon = with_descriptors(40, &folder.path().join("weave.sock"), &[]);
     daemon.assert_serves();
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
-    daemon.log.wait("can't accept a connection");
+    daemon.log.wait("can't accept connections");
     ask_in_turn(&mut crowd[0], "inside", 1);
     daemon.kill_worker();
     daemon.log.wait("was killed");
@@ -698,38 +702,4 @@ fn the_largest_image_arrives_whole() {
             });
         }
     });
-}
-
-/// Who was told to collect the log and doesn't must not bring the daemon down with it.
-#[test]
-fn a_log_that_nobody_reads_does_not_stop_it() {
-    let folder = private_folder();
-    let socket = folder.path().join("weave.sock");
-    let mut child = weaved()
-        .args(["--engine=pattern", "--pattern=gradient", "--socket"])
-        .arg(&socket)
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("it listens", || UnixStream::connect(&socket).is_ok());
-    let mut client = Client::new(UnixStream::connect(&socket).unwrap());
-    client.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let mut answered = 0;
-    for id in 1..=1_000 {
-        client.send(id, "unheard", id);
-        match client.try_answer() {
-            Ok(Some(Answer::Image { pixels, .. })) if pixels == gradient("unheard", id) => answered += 1,
-            _ => break,
-        }
-    }
-    let log = Log::default();
-    log.follow(child.stderr.take().unwrap());
-    eventually("who reads it again hears that lines are missing", || {
-        ask_in_turn(&mut client, "heard", 1);
-        answered < 1_000 || log.all().contains("lines were dropped")
-    });
-    let _ = child.kill();
-    let _ = child.wait();
-    assert_eq!(answered, 1_000, "it stopped when the pipe of its log was full");
 }
