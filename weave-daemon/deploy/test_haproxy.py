@@ -53,7 +53,7 @@ def eventually(what, holds):
 
 class Weaved:
     def __init__(self, folder, name):
-        self.socket = folder / (name + ".sock")
+        self.socket = folder / name / "weave.sock"
         self.log = folder / (name + ".log")
         self.process = None
 
