@@ -7,9 +7,9 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
-use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, EngineKind};
+use crate::process;
 use crate::socket::{self, SocketError, check_folder, default_path};
 
 /// One thing that was looked at.
@@ -175,17 +175,12 @@ fn writable(folder: &Path) -> Result<(), String> {
         .map_err(|error| format!("can't write in {}: {error}", there.display()))
 }
 
-/// Descriptors besides those of clients: standard streams, poll, signals, listeners, the worker, the
-/// administrator's connections.
-const OWN_DESCRIPTORS: u64 = 32;
-
 fn descriptors(config: &Config) -> Finding {
-    let need = config.connections as u64 + OWN_DESCRIPTORS;
-    match getrlimit(Resource::Nofile).current {
-        Some(limit) if limit < need => Finding::note(
+    match process::descriptors(config) {
+        (need, most) if most < need => Finding::note(
             "connections",
             format_args!(
-                "{} at once take {need} descriptors, but {limit} are allowed; raise `ulimit -n` or LimitNOFILE=",
+                "{} at once take {need} descriptors, but {most} are allowed; raise `ulimit -n` or LimitNOFILE=",
                 config.connections
             ),
         ),

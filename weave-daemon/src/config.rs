@@ -36,7 +36,7 @@ pub enum Isolation {
 /// Where metrics and health are to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// `admin.sock` in the folder of the clients' socket; nowhere if that was handed over by systemd.
+    /// `weave-admin.sock` beside `weave.sock`, and so on; nowhere if that was handed over by systemd.
     Beside,
     /// Nowhere.
     Off,
@@ -49,7 +49,11 @@ impl AdminSocket {
     #[must_use]
     pub fn path(&self, clients: Option<&Path>) -> Option<PathBuf> {
         match self {
-            Self::Beside => clients.map(|clients| clients.with_file_name("admin.sock")),
+            Self::Beside => clients.map(|clients| {
+                let mut name = clients.file_stem().unwrap_or_default().to_owned();
+                name.push("-admin.sock");
+                clients.with_file_name(name)
+            }),
             Self::Off => None,
             Self::At(path) => Some(path.clone()),
         }
@@ -354,7 +358,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "admin_socket",
         value: "PATH",
-        help: "Unix socket for metrics and health, or off [admin.sock beside the other one]",
+        help: "Unix socket for metrics and health, or off [NAME-admin.sock beside NAME.sock]",
         live: false,
         is_path: true,
         set: |config, text| {

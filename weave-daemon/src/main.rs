@@ -248,7 +248,8 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
     Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
 }
 
-fn serve(config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
+fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
+    process::make_room(&mut config);
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers get all descriptors that weaved was started with: {error}");
     }

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::{Config, Isolation};
 use crate::router::Death;
 use crate::worker_log::WorkerLog;
@@ -24,6 +26,43 @@ pub fn keep_inherited_descriptors() -> io::Result<()> {
     // memory is passed.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Descriptors besides those of clients: standard streams, poll, signals, listeners, the
+/// administrator's connections, and what it takes to start a worker.
+const OWN_DESCRIPTORS: u64 = 32;
+/// A worker's stream and log.
+const DESCRIPTORS_PER_WORKER: u64 = 2;
+
+/// So many descriptors are needed for these settings, and at most so many may be had.
+#[must_use]
+pub fn descriptors(config: &Config) -> (u64, u64) {
+    let need = config.connections as u64 + config.workers as u64 * DESCRIPTORS_PER_WORKER + OWN_DESCRIPTORS;
+    (need, getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX))
+}
+
+/// Sees to it that clients can't take the descriptors that workers need: raises the limit as far as
+/// it may be raised, and has fewer clients if that is not enough.
+pub fn make_room(config: &mut Config) {
+    let (need, most) = descriptors(config);
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < need) {
+        let raised = Rlimit { current: Some(need.min(most)), ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            log::warn!("can't have more descriptors: {error}");
+        }
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if allowed < need {
+        let short = usize::try_from(need - allowed).unwrap_or(usize::MAX);
+        let connections = config.connections.saturating_sub(short).max(1);
+        log::warn!(
+            "{} connections take {need} descriptors, but {allowed} are allowed (`ulimit -n`, LimitNOFILE=): \
+             there will be {connections} at once",
+            config.connections
+        );
+        config.connections = connections;
+    }
 }
 
 /// A worker that was started.

@@ -856,9 +856,9 @@ impl Server {
     fn stopped(&mut self, now: Instant) {
         empty(&mut self.stop);
         if self.listener.is_some() {
-            // Who has connected by now gets an answer, not a broken connection. More than these don't fit
-            // into the listener's queue.
-            self.accepting = true;
+            // Who has connected by now gets an answer, not a broken connection, unless systemd keeps the
+            // socket for the next daemon. More than these don't fit into the listener's queue.
+            self.accepting = self.socket.is_some();
             for _ in 0..4096 / ACCEPTS {
                 self.accept(now);
             }

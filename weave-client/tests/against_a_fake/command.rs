@@ -662,7 +662,7 @@ fn stats_are_a_table_or_json() {
     assert_eq!(json["weave_generation_seconds"]["buckets"]["5"], 10);
 
     // Where the socket is looked for.
-    let admin = folder.path().join("admin.sock");
+    let admin = folder.path().join("weave-admin.sock");
     std::os::unix::fs::symlink(fake.path(), &admin).unwrap();
     for (variable, flags) in [
         (None, vec!["--socket", "weave.sock"]),

@@ -26,7 +26,7 @@ pub(crate) fn socket(args: &Admin) -> Result<PathBuf, Failure> {
     match named {
         Some(path) => Ok(path),
         None => match exit::address(args.socket.as_ref())? {
-            Address::Unix(path) => Ok(path.with_file_name("admin.sock")),
+            Address::Unix(path) => Ok(beside(&path)),
             address => {
                 let what = format_args!("{address} is for requests; figures are on a Unix socket");
                 Err(Failure::new(Exit::Usage, what)
@@ -34,6 +34,14 @@ pub(crate) fn socket(args: &Admin) -> Result<PathBuf, Failure> {
             }
         },
     }
+}
+
+/// The place of the administrative socket if nobody has said another: `weave-admin.sock` for
+/// `weave.sock`, so that several daemons can share a folder.
+fn beside(clients: &Path) -> PathBuf {
+    let mut name = clients.file_stem().unwrap_or_default().to_owned();
+    name.push("-admin.sock");
+    clients.with_file_name(name)
 }
 
 /// What the daemon has counted and measured, under the names that its metrics have.

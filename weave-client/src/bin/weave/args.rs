@@ -139,7 +139,7 @@ pub(crate) struct Admin {
     #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
     pub(crate) socket: Option<PathBuf>,
 
-    /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else admin.sock beside the other one]
+    /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
     #[arg(long, value_name = "PATH")]
     pub(crate) admin_socket: Option<PathBuf>,
 }
