@@ -1,6 +1,8 @@
 //! What the fuzz targets do, as functions that any toolchain can call: each takes bytes and panics when something does
 //! not hold. The programs in `fuzz_targets` hand them what libFuzzer makes up, `tests/replay.rs` what it has found.
 
+mod config;
+
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -8,17 +10,20 @@ use arbitrary::{Arbitrary, Unstructured};
 use weave_conformance::spec::REQUIREMENTS;
 use weave_conformance::wire;
 use weave_core::error::{self, ErrorCode};
-use weave_core::frame::{Deframer, Frame, FrameError, Kind, Split};
+use weave_core::frame::{Deframer, Frame, FrameError, Header, Kind, Split};
 use weave_core::limits::{
-    HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, REQUEST_FIXED_LEN,
-    RESPONSE_FIXED_LEN, SIDE_STEP,
+    HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD,
+    REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, SIDE_STEP,
 };
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{self, ImageSize, ResponseHead};
 
+pub use config::config;
+
 /// The specification has a requirement of this id.
 fn assert_is_required(id: &str) {
-    static IDS: LazyLock<HashSet<&str>> = LazyLock::new(|| REQUIREMENTS.iter().map(|known| known.id.as_str()).collect());
+    static IDS: LazyLock<HashSet<&str>> =
+        LazyLock::new(|| REQUIREMENTS.iter().map(|known| known.id.as_str()).collect());
     assert!(IDS.contains(id), "no requirement {id}");
 }
 
@@ -53,6 +58,7 @@ fn deframe(stream: &[u8], sizes: &[usize]) -> Frames {
             }
             Err(error) => {
                 assert_is_required(error.requirement());
+                assert!(!error.to_string().is_empty());
                 assert_eq!(deframer.next_frame().unwrap_err(), error, "an error does not stay");
                 return (frames, Some(error), false);
             }
@@ -79,8 +85,15 @@ pub fn split(data: &[u8]) {
     for (kind, payload_len, body) in &whole.0 {
         match weave_core::frame::split(rest, MAX_SKIPPED_PAYLOAD) {
             Ok(Split::Frame(frame, after)) => {
-                assert_eq!((frame.header().kind().to_wire(), frame.header().payload_len()), (*kind, *payload_len));
-                let kept = if frame.body().len() + HEADER_LEN > MAX_REQUEST_FRAME { REQUEST_FIXED_LEN } else { body.len() };
+                assert_eq!(
+                    (frame.header().kind().to_wire(), frame.header().payload_len()),
+                    (*kind, *payload_len)
+                );
+                let kept = if frame.body().len() + HEADER_LEN > MAX_REQUEST_FRAME {
+                    REQUEST_FIXED_LEN
+                } else {
+                    body.len()
+                };
                 assert_eq!(body, &frame.body()[..kept]);
                 rest = after;
             }
@@ -99,6 +112,13 @@ pub fn request(data: &[u8]) {
         Ok(parsed) => {
             parsed.params.check().expect("values in their ranges");
             parsed.prompts.check().expect("prompts that can be sent");
+            let texts = [parsed.prompts.clip_l(), parsed.prompts.clip_g(), parsed.prompts.t5()];
+            assert_eq!(parsed.prompts.are_equal(), texts == [texts[0]; 3]);
+            let [clip_l, clip_g, t5] = texts.map(str::len);
+            assert_eq!(
+                format!("{:?}", parsed.prompts),
+                format!("Prompts({clip_l}, {clip_g} and {t5} bytes)")
+            );
             let mut out = [0xA5; MAX_REQUEST_FRAME];
             let emitted = parsed.emit(&mut out).expect("what was accepted can be sent");
             let mut sent = frame.body().to_vec();
@@ -111,7 +131,8 @@ pub fn request(data: &[u8]) {
         Err(wrong) => {
             assert_is_required(wrong.requirement());
             let mut out = [0; MAX_ERROR_FRAME];
-            let answer = error::emit(frame.request_id(), wrong.code(), wrong, &mut out).expect("room for any error");
+            let answer =
+                error::emit(frame.request_id(), wrong.code(), wrong, &mut out).expect("room for any error");
             let Ok(Split::Frame(answer, [])) = weave_core::frame::split(answer, MAX_RESPONSE_PAYLOAD) else {
                 panic!("the answer is no frame")
             };
@@ -120,25 +141,49 @@ pub fn request(data: &[u8]) {
     });
 }
 
-/// A response is not believed for a requirement of the text, or its head makes the same bytes again.
+/// The pixels of the smallest image, which no fuzzer has to make up: as they may follow an input.
+const PIXELS: [u8; 64 * 64 * 4] = [0; 64 * 64 * 4];
+
+/// A response is not believed for a requirement of the text, or its head makes the same bytes again. It is tried as it
+/// is and with pixels after it.
 pub fn response(data: &[u8]) {
-    with_frame(data, 2, MAX_RESPONSE_PAYLOAD, |frame| {
-        let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>();
-        let head = fields.map(|fields| ResponseHead::parse(frame.header(), fields));
-        match response::parse(frame) {
-            Ok(parsed) => {
-                assert_eq!(parsed.pixels.len(), parsed.head.image.data_len() as usize);
-                assert_eq!(parsed.head.emit()[HEADER_LEN..], frame.body()[..RESPONSE_FIXED_LEN]);
-                let after = frame.body().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
-                assert_eq!(head, Some(Ok((parsed.head, u32::try_from(after).unwrap()))));
+    for pixels in [0, 64 * 64 * 3, 64 * 64 * 4] {
+        with_frame(&[data, &PIXELS[..pixels]].concat(), 2, MAX_RESPONSE_PAYLOAD, response_frame);
+    }
+    // A client that streams the pixels has no frame: it reads header and fields, whatever the length that the header says.
+    if let Some((header, after)) = data.split_first_chunk::<HEADER_LEN>()
+        && let Ok(header) = Header::parse(header, MAX_RESPONSE_PAYLOAD)
+        && let Some(fields) = after.first_chunk::<RESPONSE_FIXED_LEN>()
+    {
+        match ResponseHead::parse(header, fields) {
+            Ok((head, after)) => {
+                let told = u64::from(header.payload_len());
+                assert_eq!(
+                    told,
+                    RESPONSE_FIXED_LEN as u64 + u64::from(head.image.data_len()) + u64::from(after)
+                );
             }
-            Err(wrong) => {
-                assert_is_required(wrong.requirement());
-                assert!(!wrong.to_string().is_empty());
-                assert!(head.is_none_or(|head| head == Err(wrong)), "head and whole are judged differently");
-            }
+            Err(wrong) => assert_is_required(wrong.requirement()),
         }
-    });
+    }
+}
+
+fn response_frame(frame: &Frame<'_>) {
+    let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>();
+    let head = fields.map(|fields| ResponseHead::parse(frame.header(), fields));
+    match response::parse(frame) {
+        Ok(parsed) => {
+            assert_eq!(parsed.pixels.len(), parsed.head.image.data_len() as usize);
+            assert_eq!(parsed.head.emit()[HEADER_LEN..], frame.body()[..RESPONSE_FIXED_LEN]);
+            let after = frame.body().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
+            assert_eq!(head, Some(Ok((parsed.head, u32::try_from(after).unwrap()))));
+        }
+        Err(wrong) => {
+            assert_is_required(wrong.requirement());
+            assert!(!wrong.to_string().is_empty());
+            assert!(head.is_none_or(|head| head == Err(wrong)), "head and whole are judged differently");
+        }
+    }
 }
 
 /// An error is not believed for a requirement of the text, or makes the same bytes again where a sender would make them.
@@ -148,15 +193,22 @@ pub fn error(data: &[u8]) {
             let shown = parsed.text().to_string();
             assert!(!shown.chars().any(char::is_control), "a terminal would obey {shown:?}");
             assert_eq!(ErrorCode::from_wire(parsed.code.to_wire()), parsed.code);
-            let (Ok(text), true) = (std::str::from_utf8(parsed.message), parsed.status == parsed.code.status()) else {
+            assert!(!parsed.code.to_string().is_empty() && !parsed.code.name().is_empty());
+            let (Ok(text), true) =
+                (std::str::from_utf8(parsed.message), parsed.status == parsed.code.status())
+            else {
                 return;
             };
             let mut out = [0; MAX_ERROR_FRAME];
-            let emitted = error::emit(parsed.request_id, parsed.code, text, &mut out).expect("room for any error");
+            let emitted =
+                error::emit(parsed.request_id, parsed.code, text, &mut out).expect("room for any error");
             if text.len() <= 255 {
                 assert_eq!(emitted[HEADER_LEN..], frame.body()[..18 + text.len()]);
             } else {
-                assert!(emitted.len() <= MAX_ERROR_FRAME && text.as_bytes().starts_with(&emitted[HEADER_LEN + 18..]));
+                assert!(
+                    emitted.len() <= MAX_ERROR_FRAME
+                        && text.as_bytes().starts_with(&emitted[HEADER_LEN + 18..])
+                );
             }
         }
         Err(wrong) => {
@@ -211,7 +263,7 @@ pub fn structured(data: &[u8]) {
     let head = ResponseHead { request_id: message.request_id, generation_time_ms: params.steps, image };
     let wire = head.emit();
     let (header, fields) = wire.split_first_chunk().expect("a header");
-    let header = weave_core::frame::Header::parse(header, MAX_RESPONSE_PAYLOAD).expect("a header");
+    let header = Header::parse(header, MAX_RESPONSE_PAYLOAD).expect("a header");
     assert_eq!(ResponseHead::parse(header, fields.first_chunk().expect("the fields")), Ok((head, 0)));
 
     let mut flipped = bytes;
@@ -232,7 +284,9 @@ unsafe extern "C" {
 
 /// FNV-1a.
 fn hashed(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+    bytes
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// What the C implementation makes of a stream.
@@ -346,7 +400,13 @@ fn core_request(frame: &Frame<'_>, numbers: &mut Vec<u64>) {
     match request::parse(frame) {
         Ok(request) => {
             let params = request.params;
-            numbers.extend([1, request.request_id, params.width.into(), params.height.into(), params.steps.into()]);
+            numbers.extend([
+                1,
+                request.request_id,
+                params.width.into(),
+                params.height.into(),
+                params.steps.into(),
+            ]);
             numbers.extend([params.cfg_scale.to_bits().into(), params.seed]);
             let data_at = frame.body().as_ptr().addr() + REQUEST_FIXED_LEN;
             for text in [request.prompts.clip_l(), request.prompts.clip_g(), request.prompts.t5()] {
@@ -365,7 +425,12 @@ fn core_answer(frame: &Frame<'_>, numbers: &mut Vec<u64>) -> bool {
             let Ok(parsed) = response::parse(frame) else { return false };
             let image = parsed.head.image;
             let trailing = frame.body().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
-            numbers.extend([3, parsed.head.request_id, parsed.head.generation_time_ms.into(), image.width().into()]);
+            numbers.extend([
+                3,
+                parsed.head.request_id,
+                parsed.head.generation_time_ms.into(),
+                image.width().into(),
+            ]);
             numbers.extend([image.height().into(), image.channels().count().into(), hashed(parsed.pixels)]);
             numbers.push(trailing as u64);
             true
@@ -373,7 +438,12 @@ fn core_answer(frame: &Frame<'_>, numbers: &mut Vec<u64>) -> bool {
         Kind::Error => {
             let Ok(parsed) = error::parse(frame) else { return false };
             let trailing = frame.body().len() - 18 - parsed.message.len();
-            numbers.extend([4, parsed.request_id, parsed.status.to_wire().into(), parsed.code.to_wire().into()]);
+            numbers.extend([
+                4,
+                parsed.request_id,
+                parsed.status.to_wire().into(),
+                parsed.code.to_wire().into(),
+            ]);
             numbers.extend([hashed(parsed.message), trailing as u64]);
             true
         }
@@ -387,10 +457,22 @@ fn is_undecided(numbers: &[u64]) -> bool {
     numbers.last() == Some(&101)
 }
 
-/// The same verdict, error code and fields from `weave-core`, the C implementation and the suite's own reader.
+/// The same verdict, error code and fields from `weave-core`, the C implementation and the suite's own reader. The first
+/// byte says who reads, and how many pixels follow the input; the second how it is cut.
 pub fn differential(data: &[u8]) {
-    let Some(([who, cut], stream)) = data.split_first_chunk::<2>().map(|(first, rest)| (*first, rest)) else { return };
+    let Some(([who, cut], stream)) = data.split_first_chunk::<2>().map(|(first, rest)| (*first, rest)) else {
+        return;
+    };
     let (is_server, cut) = (who % 2 == 0, 1 + usize::from(cut) * usize::from(cut));
+    let with_pixels;
+    let stream = match who / 2 % 4 {
+        // An even chance for a response to be whole, where there can be one.
+        some @ 2.. if !is_server => {
+            with_pixels = [stream, &PIXELS[..64 * 64 * usize::from(some + 1)]].concat();
+            &with_pixels
+        }
+        _ => stream,
+    };
     let core = by_core(is_server, stream, cut);
     let suite = by_suite(is_server, stream);
     assert_eq!(core, suite, "weave-core and the suite's reader");

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("split", weave_fuzz::split),
     ("request", weave_fuzz::request),
     ("response", weave_fuzz::response),
     ("error", weave_fuzz::error),
     ("structured", weave_fuzz::structured),
     ("differential", weave_fuzz::differential),
+    ("config", weave_fuzz::config),
 ];
 
 fn files(folder: &Path) -> Vec<PathBuf> {

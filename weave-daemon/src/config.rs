@@ -686,10 +686,27 @@ impl Resolved {
         vars: impl Iterator<Item = (OsString, OsString)>,
         file: Option<&Path>,
     ) -> Result<Self, ConfigError> {
+        let text = match file {
+            Some(path) => {
+                Some(std::fs::read_to_string(path).map_err(|e| ConfigError::File(path.to_owned(), e))?)
+            }
+            None => None,
+        };
+        Self::from_sources(flags, vars, file.zip(text.as_deref()))
+    }
+
+    /// The same with the text of the file instead of the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first value that can't be used.
+    pub fn from_sources(
+        flags: &[(String, String)],
+        vars: impl Iterator<Item = (OsString, OsString)>,
+        file: Option<(&Path, &str)>,
+    ) -> Result<Self, ConfigError> {
         let mut all = Self { config: Config::default(), origins: vec![None; SETTINGS.len()] };
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File(path.to_owned(), e))?;
-            all.take_file(path, &text)?;
+        if let Some((path, text)) = file {
+            all.take_file(path, text)?;
         }
         for (variable, value) in vars {
             let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
@@ -711,7 +728,13 @@ impl Resolved {
     }
 
     fn take(&mut self, setting: &'static Setting, value: &str, origin: Origin) -> Result<(), ConfigError> {
-        match (setting.set)(&mut self.config, value) {
+        // A worker gets its settings on its command line, which can't carry a NUL.
+        let set = if value.contains('\0') {
+            Err("text without NUL".to_owned())
+        } else {
+            (setting.set)(&mut self.config, value)
+        };
+        match set {
             Ok(()) => {
                 if let Some(at) = SETTINGS.iter().position(|other| other.name == setting.name) {
                     self.origins[at] = Some(origin);
@@ -879,10 +902,12 @@ fn ids(text: &str, file: &Path) -> Result<Vec<u32>, String> {
 
 /// The longest time that a setting takes: ten years, far inside what the clock can add.
 const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
+/// The shortest: anything less would become no time at all, which no worker's command line may say.
+const SHORTEST: f64 = 1e-9;
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= LONGEST => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("seconds, more than 0 and at most {LONGEST}")),
+        Ok(seconds) if (SHORTEST..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("seconds, from {SHORTEST} to {LONGEST}")),
     }
 }

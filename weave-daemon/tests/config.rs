@@ -64,6 +64,9 @@ fn what_cannot_be_used_is_named_with_its_place() {
         ("[model]\nfile = 1\n", "weaved.toml:1: model is"),
         ("queue = 1\nqueue = 2\n", "weaved.toml:2: "),
         ("engine = \n", "weaved.toml:1: "),
+        // No worker could be told these two.
+        ("socket = \"a\\u0000b\"\n", "weaved.toml:1: socket is"),
+        ("stall_timeout = 1e-10\n", "must be seconds, from 0.000000001 to 315360000"),
     ] {
         let error = of_file(text);
         assert!(error.contains(words), "{error}");

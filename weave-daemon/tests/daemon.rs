@@ -554,7 +554,7 @@ fn wrong_settings_end_with_a_sentence_and_the_right_code() {
         (&["serve", &unit], 2, "64"),
         (&["--engine", "magic"], 2, "one of sdcpp, pattern"),
         (&["--faults", "explode@3"], 2, "fail@N"),
-        (&["--generation-timeout", "-1"], 2, "more than 0"),
+        (&["--generation-timeout", "-1"], 2, "from 0.000000001 to"),
         (&["--config", file], 78, "weaved.toml:3: queue is \"0\""),
         (&["--config", "/nonexistent.toml"], 78, "can't read the settings in /nonexistent.toml"),
         (&["--engine", "pattern"], 78, "XDG_RUNTIME_DIR"),

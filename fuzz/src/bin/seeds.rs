@@ -1,10 +1,13 @@
-//! Writes the vectors of `spec/` as seeds for each target: `seeds FOLDER` makes `FOLDER/split/…` and so on.
+//! Writes seeds for each target, most of them from the vectors of `spec/`: `seeds FOLDER` makes `FOLDER/split/…` and so
+//! on. Names and values of settings become a dictionary, `FOLDER/config.dict`.
 
 use std::fs;
 use std::path::PathBuf;
 
 use weave_conformance::spec::VECTORS;
 use weave_conformance::wire::Receiver;
+use weave_core::limits::{HEADER_LEN, RESPONSE_FIXED_LEN};
+use weave_daemon::config::SETTINGS;
 
 /// Longer streams slow a fuzzer down and show nothing new.
 const MAX_SEED: usize = 8 * 1024;
@@ -17,10 +20,16 @@ fn main() -> std::io::Result<()> {
     };
     for vector in VECTORS.iter() {
         let bytes: Vec<u8> = vector.segments().into_iter().flat_map(|segment| segment.bytes).collect();
+        let (name, is_server) = (&vector.name, vector.receiver() == Receiver::Server);
         if bytes.len() > MAX_SEED {
+            // These two targets have pixels of their own, 3 or 4 bytes each.
+            if let (false, Some(head)) = (is_server, bytes.get(..HEADER_LEN + RESPONSE_FIXED_LEN)) {
+                write("response", name, &[head])?;
+                write("differential", &format!("{name}-rgb"), &[&[5, 3], head])?;
+                write("differential", &format!("{name}-rgba"), &[&[7, 3], head])?;
+            }
             continue;
         }
-        let (name, is_server) = (&vector.name, vector.receiver() == Receiver::Server);
         write("differential", name, &[&[u8::from(!is_server), 3], &bytes])?;
         write("split", name, &[&[1, 3, 0, 20], &bytes])?;
         if is_server {
@@ -31,5 +40,36 @@ fn main() -> std::io::Result<()> {
         }
         write("structured", name, &[&bytes])?;
     }
-    Ok(())
+
+    // The examples have every setting; as they are, each one is a comment.
+    let file = include_str!("../../../weave-daemon/example.toml").replace("\n#", "\n");
+    write("config", "file", &[file.as_bytes()])?;
+    let variables =
+        include_str!("../../../weave-daemon/example.env").lines().filter_map(|line| line.strip_prefix('#'));
+    let mut words = String::new();
+    for (name, value) in variables.filter_map(|line| line.split_once('=')) {
+        let Some(at) = SETTINGS.iter().position(|setting| setting.variable() == name) else { continue };
+        for source in 0..4 {
+            let choice =
+                u8::try_from(at + source * SETTINGS.len()).expect("a byte is enough for all settings");
+            write("config", &format!("{name}-{source}"), &[b"\0", &[choice], value.as_bytes()])?;
+        }
+        words += &format!("\"{name}\"\n{value:?}\n");
+    }
+    for word in [
+        "fail@",
+        "hang@",
+        "crash@",
+        "slow=",
+        "=\\\"",
+        "\\\"\\\"\\\"",
+        "\\\\u0000",
+        "[",
+        "{",
+        "e-12",
+        "315360000",
+    ] {
+        words += &format!("\"{word}\"\n");
+    }
+    fs::write(folder.join("config.dict"), words)
 }
