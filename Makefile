@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,7 +12,7 @@ build: tools fetch ## build everything, optimised
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate units bare-metal big-endian instructions check-demo ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -31,6 +31,10 @@ lint: ## formatting and clippy, with and without the engine
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
+
+	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --features programs --all-targets -- -D warnings
 
 unit: ## all tests under nextest, and the documentation's examples
 	cargo nextest run --locked --workspace
@@ -86,6 +90,14 @@ endif
 
 units: ## whether systemd takes the units, and how little it leaves to weaved
 	.ci/units
+
+FUZZ_SECONDS = 60
+fuzz: tools-test ## all fuzz targets in turn, FUZZ_SECONDS (60) each
+	fuzz/run time $(FUZZ_SECONDS)
+
+fuzz-smoke: ## the fuzz targets on their corpus, also under valgrind, and a million new inputs for each
+	fuzz/run replay
+	fuzz/run smoke
 
 bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stack, all vectors
 	.ci/bare-metal
