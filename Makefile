@@ -31,8 +31,6 @@ lint: ## formatting and clippy, with and without the engine
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
-
-	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --manifest-path fuzz/Cargo.toml --features programs --all-targets -- -D warnings
 

@@ -77,8 +77,19 @@ fn run() -> Result<Vec<String>, String> {
     let out_dir = engine::out_dir();
     let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let seed_as_bits = engine.corrections.contains(&corrections::SEED_AS_BITS);
-    let shim = compile_shim(manifest_dir, &engine, &api, seed_as_bits)?;
-    bindings::generate(&manifest_dir.join("src/shim.h"), &engine.include_dir, &out_dir)?;
+    let tokenize = engine::feature("TOKENIZE");
+    let tokenizers = match &source {
+        Source::Tree(tree) if tokenize => Some(tree.root.as_path()),
+        Source::Prebuilt { .. } if tokenize => {
+            return Err(
+                "The feature `tokenize` needs the engine's source, and SDCPP_LIB_DIR is a built library."
+                    .to_owned(),
+            );
+        }
+        _ => None,
+    };
+    let shim = compile_shim(manifest_dir, &engine, &api, seed_as_bits, tokenizers)?;
+    bindings::generate(&manifest_dir.join("src/shim.h"), &engine.include_dir, &out_dir, tokenize)?;
     let described = out_dir.join("engine.rs");
     fs::write(&described, describe(&engine, &api, seed_as_bits))
         .map_err(|e| format!("{}: {e}.", described.display()))?;
@@ -89,8 +100,16 @@ fn run() -> Result<Vec<String>, String> {
     lines.push(format!("metadata=include={}", engine.include_dir.display()));
     lines.push(format!("metadata=lib={}", engine.lib_dir.display()));
     lines.extend(
-        ["build.rs", "build", "src/shim.h", "src/shim.cpp", "Cargo.toml"]
-            .map(|path| format!("rerun-if-changed={path}")),
+        [
+            "build.rs",
+            "build",
+            "src/guarded.h",
+            "src/shim.h",
+            "src/shim.cpp",
+            "src/tokenize.cpp",
+            "Cargo.toml",
+        ]
+        .map(|path| format!("rerun-if-changed={path}")),
     );
     // In the cache too: when somebody empties it, the engine is built again.
     lines.extend([&header, &engine.lib_dir].map(|path| format!("rerun-if-changed={}", path.display())));
@@ -151,8 +170,15 @@ fn built(plan: &Plan, tree: &source::Tree) -> Result<Engine, String> {
     })
 }
 
-/// Compiles the C++ layer and returns the lines that link it.
-fn compile_shim(root: &Path, engine: &Engine, api: &Api, seed_as_bits: bool) -> Result<Vec<String>, String> {
+/// Compiles the C++ layer and returns the lines that link it. With `tokenizers`, which is the engine's source, it has a
+/// function that goes straight to them.
+fn compile_shim(
+    root: &Path,
+    engine: &Engine,
+    api: &Api,
+    seed_as_bits: bool,
+    tokenizers: Option<&Path>,
+) -> Result<Vec<String>, String> {
     let include_dir = &engine.include_dir;
     // A shared library need not export ggml's functions.
     let tells_devices = !engine.back_ends.is_empty() && include_dir.join("ggml-backend.h").exists();
@@ -169,6 +195,11 @@ fn compile_shim(root: &Path, engine: &Engine, api: &Api, seed_as_bits: bool) -> 
         .define("SDCPP_TELLS_DEVICES", flag(tells_devices))
         .cargo_metadata(false)
         .cargo_warnings(false);
+    if let Some(source) = tokenizers {
+        // Headers that upstream keeps to itself.
+        build.file(root.join("src/tokenize.cpp")).define("SDCPP_TOKENIZE", "1");
+        build.include(source.join("src")).include(source.join("thirdparty"));
+    }
     if build.try_compile("sdcpp_shim").is_err() {
         return Err(format!(
             "The C++ layer does not compile against {}/stable-diffusion.h:\n{}",

@@ -2,6 +2,8 @@
 //! not hold. The programs in `fuzz_targets` hand them what libFuzzer makes up, `tests/replay.rs` what it has found.
 
 mod config;
+#[cfg(feature = "engine")]
+mod prompt;
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -19,6 +21,8 @@ use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{self, ImageSize, ResponseHead};
 
 pub use config::config;
+#[cfg(feature = "engine")]
+pub use prompt::prompt;
 
 /// The specification has a requirement of this id.
 fn assert_is_required(id: &str) {
@@ -233,7 +237,7 @@ struct Message<'a> {
 }
 
 /// `text` without NUL, as long as a prompt may be, and not empty.
-fn prompt(text: &str) -> String {
+fn sendable(text: &str) -> String {
     let mut prompt = text.replace('\0', "0");
     while prompt.len() > 2048 {
         prompt.pop();
@@ -252,7 +256,7 @@ pub fn structured(data: &[u8]) {
         cfg_scale: f32::from(message.cfg_scale) * (20.0 / 65_535.0),
         seed: message.seed,
     };
-    let texts = message.texts.map(prompt);
+    let texts = message.texts.map(sendable);
     let [clip_l, clip_g, t5] = &texts;
     let sent = Request { request_id: message.request_id, params, prompts: Prompts::each(clip_l, clip_g, t5) };
     let mut out = [0xA5; MAX_REQUEST_FRAME];

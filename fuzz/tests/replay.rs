@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: &[(&str, Target)] = &[
     ("split", weave_fuzz::split),
     ("request", weave_fuzz::request),
     ("response", weave_fuzz::response),
@@ -12,6 +12,8 @@ const TARGETS: [(&str, Target); 7] = [
     ("structured", weave_fuzz::structured),
     ("differential", weave_fuzz::differential),
     ("config", weave_fuzz::config),
+    #[cfg(feature = "engine")]
+    ("prompt", weave_fuzz::prompt),
 ];
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -21,7 +23,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn what_was_found_stays_mended() {
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let files = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name));
         assert!(!files.is_empty(), "the corpus of {name} is empty");
         for path in files {

@@ -12,10 +12,16 @@ const TYPES: &str =
     "sdcpp_.*|sd_ctx_t|sd_ctx_params_t|sd_img_gen_params_t|sd_image_t|sd_log_cb_t|sd_progress_cb_t";
 
 /// Writes `bindings.rs` into `out_dir`.
-pub(crate) fn generate(shim: &Path, include_dir: &Path, out_dir: &Path) -> Result<(), String> {
+pub(crate) fn generate(
+    shim: &Path,
+    include_dir: &Path,
+    out_dir: &Path,
+    tokenize: bool,
+) -> Result<(), String> {
     let bindings = bindgen::Builder::default()
         .header(shim.to_string_lossy())
         .clang_arg(format!("-I{}", include_dir.display()))
+        .clang_arg(format!("-DSDCPP_TOKENIZE={}", i32::from(tokenize)))
         .allowlist_function(FUNCTIONS)
         .allowlist_type(TYPES)
         // A value that the header does not list stays a value; a Rust enum would make it undefined

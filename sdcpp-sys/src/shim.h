@@ -101,6 +101,17 @@ bool sdcpp_every_seed(void);
 /// do arrive, which depends on flags and libraries and not on this source alone.
 sdcpp_status sdcpp_throw(sdcpp_thrown what, char* message, size_t message_size);
 
+#if SDCPP_TOKENIZE
+/// Makes tokens of a prompt as Stable Diffusion 3.5's encoders get them: those for CLIP-L and those for
+/// T5, one after the other. `*count` is how many there are; as many of them as fit are in `tokens`.
+sdcpp_status sdcpp_tokenize(const char* prompt,
+                            int32_t* tokens,
+                            size_t room,
+                            size_t* count,
+                            char* message,
+                            size_t message_size);
+#endif
+
 #ifdef __cplusplus
 }
 #endif

@@ -40,6 +40,15 @@ fn main() -> std::io::Result<()> {
         }
         write("structured", name, &[&bytes])?;
     }
+    for prompt in [
+        "a cat in space",
+        "an (important:1.3) [word]",
+        "a \\\\(b\\\\) BREAK c",
+        "día, 日本, 🐈",
+        "<|endoftext|></s>",
+    ] {
+        write("prompt", &prompt.len().to_string(), &[prompt.as_bytes()])?;
+    }
 
     // The examples have every setting; as they are, each one is a comment.
     let file = include_str!("../../../weave-daemon/example.toml").replace("\n#", "\n");
