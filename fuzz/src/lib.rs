@@ -4,6 +4,7 @@
 mod config;
 #[cfg(feature = "engine")]
 mod prompt;
+mod router;
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use weave_core::response::{self, ImageSize, ResponseHead};
 pub use config::config;
 #[cfg(feature = "engine")]
 pub use prompt::prompt;
+pub use router::{router, worker_link};
 
 /// The specification has a requirement of this id.
 fn assert_is_required(id: &str) {

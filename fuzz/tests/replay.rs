@@ -12,6 +12,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("structured", weave_fuzz::structured),
     ("differential", weave_fuzz::differential),
     ("config", weave_fuzz::config),
+    ("router", weave_fuzz::router),
+    ("worker_link", weave_fuzz::worker_link),
     #[cfg(feature = "engine")]
     ("prompt", weave_fuzz::prompt),
 ];
