@@ -32,7 +32,7 @@ lint: ## formatting and clippy, with and without the engine
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --locked --manifest-path fuzz/Cargo.toml --features programs --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --features programs,engine --all-targets -- -D warnings
 
 unit: ## all tests under nextest, and the documentation's examples
 	cargo nextest run --locked --workspace
