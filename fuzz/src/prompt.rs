@@ -64,8 +64,9 @@ pub fn prompt(data: &[u8]) {
     });
     LazyLock::force(&VOCABULARIES);
     let text = String::from_utf8_lossy(data).replace('\0', "");
-    let end = text.floor_char_boundary(MAX_PROMPT_LEN as usize);
-    let prompt = CString::new(&text[..end]).expect("text without NUL");
+    let longest = text.len().min(MAX_PROMPT_LEN as usize);
+    let beginning = (0..=longest).rev().find_map(|end| text.get(..end)).unwrap_or_default();
+    let prompt = CString::new(beginning).expect("text without NUL");
     // Another program may make one try slow, but hardly three.
     let mut least = Duration::MAX;
     for _ in 0..3 {
