@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use weave_daemon::config::{Config, ConfigError, Origin, SETTINGS, unknown_variables};
+use weave_daemon::config::{ConfigError, Origin, Resolved, SETTINGS, unknown_variables};
 
 const FILE: &str = "/etc/weave/weaved.toml";
 
@@ -42,13 +42,13 @@ pub fn config(data: &[u8]) {
         }
     }
     let text = text.as_str();
-    match Config::from_sources(&flags, vars.iter().cloned(), Some((Path::new(FILE), text))) {
-        Ok(config) => {
+    match Resolved::from_sources(&flags, vars.iter().cloned(), Some((Path::new(FILE), text))) {
+        Ok(Resolved { config, .. }) => {
             let said = config.to_flags();
             assert!(said.iter().all(|flag| !flag.contains('\0')), "no command line can carry {said:?}");
             let said: Vec<_> =
                 said.iter().map(|flag| named(flag.strip_prefix("--").expect("a flag"))).collect();
-            let again = Config::from_sources(&said, [].into_iter(), None);
+            let again = Resolved::from_sources(&said, [].into_iter(), None).map(|all| all.config);
             assert_eq!(again.as_ref().ok(), Some(&config), "a worker's settings: {again:?}");
         }
         Err(error) => assert_names_its_origin(&error, text, &vars, &flags),
