@@ -1,13 +1,22 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build cuda vulkan check-vulkan test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: tools fetch ## build everything, optimised
 	cargo build --release --locked
+
+# In folders of their own: each build keeps what it has made, and the CPU's program stays where it is.
+cuda: tools fetch ## weaved for NVIDIA GPUs: target/cuda/release/weaved; WEAVE_CUDA_ARCHITECTURES= says for which
+	nvcc=$$(WEAVE_CUDA_SETUP=$(WEAVE_CUDA_SETUP) .ci/cuda) && CUDACXX=$$nvcc \
+		cargo build --release --locked -p weave-daemon --features cuda --target-dir target/cuda
+
+vulkan: fetch ## weaved for GPUs with Vulkan: target/vulkan/release/weaved
+	@.ci/need vulkan
+	cargo build --release --locked -p weave-daemon --features vulkan --target-dir target/vulkan
 
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh

@@ -10,6 +10,8 @@ mod bindings;
 mod cache;
 #[path = "build/corrections.rs"]
 mod corrections;
+#[path = "build/cuda.rs"]
+mod cuda;
 #[path = "build/engine.rs"]
 mod engine;
 #[path = "build/link.rs"]
@@ -119,7 +121,7 @@ fn run() -> Result<Vec<String>, String> {
         lines.push(format!("rerun-if-changed={}", tree.root.display()));
     }
     let watched =
-        [source::VARIABLES, cache::VARIABLES, engine::VARIABLES].concat().into_iter().map(str::to_owned);
+        [source::VARIABLES, cache::VARIABLES, cuda::VARIABLES, engine::VARIABLES].concat().into_iter().map(str::to_owned);
     lines.extend(watched.chain(tools::variables()).map(|name| format!("rerun-if-env-changed={name}")));
     Ok(lines)
 }

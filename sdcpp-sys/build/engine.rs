@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::corrections::{self, Correction};
+use crate::cuda;
 use crate::source::{self, Tree};
 use crate::tools::{self, Compilers};
 use crate::vocabulary;
 
 /// The environment variables that change what is built.
 pub(crate) const VARIABLES: &[&str] =
-    &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CMAKE_TOOLCHAIN_FILE", "CUDAARCHS"];
+    &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CMAKE_TOOLCHAIN_FILE"];
 
 /// The first argument of the build script when it calls itself to run cmake.
 pub(crate) const CMAKE_STAGE: &str = "cmake-stage";
@@ -40,7 +41,7 @@ impl<'a> Plan<'a> {
         let vocabulary = if feature("ALL_VOCABULARIES") { None } else { Some(vocabulary(&tree.root)?) };
         Ok(Self {
             tree,
-            options: options(native),
+            options: options(native)?,
             corrections: corrections::except(&skipped)?,
             vocabulary,
             native,
@@ -60,6 +61,10 @@ impl<'a> Plan<'a> {
         }
         for (name, value) in &self.options {
             text += &format!("{name}={value}\n");
+        }
+        if feature("CUDA") {
+            // A toolkit can be renewed in its place, and its libraries' names change with it.
+            text += &format!("nvcc: {}\n", tools::cuda_version().unwrap_or_default());
         }
         if let Ok(file) = env::var("CMAKE_TOOLCHAIN_FILE") {
             text += &format!("toolchain: {file}\n");
@@ -168,7 +173,7 @@ pub(crate) fn cmake_stage(mut arguments: impl Iterator<Item = OsString>) {
     config.build();
 }
 
-fn options(native: bool) -> Vec<(String, String)> {
+fn options(native: bool) -> Result<Vec<(String, String)>, String> {
     let on = |is: bool| if is { "ON" } else { "OFF" };
     let mut options = vec![
         ("BUILD_SHARED_LIBS", "OFF"),
@@ -207,16 +212,16 @@ fn options(native: bool) -> Vec<(String, String)> {
     }
     let mut options: Vec<_> = options.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     if feature("CUDA") {
-        if let Ok(architectures) = env::var("CUDAARCHS") {
-            options.push(("CMAKE_CUDA_ARCHITECTURES".to_owned(), architectures));
-        }
+        let gpus = if native { tools::gpus() } else { None };
+        let architectures = cuda::architectures(|name| env::var(name).ok(), gpus.as_deref())?;
+        options.push(("CMAKE_CUDA_ARCHITECTURES".to_owned(), architectures));
         if let Some(toolkit) = tools::cuda_toolkit() {
             let compiler = toolkit.join("bin/nvcc");
             options.push(("CMAKE_CUDA_COMPILER".to_owned(), compiler.display().to_string()));
             options.push(("CUDAToolkit_ROOT".to_owned(), toolkit.display().to_string()));
         }
     }
-    options
+    Ok(options)
 }
 
 /// The unit that takes the place of `vocab.cpp`.

@@ -137,6 +137,17 @@ pub(crate) fn cuda_toolkit() -> Option<PathBuf> {
     candidates.into_iter().flatten().find(|toolkit| toolkit.join("bin/nvcc").exists())
 }
 
+/// What the CUDA compiler says of its version.
+pub(crate) fn cuda_version() -> Option<String> {
+    let nvcc = cuda_toolkit().map_or_else(|| PathBuf::from("nvcc"), |toolkit| toolkit.join("bin/nvcc"));
+    Some(output(Command::new(nvcc).arg("--version"))?.lines().last()?.to_owned())
+}
+
+/// The compute capability of each NVIDIA GPU of this machine, a line for each; `None` without any.
+pub(crate) fn gpus() -> Option<String> {
+    output(Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]))
+}
+
 /// Whether Ninja can be used.
 pub(crate) fn has_ninja() -> bool {
     runs("ninja")

@@ -8,6 +8,8 @@ mod api;
 mod cache;
 #[path = "../build/corrections.rs"]
 mod corrections;
+#[path = "../build/cuda.rs"]
+mod cuda;
 #[path = "../build/vocabulary.rs"]
 mod vocabulary;
 
@@ -289,6 +291,37 @@ mod reading_the_header {
     fn a_missing_function_is_an_error_that_names_it() {
         assert!(read("").unwrap_err().contains("`generate_image`"));
         assert!(api::read("").unwrap_err().contains("`new_sd_ctx`"));
+    }
+}
+
+mod choosing_cuda_architectures {
+    use super::*;
+
+    fn choose(set: &[(&str, &str)], gpus: Option<&str>) -> Result<String, String> {
+        cuda::architectures(
+            |name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()),
+            gpus,
+        )
+    }
+
+    #[test]
+    fn a_variable_goes_before_the_gpus_and_those_before_the_default() {
+        let (own, of_cmake) = (("WEAVE_CUDA_ARCHITECTURES", "75-real, 86-real,90"), ("CUDAARCHS", "all-major"));
+        assert_eq!(choose(&[own, of_cmake], Some("8.9\n")).unwrap(), "75-real;86-real;90");
+        assert_eq!(choose(&[("WEAVE_CUDA_ARCHITECTURES", ""), of_cmake], Some("8.9\n")).unwrap(), "all-major");
+        assert_eq!(choose(&[], Some("9.0\n8.6\n9.0\n")).unwrap(), "86-real;90-real");
+        assert_eq!(choose(&[], None).unwrap(), "80");
+        // Old drivers, and boards that don't say.
+        assert_eq!(choose(&[], Some("[N/A]\n")).unwrap(), "80");
+        assert_eq!(choose(&[], Some("")).unwrap(), "80");
+    }
+
+    #[test]
+    fn what_is_no_architecture_is_an_error_that_names_variable_and_value() {
+        for wrong in ["sm_86", "8.6", "86,", "86-fake", "8", "1234"] {
+            let error = choose(&[("WEAVE_CUDA_ARCHITECTURES", wrong)], None).unwrap_err();
+            assert!(error.contains(&format!("WEAVE_CUDA_ARCHITECTURES is `{wrong}`")), "{error}");
+        }
     }
 }
 

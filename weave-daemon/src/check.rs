@@ -1,4 +1,5 @@
-//! `weaved check`: whether all that serving takes is there. Makes, changes and starts nothing.
+//! `weaved check`: whether all that serving takes is there. Makes and changes nothing, and
+//! starts nothing but another worker's `--version`.
 
 use std::fmt;
 use std::fs;
@@ -86,7 +87,12 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::good("engine", "pattern: test pictures, no model"));
         return;
     }
-    if cfg!(not(feature = "sdcpp")) {
+    if !config.worker_command.is_empty() {
+        findings.push(match process::check_command(config) {
+            Ok(()) => Finding::good("worker_command", config.worker_command.join(" ")),
+            Err(error) => Finding::wrong("worker_command", error),
+        });
+    } else if cfg!(not(feature = "sdcpp")) {
         findings
             .push(Finding::wrong("engine", "this weaved was built without the sdcpp engine; use pattern"));
         return;
@@ -100,8 +106,11 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         let size = fs::metadata(path).map_or(0, |file| file.len());
         findings.push(Finding::good(name, format_args!("{}, {} MB", path.display(), size / 1_000_000)));
     }
+    if config.model.is_empty() && !config.worker_command.is_empty() {
+        findings.push(Finding::good("model", "the demo model, which worker_command's program unpacks"));
+    }
     #[cfg(feature = "sdcpp")]
-    if config.model.is_empty() {
+    if config.model.is_empty() && config.worker_command.is_empty() {
         findings.push(match crate::demo::cache_dir() {
             Ok(folder) => match writable(&folder) {
                 Ok(()) => {
@@ -117,6 +126,9 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
 fn device(config: &Config) -> Finding {
     if config.engine == EngineKind::Pattern {
         return Finding::good("device", "none is needed");
+    }
+    if !config.worker_command.is_empty() {
+        return Finding::note("device", "worker_command's business");
     }
     #[cfg(feature = "sdcpp")]
     {

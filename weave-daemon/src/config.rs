@@ -73,14 +73,16 @@ pub struct Config {
     pub allow_remote: bool,
     /// The file with the token that TCP clients have to show.
     pub token_file: Option<PathBuf>,
-    /// Whether worker processes give up what they don't need.
-    pub sandbox: bool,
+    /// Whether worker processes give up what they don't need; `None`: as the worker's own build has it.
+    pub sandbox: Option<bool>,
     /// Where metrics and health are to be had.
     pub admin_socket: AdminSocket,
     /// What makes the images.
     pub engine: EngineKind,
     /// Where the engine runs.
     pub isolation: Isolation,
+    /// Program and arguments that are started as a worker; none at all means this very program.
+    pub worker_command: Vec<String>,
     /// Model files; none at all means the demo model.
     pub model: ModelFiles,
     /// CPU threads of the engine; `None`: half of the processors.
@@ -134,11 +136,11 @@ impl Default for Config {
             tcp: None,
             allow_remote: false,
             token_file: None,
-            // Not tried with the drivers of GPUs: a worker that quietly falls back to the CPU would be worse.
-            sandbox: !cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal")),
+            sandbox: None,
             admin_socket: AdminSocket::Beside,
             engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
             isolation: Isolation::Process,
+            worker_command: Vec::new(),
             model: ModelFiles::default(),
             threads: None,
             flash_attention: false,
@@ -350,10 +352,10 @@ pub const SETTINGS: &[Setting] = &[
         live: false,
         is_path: false,
         set: |config, text| {
-            config.sandbox = one_of(text, &[("on", true), ("off", false)])?;
+            config.sandbox = Some(one_of(text, &[("on", true), ("off", false)])?);
             Ok(())
         },
-        get: |config| Some(if config.sandbox { "on" } else { "off" }.to_owned()),
+        get: |config| config.sandbox.map(|on| if on { "on" } else { "off" }.to_owned()),
     },
     Setting {
         name: "admin_socket",
@@ -400,6 +402,22 @@ pub const SETTINGS: &[Setting] = &[
         get: |config| {
             Some(if config.isolation == Isolation::Process { "process" } else { "thread" }.to_owned())
         },
+    },
+    Setting {
+        name: "worker_command",
+        value: "COMMAND",
+        help: "a weaved of the same version that is the worker: \"/usr/lib/weave/weaved-cuda worker\" [this program]",
+        live: false,
+        is_path: false,
+        set: |config, text| {
+            let words: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+            if words.is_empty() {
+                return Err("a program and its arguments, with blanks in between".to_owned());
+            }
+            config.worker_command = words;
+            Ok(())
+        },
+        get: |config| (!config.worker_command.is_empty()).then(|| config.worker_command.join(" ")),
     },
     model_file!(model, "SD 3.5 checkpoint in one file (safetensors or GGUF) [the demo model]"),
     model_file!(diffusion_model, "SD 3.5 diffusion model alone; needs an encoder and a decoder"),
@@ -724,6 +742,11 @@ impl Resolved {
             };
             all.take(setting, value, origin)?;
         }
+        // What this program can't do itself is no default for one that is another program's router.
+        let is_set = |name| SETTINGS.iter().zip(&all.origins).any(|(s, o)| s.name == name && o.is_some());
+        if is_set("worker_command") && !is_set("engine") {
+            all.config.engine = EngineKind::Sdcpp;
+        }
         Ok(all)
     }
 
@@ -798,11 +821,20 @@ impl Config {
         Resolved::new(flags, vars, file).map(|all| all.config)
     }
 
+    /// Whether a worker of this build gives up what it doesn't need. Not tried with the drivers of GPUs: a
+    /// worker that quietly falls back to the CPU would be worse.
+    #[must_use]
+    pub fn is_sandboxed(&self) -> bool {
+        self.sandbox.unwrap_or(!cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal")))
+    }
+
     /// The same settings as flags, for a worker's command line.
     #[must_use]
     pub fn to_flags(&self) -> Vec<String> {
         SETTINGS
             .iter()
+            // It starts none.
+            .filter(|setting| setting.name != "worker_command")
             .filter_map(|setting| (setting.get)(self).map(|value| format!("--{}={value}", setting.flag())))
             .collect()
     }

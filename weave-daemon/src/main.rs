@@ -67,6 +67,8 @@ enum Failure {
     Model(ModelError),
     Socket(SocketError),
     Tcp(TcpError),
+    /// Another program can't be the worker.
+    Worker(String),
     /// What systemd handed over can't be used.
     Handed(String),
     /// `weaved check` has found something, and has said what.
@@ -89,7 +91,7 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
-            Self::Handed(_) | Self::Found => 78,
+            Self::Worker(_) | Self::Handed(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -116,7 +118,9 @@ impl fmt::Display for Failure {
             Self::Socket(error) => error.fmt(f),
             Self::Tcp(error) => error.fmt(f),
             Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
-            Self::Handed(error) | Self::NotReady(error) | Self::Other(error) => f.write_str(error),
+            Self::Worker(error) | Self::Handed(error) | Self::NotReady(error) | Self::Other(error) => {
+                f.write_str(error)
+            }
         }
     }
 }
@@ -236,6 +240,11 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
     if !config.model.is_empty() {
         return Ok("the model that is set");
     }
+    if !config.worker_command.is_empty() {
+        return Ok(
+            "the demo model of worker_command (coloured shapes only; set model or diffusion_model for SD 3.5)",
+        );
+    }
     #[cfg(feature = "sdcpp")]
     {
         use weave_daemon::demo;
@@ -250,10 +259,16 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
 
 fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
     process::make_room(&mut config);
+    if !config.worker_command.is_empty() && config.isolation == Isolation::Thread {
+        return Err(Failure::Worker(
+            "worker_command is a process of its own: isolation must be process, not thread".to_owned(),
+        ));
+    }
+    process::check_command(&config).map_err(|error| Failure::Worker(format!("worker_command: {error}")))?;
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers get all descriptors that weaved was started with: {error}");
     }
-    if config.sandbox && config.isolation == Isolation::Thread {
+    if config.is_sandboxed() && config.isolation == Isolation::Thread {
         log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
     }
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
@@ -386,7 +401,7 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             inherited_socket()?
         }
     };
-    if config.sandbox {
+    if config.is_sandboxed() {
         let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
         match sandbox::enter(&files).join(", ") {
             kept if kept.is_empty() => log::debug!("in the sandbox: no network, no files but the engine's"),

@@ -6,7 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -76,7 +80,8 @@ pub enum Worker {
 
 impl Worker {
     /// Starts a worker and gives our end of the stream to it, in blocking mode, and its log where
-    /// it has one of its own. `program` is this very program, for a worker of its own process;
+    /// it has one of its own. `program` is this very program, for a worker of its own process, unless
+    /// the settings name another;
     /// `index` says which of all workers it is.
     ///
     /// # Errors
@@ -92,7 +97,18 @@ impl Worker {
             Isolation::Process => {
                 let (ours, stderr, name) = WorkerLog::new()?;
                 log = Some(ours);
-                let mut command = Command::new(program);
+                let mut command = match config.worker_command.as_slice() {
+                    [other, arguments @ ..] => {
+                        let mut command = Command::new(other);
+                        command.args(arguments);
+                        command
+                    }
+                    [] => {
+                        let mut command = Command::new(program);
+                        command.arg("worker");
+                        command
+                    }
+                };
                 for variable in systemd::VARIABLES {
                     command.env_remove(variable);
                 }
@@ -100,7 +116,6 @@ impl Worker {
                     command.env("JOURNAL_STREAM", name);
                 }
                 let child = command
-                    .arg("worker")
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
                     .args(config.to_flags())
@@ -165,6 +180,43 @@ impl Drop for Worker {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// The longest time in which another program has to say its version: it may load a GPU's libraries first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether the program of the setting `worker_command` is a `weaved` of our own version that knows all flags it
+/// will be started with: those are what changes between versions, and between two builds of one.
+///
+/// # Errors
+/// A sentence that says why it can't be the worker.
+pub fn check_command(config: &Config) -> Result<(), String> {
+    const OURS: &str = concat!("weaved ", env!("CARGO_PKG_VERSION"));
+    let [program, arguments @ ..] = config.worker_command.as_slice() else { return Ok(()) };
+    let mut asked = Command::new(program);
+    asked.args(arguments).arg("--no-config").args(config.to_flags()).arg("--version");
+    let child = asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = child.spawn().map_err(|error| format!("can't start {program}: {error}"))?;
+    let group = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    let Ok(output) = told.recv_timeout(PATIENCE) else {
+        let _ = kill_process_group(group, Signal::KILL);
+        return Err(format!("{program} did not say its version within {} seconds", PATIENCE.as_secs()));
+    };
+    let output = output.map_err(|error| format!("can't hear {program}: {error}"))?;
+    let said = if output.status.success() { &output.stdout } else { &output.stderr };
+    let said: String = String::from_utf8_lossy(said).trim().chars().filter(|c| !c.is_control()).collect();
+    match death(output.status) {
+        Death::Exited(0) if said == OURS => Ok(()),
+        Death::Exited(0) if said.starts_with("weaved ") => Err(format!(
+            "{program} is {said} and this is {OURS}: router and worker have to be of the same version"
+        )),
+        Death::Exited(0) => {
+            Err(format!("{program} says {said:?} when asked for its version, so it is no weaved"))
+        }
+        death => Err(format!("{program} {death} when asked for its version, and said: {said}")),
     }
 }
 

@@ -1,0 +1,167 @@
+//! Another program as the worker: this one under another name, or a script around it.
+
+mod harness;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use harness::{Daemon, private_folder, weaved};
+use weave_core::error::ErrorCode;
+
+const WEAVED: &str = env!("CARGO_BIN_EXE_weaved");
+
+/// A program that does what these lines of shell say.
+fn script(folder: &Path, lines: &str) -> String {
+    let path = folder.join("worker.sh");
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+/// A script that writes down what it is started with and goes on as a worker with these flags before the others.
+fn recorder(folder: &Path, flags: &str) -> String {
+    let args = folder.join("args");
+    script(folder, &format!("printf '%s\\n' \"$@\" >{}\nexec {WEAVED} worker {flags} \"$@\"", args.display()))
+}
+
+#[test]
+fn another_program_serves_with_the_same_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("weaved-other");
+    fs::copy(WEAVED, &other).unwrap();
+    let mut daemon = Daemon::pattern(&["--worker-command", &format!("{} worker", other.display())]);
+    daemon.assert_serves();
+    let [worker] = daemon.workers()[..] else { panic!() };
+    assert_eq!(fs::read_link(format!("/proc/{worker}/exe")).unwrap(), other);
+    // It is supervised as our own is.
+    daemon.kill_worker();
+    daemon.log.wait("signal 9");
+    daemon.assert_serves();
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn it_gets_all_settings_but_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = recorder(folder.path(), "");
+    let daemon = Daemon::pattern(&["--worker-command", &command, "--threads=3"]);
+    daemon.assert_serves();
+    let args = fs::read_to_string(folder.path().join("args")).unwrap();
+    let args: Vec<_> = args.lines().collect();
+    for flag in ["--no-config", "--engine=pattern", "--pattern=gradient", "--threads=3"] {
+        assert!(args.contains(&flag), "{flag} is not in {args:?}");
+    }
+    assert!(!args.iter().any(|arg| arg.starts_with("--worker-command")), "{args:?}");
+}
+
+/// Builds for GPUs have another default than others: the router must not impose its own.
+#[test]
+fn the_sandbox_is_the_workers_own_default_unless_it_is_set() {
+    let seccomp = |daemon: &Daemon| {
+        daemon.assert_serves();
+        let [worker] = daemon.workers()[..] else { panic!() };
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Seccomp:\t").map(str::to_owned)).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let args = || fs::read_to_string(folder.path().join("args")).unwrap();
+    // As if this build's default were off.
+    let command = recorder(folder.path(), "--sandbox=off");
+    let outside = seccomp(&Daemon::pattern(&["--worker-command", &command]));
+    assert!(!args().contains("--sandbox"), "{}", args());
+    assert_eq!(seccomp(&Daemon::pattern(&["--worker-command", &command, "--sandbox=on"])), "2");
+    assert!(args().contains("--sandbox=on\n"), "{}", args());
+    assert_eq!(seccomp(&Daemon::pattern(&["--sandbox=off"])), outside);
+}
+
+fn refused(flags: &[&str]) -> Output {
+    let folder = private_folder();
+    let socket = folder.path().join("sock");
+    let output = weaved().arg("--socket").arg(&socket).args(flags).stdin(Stdio::null()).output().unwrap();
+    assert!(!socket.exists(), "it has listened");
+    output
+}
+
+#[test]
+fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let version = concat!("weaved ", env!("CARGO_PKG_VERSION"));
+    let failing = "echo 'error while loading shared libraries: libcudart.so.13' >&2; exit 127";
+    for (lines, reason) in [
+        (Some("echo weaved 99.0.0"), format!("is weaved 99.0.0 and this is {version}: router and worker have to be of the same version")),
+        (Some("echo hello"), r#"says "hello" when asked for its version, so it is no weaved"#.to_owned()),
+        (Some(failing), "ended with exit code 127 when asked for its version, and said: error while loading shared libraries: libcudart.so.13".to_owned()),
+        (None, "can't start /nonexistent/weaved-cuda: No such file or directory".to_owned()),
+    ] {
+        let command = lines.map_or("/nonexistent/weaved-cuda worker".to_owned(), |lines| script(path, lines));
+        let output = refused(&["--engine=pattern", "--worker-command", &command]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("worker_command: ") && said.contains(&reason), "{said}");
+    }
+    let output = refused(&["--engine=pattern", "--isolation=thread", "--worker-command", WEAVED]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("isolation must be process"), "{output:?}");
+    let output = refused(&["--worker-command", " "]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+
+    let check =
+        weaved().args(["check", "--socket", "s", "--worker-command", "/nonexistent/w"]).output().unwrap();
+    assert_eq!(check.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(said.contains("wrong  worker_command: can't start /nonexistent/w: "), "{said}");
+}
+
+/// The same version, but built from another commit: only its flags tell.
+#[test]
+fn a_worker_that_does_not_know_a_setting_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        refused(&["--engine=pattern", "--worker-command", &recorder(folder.path(), "--from-the-future=1")]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("exit code 2") && said.contains("there is no flag --from-the-future here"),
+        "{said}"
+    );
+}
+
+/// A program that was replaced while its router runs.
+#[test]
+fn a_worker_that_has_changed_is_an_error_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = script(folder.path(), &format!("exec {WEAVED} worker \"$@\""));
+    let daemon = Daemon::pattern(&["--worker-command", &path]);
+    daemon.assert_serves();
+    let new = folder.path().join("new");
+    fs::create_dir(&new).unwrap();
+    // At once, as a package manager does it.
+    fs::rename(script(&new, &format!("exec {WEAVED} worker --from-the-future=1 \"$@\"")), &path).unwrap();
+    daemon.kill_worker();
+    let line = daemon.log.wait("--from-the-future");
+    assert!(line.contains("there is no flag"), "{line}");
+    let line = daemon.log.wait("exit code 2; it said last");
+    assert!(line.contains("there is no flag --from-the-future here"), "{line}");
+    let mut client = daemon.connect();
+    client.send(1, "anyone?", 1);
+    let Some(harness::Answer::Error { code, text, .. }) = client.answer() else { panic!() };
+    assert!(code == ErrorCode::GpuError, "{code}: {text}");
+}
+
+/// A router that can draw test pictures only has another engine in mind when it is given another worker.
+#[test]
+fn another_worker_is_for_the_real_engine_unless_told_otherwise() {
+    let engine = |flags: &[&str]| {
+        let output = weaved().arg("config").args(flags).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.starts_with("engine =")).unwrap().to_owned();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(engine(&["--worker-command=/w"]), "sdcpp");
+    assert_eq!(engine(&["--worker-command=/w", "--engine=pattern"]), "pattern");
+    assert_eq!(engine(&[]), if cfg!(feature = "sdcpp") { "sdcpp" } else { "pattern" });
+}
