@@ -57,6 +57,7 @@ fn main() {
 struct Engine {
     include_dir: PathBuf,
     lib_dir: PathBuf,
+    is_shared: bool,
     /// Lines for cargo.
     link: Vec<String>,
     kind: &'static str,
@@ -101,6 +102,10 @@ fn run() -> Result<Vec<String>, String> {
     lines.push(format!("rustc-link-lib=dylib={}", link::cpp_library()));
     lines.push(format!("metadata=include={}", engine.include_dir.display()));
     lines.push(format!("metadata=lib={}", engine.lib_dir.display()));
+    let shared = engine.is_shared.then_some(engine.lib_dir.as_path());
+    if let Some(folder) = link::rpath(shared, &engine.back_ends) {
+        lines.push(format!("metadata=rpath={}", folder.display()));
+    }
     lines.extend(
         [
             "build.rs",
@@ -120,8 +125,10 @@ fn run() -> Result<Vec<String>, String> {
     {
         lines.push(format!("rerun-if-changed={}", tree.root.display()));
     }
-    let watched =
-        [source::VARIABLES, cache::VARIABLES, cuda::VARIABLES, engine::VARIABLES].concat().into_iter().map(str::to_owned);
+    let watched = [source::VARIABLES, cache::VARIABLES, cuda::VARIABLES, engine::VARIABLES]
+        .concat()
+        .into_iter()
+        .map(str::to_owned);
     lines.extend(watched.chain(tools::variables()).map(|name| format!("rerun-if-env-changed={name}")));
     Ok(lines)
 }
@@ -138,6 +145,7 @@ fn prebuilt(lib_dir: &Path, include_dir: &Path) -> Result<Engine, String> {
     Ok(Engine {
         include_dir: include_dir.to_owned(),
         lib_dir: lib_dir.to_owned(),
+        is_shared,
         link: if is_shared { link::shared(lib_dir) } else { link::archives(lib_dir, &archives) },
         kind: "prebuilt",
         version: "unknown".to_owned(),
@@ -164,6 +172,7 @@ fn built(plan: &Plan, tree: &source::Tree) -> Result<Engine, String> {
         include_dir: entry.join("include"),
         link: link::archives(&lib_dir, &archives),
         lib_dir,
+        is_shared: false,
         kind: tree.kind,
         version: tree.version.clone(),
         back_ends: link::back_ends(&archives),

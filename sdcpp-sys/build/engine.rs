@@ -13,8 +13,7 @@ use crate::tools::{self, Compilers};
 use crate::vocabulary;
 
 /// The environment variables that change what is built.
-pub(crate) const VARIABLES: &[&str] =
-    &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CMAKE_TOOLCHAIN_FILE"];
+pub(crate) const VARIABLES: &[&str] = &["WEAVE_NATIVE", "SDCPP_SKIP_CORRECTIONS", "CMAKE_TOOLCHAIN_FILE"];
 
 /// The first argument of the build script when it calls itself to run cmake.
 pub(crate) const CMAKE_STAGE: &str = "cmake-stage";

@@ -70,9 +70,25 @@ pub(crate) fn shared(lib_dir: &Path) -> Vec<String> {
     vec![
         format!("rustc-link-search=native={}", lib_dir.display()),
         "rustc-link-lib=dylib=stable-diffusion".to_owned(),
-        // For this crate's own tests. What depends on it finds the folder in DEP_SDCPP_LIB.
+        // For this crate's own tests. What depends on it finds the folder in DEP_SDCPP_RPATH.
         format!("rustc-link-arg-tests=-Wl,-rpath,{}", lib_dir.display()),
     ]
+}
+
+/// The folder that the loader has to be told of: that of a shared engine, or of the CUDA libraries that were
+/// linked. `None` where it looks anyway.
+pub(crate) fn rpath(shared: Option<&Path>, back_ends: &[String]) -> Option<PathBuf> {
+    let folder = match shared {
+        Some(lib_dir) => lib_dir.to_owned(),
+        None if back_ends.iter().any(|name| name == "cuda") => {
+            cuda_folders().into_iter().find(|folder| folder.join("libcudart.so").exists())?
+        }
+        None => return None,
+    };
+    let known = ["/lib", "/usr/lib", "/usr/lib64", "/usr/local/lib"].map(Path::new);
+    let is_known =
+        known.contains(&folder.as_path()) || folder.starts_with("/usr/lib") && folder.ends_with(of_system());
+    (!is_known).then_some(folder)
 }
 
 /// The C++ standard library.
@@ -101,14 +117,17 @@ fn cuda() -> Vec<String> {
 
 /// The folders in which CUDA's libraries may be, those of the toolkit in use first.
 fn cuda_folders() -> Vec<PathBuf> {
-    let of_system = Path::new("/usr/lib")
-        .join(format!("{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default()));
     let mut folders: Vec<_> = tools::cuda_toolkit()
         .into_iter()
         .flat_map(|toolkit| ["lib64", "lib"].map(|lib| toolkit.join(lib)))
-        .chain([of_system])
+        .chain([Path::new("/usr/lib").join(of_system())])
         .flat_map(|lib| [lib.join("stubs"), lib])
         .collect();
     folders.retain(|folder| folder.is_dir());
     folders
+}
+
+/// The name of Debian's folder for libraries of the target.
+fn of_system() -> String {
+    format!("{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default())
 }

@@ -298,17 +298,18 @@ mod choosing_cuda_architectures {
     use super::*;
 
     fn choose(set: &[(&str, &str)], gpus: Option<&str>) -> Result<String, String> {
-        cuda::architectures(
-            |name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()),
-            gpus,
-        )
+        cuda::architectures(|name| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()), gpus)
     }
 
     #[test]
     fn a_variable_goes_before_the_gpus_and_those_before_the_default() {
-        let (own, of_cmake) = (("WEAVE_CUDA_ARCHITECTURES", "75-real, 86-real,90"), ("CUDAARCHS", "all-major"));
+        let (own, of_cmake) =
+            (("WEAVE_CUDA_ARCHITECTURES", "75-real, 86-real,90"), ("CUDAARCHS", "all-major"));
         assert_eq!(choose(&[own, of_cmake], Some("8.9\n")).unwrap(), "75-real;86-real;90");
-        assert_eq!(choose(&[("WEAVE_CUDA_ARCHITECTURES", ""), of_cmake], Some("8.9\n")).unwrap(), "all-major");
+        assert_eq!(
+            choose(&[("WEAVE_CUDA_ARCHITECTURES", ""), of_cmake], Some("8.9\n")).unwrap(),
+            "all-major"
+        );
         assert_eq!(choose(&[], Some("9.0\n8.6\n9.0\n")).unwrap(), "86-real;90-real");
         assert_eq!(choose(&[], None).unwrap(), "80");
         // Old drivers, and boards that don't say.
