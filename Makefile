@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build prebuilt cuda vulkan check-vulkan test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,7 +25,7 @@ check-vulkan: vulkan ## the same picture with Vulkan as on the CPU; without a GP
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt ## every check there is
+test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -115,6 +115,9 @@ bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stac
 
 big-endian: ## weave-core's tests, all vectors among them, on an emulated big-endian processor
 	.ci/big-endian
+
+other-systems: ## whether weave-core and the client compile for Windows and macOS
+	.ci/other-systems
 
 prebuilt: tools fetch ## weaved with an engine that is built already, as archives and as a shared library
 	@.ci/prebuilt
