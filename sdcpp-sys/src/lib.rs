@@ -10,7 +10,11 @@
 //! What it builds stays in a cache for all profiles, target folders and clones: in
 //! `$WEAVE_CACHE_DIR`, else `$XDG_CACHE_HOME/weave`, else `~/.cache/weave`. It may be deleted at any
 //! time. Code is made for the processor at hand; with `WEAVE_NATIVE=0` it runs on any x86-64
-//! processor with AVX2.
+//! processor with AVX2. CUDA's part is made for the GPUs at hand, else for compute capability 8.0 and up;
+//! `WEAVE_CUDA_ARCHITECTURES` chooses (`86`, or `75-real,86-real,90`).
+//!
+//! A build script of what depends on this crate finds in `DEP_SDCPP_RPATH` the folder of shared libraries that the
+//! loader would not look into.
 //!
 //! With the feature `cuda` the program needs CUDA's runtime and cuBLAS to start, but no driver and no GPU: without
 //! them the engine computes on the CPU, and [`sdcpp_default_device`] says so.

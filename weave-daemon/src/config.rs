@@ -862,7 +862,9 @@ impl Config {
 
 /// Variables that look like settings and are none: most likely they are misspelt.
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator<Item = String> {
-    const OTHERS: [&str; 3] = ["WEAVE_CONFIG", "WEAVE_CACHE_DIR", "WEAVE_NATIVE"];
+    // The last ones are the build's.
+    const OTHERS: [&str; 5] =
+        ["WEAVE_CONFIG", "WEAVE_CACHE_DIR", "WEAVE_NATIVE", "WEAVE_CUDA_ARCHITECTURES", "WEAVE_CUDA_SETUP"];
     names.filter_map(|name| name.into_string().ok()).filter(|name| {
         name.starts_with("WEAVE_")
             && !OTHERS.contains(&name.as_str())
