@@ -30,6 +30,9 @@ const CONDITIONER: &[&str] = &["src/conditioning/conditioner.hpp"];
 
 const PROMPTS: &[&str] = &["src/core/util.cpp", "src/util.cpp"];
 
+/// Files that are built with Vulkan only: corrections in them don't matter to other builds.
+pub(crate) const VULKAN: &[&str] = &["ggml/src/ggml-vulkan/ggml-vulkan.cpp"];
+
 /// The name of the correction that makes every `u64` usable as a seed.
 pub(crate) const SEED_AS_BITS: &str = "seed-as-bits";
 
@@ -119,6 +122,44 @@ pub(crate) const CORRECTIONS: &[Correction] = &[
         files: &["src/stable-diffusion.cpp", "src/pipeline/request.cpp"],
         find: "srand((int)time(nullptr));",
         replace: "return seed;  // Weave: the generator takes 64 bits, whatever their sign",
+        already: None,
+    },
+    Correction {
+        name: "vulkan-layer-settings",
+        reason: "settings for a validation layer are part of every build with Vulkan, and the headers of Debian 12 \
+                 don't declare them",
+        upstream: "none found",
+        files: VULKAN,
+        find: "    VkBool32 enable_best_practice = layer_settings;
+    std::vector<vk::LayerSettingEXT> settings = {
+        {
+            \"VK_LAYER_KHRONOS_validation\",
+            \"validate_best_practices\",
+            vk::LayerSettingTypeEXT::eBool32,
+            1,
+            &enable_best_practice
+        },
+    };
+    vk::LayerSettingsCreateInfoEXT layer_setting_info(settings);
+    vk::InstanceCreateInfo instance_create_info(vk::InstanceCreateFlags{}, &app_info, layers, extensions, &layer_setting_info);
+",
+        replace: "#ifdef VK_EXT_layer_settings
+    VkBool32 enable_best_practice = layer_settings;
+    std::vector<vk::LayerSettingEXT> settings = {
+        {
+            \"VK_LAYER_KHRONOS_validation\",
+            \"validate_best_practices\",
+            vk::LayerSettingTypeEXT::eBool32,
+            1,
+            &enable_best_practice
+        },
+    };
+    vk::LayerSettingsCreateInfoEXT layer_setting_info(settings);
+    vk::InstanceCreateInfo instance_create_info(vk::InstanceCreateFlags{}, &app_info, layers, extensions, &layer_setting_info);
+#else
+    vk::InstanceCreateInfo instance_create_info(vk::InstanceCreateFlags{}, &app_info, layers, extensions);
+#endif
+",
         already: None,
     },
 ];

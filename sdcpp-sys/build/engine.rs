@@ -37,14 +37,10 @@ impl<'a> Plan<'a> {
     pub(crate) fn new(tree: &'a Tree) -> Result<Self, String> {
         let native = native()?;
         let skipped = env::var("SDCPP_SKIP_CORRECTIONS").unwrap_or_default();
+        let mut corrections = corrections::except(&skipped)?;
+        corrections.retain(|correction| feature("VULKAN") || correction.files != corrections::VULKAN);
         let vocabulary = if feature("ALL_VOCABULARIES") { None } else { Some(vocabulary(&tree.root)?) };
-        Ok(Self {
-            tree,
-            options: options(native)?,
-            corrections: corrections::except(&skipped)?,
-            vocabulary,
-            native,
-        })
+        Ok(Self { tree, options: options(native)?, corrections, vocabulary, native })
     }
 
     /// The text of all inputs, which names the entry in the cache.

@@ -124,7 +124,7 @@ pub(crate) fn builders(missing: &mut Missing) {
         missing.add("the CUDA compiler", "nvidia-cuda-toolkit", "CUDACXX");
     }
     if env::var_os("CARGO_FEATURE_VULKAN").is_some() && !runs("glslc") {
-        missing.add("the shader compiler glslc", "glslc libvulkan-dev", "PATH");
+        missing.add("the shader compiler glslc", "glslc libvulkan-dev spirv-headers", "PATH");
     }
 }
 
