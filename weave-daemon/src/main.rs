@@ -153,10 +153,14 @@ fn run() -> Result<(), Failure> {
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
         log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
     }
-    let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
+    let model = if config.engine == EngineKind::Pattern {
+        "test pictures".to_owned()
+    } else {
+        find_model(&mut config)?
+    };
     match command {
         Command::Work { connect } => work(&config, connect),
-        _ => serve(config, model, sources),
+        _ => serve(config, &model, sources),
     }
 }
 
@@ -231,10 +235,9 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
 }
 
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
-fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
-    config.model.check().map_err(Failure::Model)?;
-    if !config.model.is_empty() {
-        return Ok("the model that is set");
+fn find_model(config: &mut Config) -> Result<String, Failure> {
+    if let Some(found) = config.model.check().map_err(Failure::Model)? {
+        return Ok(found.to_string());
     }
     #[cfg(feature = "sdcpp")]
     {
@@ -245,7 +248,7 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
         config.model.clip_l = Some(files.clip_l);
         config.model.taesd = Some(files.taesd);
     }
-    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
+    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)".to_owned())
 }
 
 fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
