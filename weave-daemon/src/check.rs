@@ -99,7 +99,7 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         Ok(None) => {}
         Ok(Some(found)) => {
             let gigabytes = found.bytes() as f64 / 1e9;
-            findings.push(Finding::good("model", format_args!("{found}; {gigabytes:.1} GB of weights")));
+            findings.push(Finding::good("model", format_args!("{found}; weights take {gigabytes:.1} GB")));
         }
     }
     for (name, path) in config.model.parts() {

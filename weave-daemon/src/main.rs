@@ -346,9 +346,7 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
         findings.push(check::Finding::note("settings", format!("{name} is no setting")));
     }
     findings.extend(check::all(config));
-    for finding in &findings {
-        println!("{finding}");
-    }
+    tell(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
     if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
 }
 

@@ -454,6 +454,48 @@ fn what_is_no_model_is_named() {
     assert!(error.starts_with("vae: can't read /nonexistent"), "{error}");
 }
 
+/// The table of cards in docs/models.md follows from the shapes: nobody here has the files.
+#[test]
+fn the_figures_in_the_documentation_are_those_of_the_check() {
+    let shelf = Shelf::new();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/models.md")).unwrap();
+    let mut rows = 0;
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [card, what, said] = cells[..] else { continue };
+        let Some(said) = said.strip_suffix(" GB") else { continue };
+        rows += 1;
+        let mut files = ModelFiles::default();
+        for part in what.split(", ") {
+            let (name, format) = match part.rsplit_once(' ') {
+                Some((name, "f16")) => (name, F16),
+                Some((name, "fp8")) => (name, F8),
+                Some((name, "q8_0")) => (name, Q8_0),
+                Some((name, "q4_0")) => (name, Q4_0),
+                Some((name, "q5_K")) => (name, Q5_K),
+                _ => (part, F16),
+            };
+            let (place, tensors) = match name {
+                "Large" => (&mut files.diffusion_model, mmdit(LARGE)),
+                "Medium" => (&mut files.diffusion_model, mmdit(MEDIUM)),
+                "CLIP-L" => (&mut files.clip_l, clip_l()),
+                "CLIP-G" => (&mut files.clip_g, clip_g()),
+                "T5" => (&mut files.t5xxl, t5xxl()),
+                "VAE" => (&mut files.vae, vae(16, false)),
+                "TAESD" => (&mut files.taesd, taesd(16)),
+                other => panic!("{other:?} in {line}"),
+            };
+            *place = Some(shelf.put(format, name, &tensors));
+        }
+        let bytes = files.check().unwrap_or_else(|error| panic!("{card}: {error}")).unwrap().bytes();
+        let rounded = (bytes + 50_000_000) / 100_000_000;
+        assert_eq!(said, format!("{}.{}", rounded / 10, rounded % 10), "{line}");
+        let has: u64 = card.trim_end_matches(" GB").parse().unwrap();
+        assert!(bytes < has << 30, "{line}");
+    }
+    assert!(rows >= 5, "{rows}");
+}
+
 /// Everything that is done with the bytes of a file.
 fn judge(bytes: &[u8], len: u64) -> Result<(), HeaderError> {
     let header = Header::read(bytes, len)?;

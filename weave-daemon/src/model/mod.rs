@@ -168,7 +168,7 @@ impl Found {
         self.parts.values().map(|(setting, content)| (*setting, content))
     }
 
-    /// What all weights take, as they are stored.
+    /// What all weights take in memory, about. An image takes more.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.parts.values().map(|(_, content)| content.bytes).sum()

@@ -108,7 +108,9 @@ impl Part {
     /// # Errors
     /// [`Fault`]: the first thing that is wrong with it.
     pub fn check(self, tensors: &Tensors<'_>) -> Result<Content, Fault> {
-        let scaled = |name: &str| name.ends_with(".scale_weight") || name.ends_with("scaled_fp8");
+        let scaled = |name: &str| {
+            [".scale_weight", ".weight_scale", "scaled_fp8"].iter().any(|end| name.ends_with(end))
+        };
         if let Some((name, _)) = tensors.values().find(|(name, _)| scaled(name)) {
             return Err(Fault::Scaled((*name).to_owned()));
         }
@@ -132,7 +134,7 @@ impl Part {
                 return Err(Fault::Type { name: (*name).to_owned(), found: tensor.kind.name });
             }
             content.numbers += tensor.numbers();
-            content.bytes += tensor.bytes;
+            content.bytes += loaded(&need.name, tensor);
             *kinds.entry(tensor.kind.name).or_default() += tensor.numbers();
         }
         if let Some(first) = absent.first() {
@@ -141,6 +143,24 @@ impl Part {
         content.kind = kinds.into_iter().max_by_key(|(_, numbers)| *numbers).map_or("", |(kind, _)| kind);
         content.mmdit = (self == Self::Mmdit).then(|| Mmdit::of(tensors));
         Ok(content)
+    }
+}
+
+/// What a tensor takes once the engine has it in memory.
+fn loaded(name: &str, tensor: &Tensor) -> u64 {
+    // Rows of a table are looked up in few types; positions are always f32.
+    const LOOKED_UP: [&str; 6] = ["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"];
+    let is_table = name == "shared.weight" || name.ends_with("token_embedding.weight");
+    match tensor.kind.name {
+        kind if name == "pos_embed"
+            || (is_table && !LOOKED_UP.contains(&kind) && !kind.starts_with("f8")) =>
+        {
+            4 * tensor.numbers()
+        }
+        // fp8 becomes f16.
+        "f8_e4m3" | "f8_e5m2" => 2 * tensor.numbers(),
+        "f64" => 4 * tensor.numbers(),
+        _ => tensor.bytes,
     }
 }
 
@@ -228,7 +248,7 @@ pub struct Content {
     pub part: Part,
     /// How many weights it has.
     pub numbers: u64,
-    /// What they take in the file.
+    /// What they take in memory, about.
     pub bytes: u64,
     /// How most of them are stored.
     pub kind: &'static str,
