@@ -99,6 +99,10 @@ fn run() -> Result<Vec<String>, String> {
     lines.push(format!("rustc-link-lib=dylib={}", link::cpp_library()));
     lines.push(format!("metadata=include={}", engine.include_dir.display()));
     lines.push(format!("metadata=lib={}", engine.lib_dir.display()));
+    // For tests that look at the engine from nearer by. A library that is built already has no source.
+    let source_header = if matches!(source, Source::Tree(_)) { header.as_path() } else { Path::new("") };
+    lines.push(format!("rustc-env=SDCPP_BUILT_HEADER={}", source_header.display()));
+    lines.push(format!("rustc-env=SDCPP_BUILT_LIB={}", engine.lib_dir.display()));
     lines.extend(
         [
             "build.rs",
