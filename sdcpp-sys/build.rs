@@ -106,6 +106,10 @@ fn run() -> Result<Vec<String>, String> {
     if let Some(folder) = link::rpath(shared, &engine.back_ends) {
         lines.push(format!("metadata=rpath={}", folder.display()));
     }
+    // For tests that look at the engine from nearer by. A library that is built already has no source.
+    let source_header = if matches!(source, Source::Tree(_)) { header.as_path() } else { Path::new("") };
+    lines.push(format!("rustc-env=SDCPP_BUILT_HEADER={}", source_header.display()));
+    lines.push(format!("rustc-env=SDCPP_BUILT_LIB={}", engine.lib_dir.display()));
     lines.extend(
         [
             "build.rs",

@@ -97,9 +97,16 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
             .push(Finding::wrong("engine", "this weaved was built without the sdcpp engine; use pattern"));
         return;
     }
-    if let Err(error) = config.model.check() {
-        findings.push(Finding::wrong("model", error));
-        return;
+    match config.model.check() {
+        Err(error) => {
+            findings.push(Finding::wrong("model", error));
+            return;
+        }
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            let gigabytes = found.bytes() as f64 / 1e9;
+            findings.push(Finding::good("model", format_args!("{found}; weights take {gigabytes:.1} GB")));
+        }
     }
     for (name, path) in config.model.parts() {
         let Some(path) = path else { continue };

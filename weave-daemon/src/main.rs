@@ -157,10 +157,14 @@ fn run() -> Result<(), Failure> {
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
         log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
     }
-    let model = if config.engine == EngineKind::Pattern { "test pictures" } else { find_model(&mut config)? };
+    let model = if config.engine == EngineKind::Pattern {
+        "test pictures".to_owned()
+    } else {
+        find_model(&mut config)?
+    };
     match command {
         Command::Work { connect } => work(&config, connect),
-        _ => serve(config, model, sources),
+        _ => serve(config, &model, sources),
     }
 }
 
@@ -235,14 +239,14 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
 }
 
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
-fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
-    config.model.check().map_err(Failure::Model)?;
-    if !config.model.is_empty() {
-        return Ok("the model that is set");
+fn find_model(config: &mut Config) -> Result<String, Failure> {
+    if let Some(found) = config.model.check().map_err(Failure::Model)? {
+        return Ok(found.to_string());
     }
     if !config.worker_command.is_empty() {
         return Ok(
-            "the demo model of worker_command (coloured shapes only; set model or diffusion_model for SD 3.5)",
+            "the demo model of worker_command (coloured shapes only; set model or diffusion_model for SD 3.5)"
+                .to_owned(),
         );
     }
     #[cfg(feature = "sdcpp")]
@@ -254,7 +258,7 @@ fn find_model(config: &mut Config) -> Result<&'static str, Failure> {
         config.model.clip_l = Some(files.clip_l);
         config.model.taesd = Some(files.taesd);
     }
-    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)")
+    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)".to_owned())
 }
 
 fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
@@ -358,9 +362,7 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
         findings.push(check::Finding::note("settings", format!("{name} is no setting")));
     }
     findings.extend(check::all(config));
-    for finding in &findings {
-        println!("{finding}");
-    }
+    tell(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
     if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
 }
 

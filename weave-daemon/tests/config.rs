@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use weave_daemon::config::{Config, EngineKind, Isolation, SETTINGS, unknown_variables};
-use weave_daemon::model::{ModelError, ModelFiles};
 
 fn resolve(flags: &[(&str, &str)], vars: &[(&str, &str)], file: Option<&Path>) -> Result<Config, String> {
     let flags: Vec<_> = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -148,62 +147,4 @@ fn the_examples_name_every_setting_and_can_be_used_as_they_are() {
         (from_file.generation_timeout, from_file.stall_timeout, from_file.drain_timeout),
         (defaults.generation_timeout, defaults.stall_timeout, defaults.drain_timeout)
     );
-}
-
-/// A safetensors file with one tensor of this name.
-fn safetensors(folder: &Path, name: &str, tensor: &str) -> Option<PathBuf> {
-    let header = format!("{{\"{tensor}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}}}");
-    let length = u64::try_from(header.len()).unwrap().to_le_bytes();
-    let path = folder.join(name);
-    fs::write(&path, [&length[..], header.as_bytes(), &[0; 4]].concat()).unwrap();
-    Some(path)
-}
-
-#[test]
-fn parts_that_cannot_make_an_image_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    let part = safetensors(at, "part", "x");
-    let bare = safetensors(at, "bare", "model.diffusion_model.x_embedder.proj.weight");
-    let with_vae = safetensors(at, "vae", "first_stage_model.decoder.conv_in.weight");
-    let with_clip = safetensors(at, "clip", "text_encoders.clip_l.transformer.text_model.x");
-    let none = ModelFiles::default();
-    assert!(none.check().is_ok(), "that is the demo model");
-    let parts = |files: ModelFiles| files.check();
-    let p = || part.clone();
-
-    for clip in [
-        ModelFiles { clip_l: p(), ..none.clone() },
-        ModelFiles { clip_g: p(), ..none.clone() },
-        ModelFiles { t5xxl: p(), ..none.clone() },
-    ] {
-        let all = ModelFiles { diffusion_model: p(), vae: p(), ..clip.clone() };
-        assert!(parts(all).is_ok(), "one encoder of any kind is enough");
-        assert!(matches!(parts(clip), Err(ModelError::NoDiffusionModel)));
-    }
-    let files = ModelFiles { diffusion_model: p(), vae: p(), ..none.clone() };
-    assert!(matches!(parts(files), Err(ModelError::NoEncoder(_))));
-    let files = ModelFiles { diffusion_model: p(), t5xxl: p(), ..none.clone() };
-    assert!(matches!(parts(files.clone()), Err(ModelError::NoDecoder(_))));
-    assert!(parts(ModelFiles { taesd: p(), ..files.clone() }).is_ok());
-    assert!(matches!(parts(ModelFiles { model: p(), taesd: p(), ..files }), Err(ModelError::BothModels)));
-
-    // A checkpoint may hold the other parts itself.
-    let model = |model: &Option<PathBuf>| ModelFiles { model: model.clone(), ..none.clone() };
-    assert!(matches!(parts(model(&bare)), Err(ModelError::NoEncoder(_))));
-    assert!(matches!(parts(model(&with_vae)), Err(ModelError::NoEncoder(_))));
-    assert!(matches!(parts(model(&with_clip)), Err(ModelError::NoDecoder(_))));
-    assert!(parts(ModelFiles { clip_l: p(), ..model(&with_vae) }).is_ok());
-    assert!(parts(ModelFiles { taesd: p(), ..model(&with_clip) }).is_ok());
-
-    let missing =
-        ModelFiles { clip_l: Some(at.join("missing")), diffusion_model: p(), vae: p(), ..none.clone() };
-    let error = parts(missing).unwrap_err().to_string();
-    assert!(error.starts_with("clip_l: can't read") && error.contains("missing"), "{error}");
-    let folder = ModelFiles { vae: Some(at.to_owned()), diffusion_model: p(), clip_l: p(), ..none.clone() };
-    assert!(matches!(parts(folder), Err(ModelError::NotAFile("vae", _))));
-    let text = at.join("text");
-    fs::write(&text, "<html>you need to log in to download this file</html>").unwrap();
-    let html = ModelFiles { vae: Some(text), diffusion_model: p(), clip_l: p(), ..none };
-    assert!(matches!(parts(html), Err(ModelError::Format("vae", _))));
 }

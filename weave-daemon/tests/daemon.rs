@@ -560,7 +560,7 @@ fn wrong_settings_end_with_a_sentence_and_the_right_code() {
         (&["--engine", "pattern"], 78, "XDG_RUNTIME_DIR"),
         (&["--engine=sdcpp", "--clip-l", "x"], 78, "neither model nor diffusion_model"),
         (&["--engine=sdcpp", "--model", "/nonexistent"], 78, "model: can't read /nonexistent"),
-        (&["--engine=sdcpp", "--model", empty], 78, "is neither safetensors nor GGUF"),
+        (&["--engine=sdcpp", "--model", empty], 78, "empty.safetensors is empty: download it again"),
         (&["worker", "--engine=pattern"], 2, "--connect"),
         (&["worker", "--engine=pattern", "--connect", "/nonexistent"], 1, "can't connect to /nonexistent"),
     ] {

@@ -254,32 +254,49 @@ fn sigterm_lets_the_engine_finish_its_image() {
 }
 
 #[test]
-fn a_model_that_the_engine_cannot_load_is_an_answer_and_not_the_end() {
+fn a_model_that_is_damaged_while_the_daemon_runs_is_an_answer_and_not_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("empty.safetensors");
-    // A well-formed file without a tensor: it passes for a model until the engine looks inside.
-    std::fs::write(&file, b"\x08\0\0\0\0\0\0\0{}      \0").unwrap();
+    let file = folder.path().join("taesd.safetensors");
     let demo = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
-    // All parts are bad, or each one of them: without its encoder the engine would go on and draw
-    // something that has nothing to do with the prompt.
-    for bad in [&["diffusion-model", "clip-l", "taesd"][..], &["diffusion-model"], &["clip-l"], &["taesd"]] {
-        let part = |name: &str, good: &Path| {
-            let path = if bad.contains(&name) { &file } else { good };
-            format!("--{name}={}", path.display())
-        };
-        let daemon = Daemon::start(&[
-            "--threads=1",
-            &part("diffusion-model", &demo.diffusion_model),
-            &part("clip-l", &demo.clip_l),
-            &part("taesd", &demo.taesd),
-        ]);
-        let mut client = daemon.connect();
-        client.write(&sized_request(1, "a red circle", 1, 64, 64, 1));
-        match client.answer() {
-            Some(Answer::Error { id: 1, code: ErrorCode::GpuError, text }) => {
-                assert!(!text.contains(folder.path().to_str().unwrap()), "no path goes to a client: {text}");
-            }
-            other => panic!("with bad {bad:?}: {other:?}"),
+    std::os::unix::fs::symlink(&demo.taesd, &file).unwrap();
+    let daemon = Daemon::start(&[
+        "--threads=1",
+        &format!("--diffusion-model={}", demo.diffusion_model.display()),
+        &format!("--clip-l={}", demo.clip_l.display()),
+        &format!("--taesd={}", file.display()),
+    ]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "a red circle", 1, 64, 64, 1));
+    assert_eq!(client.image().0, 1);
+    std::fs::remove_file(&file).unwrap();
+    // A well-formed file without a tensor.
+    std::fs::write(&file, b"\x08\0\0\0\0\0\0\0{}      \0").unwrap();
+    daemon.kill_worker();
+    client.write(&sized_request(2, "a red circle", 1, 64, 64, 1));
+    match client.answer() {
+        Some(Answer::Error { id: 2, code: ErrorCode::GpuError, text }) => {
+            assert!(!text.contains(folder.path().to_str().unwrap()), "no path goes to a client: {text}");
         }
+        other => panic!("{other:?}"),
     }
+    daemon.log.wait("taesd.safetensors is without any tensor");
+    // Once it is whole again, so is the daemon.
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&demo.taesd, &file).unwrap();
+    client.write(&sized_request(3, "a red circle", 1, 64, 64, 1));
+    while let Some(Answer::Error { .. }) = client.answer() {
+        client.write(&sized_request(3, "a red circle", 1, 64, 64, 1));
+    }
+}
+
+/// Seven chunks of tokens. With words of one letter there can be fourteen, which take four times as long.
+#[test]
+fn the_longest_prompt_gives_an_image() {
+    let daemon = daemon();
+    let mut client = daemon.connect();
+    let mut prompt = "a red circle, (blue:1.2) ".repeat(82);
+    prompt.truncate(weave_core::limits::MAX_PROMPT_LEN as usize);
+    assert_eq!(prompt.len(), 2048);
+    client.write(&sized_request(1, &prompt, 1, 64, 64, 1));
+    assert_eq!(client.image().0, 1);
 }

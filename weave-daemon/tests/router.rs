@@ -252,7 +252,7 @@ fn a_request_that_no_worker_has_begun_goes_to_the_next_one_but_not_for_ever() {
         world.router.worker_up(WORKER, world.now);
     }
     assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::GpuError)]);
-    assert_eq!(world.router.worker_output(WORKER), []);
+    assert_eq!(world.router.worker_output(WORKER), b"");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn who_stands_still_is_given_up_and_the_other_is_not() {
     world.router.relayed(WORKER, PIXELS - 100, world.now);
     world.router.client_gone(client, world.now);
     assert_eq!(world.router.worker_input(WORKER), WorkerInput::Silence);
-    assert_eq!(world.router.worker_output(WORKER), [], "its second request is dropped");
+    assert_eq!(world.router.worker_output(WORKER), b"", "its second request is dropped");
 
     // A worker that stops in the middle of its pixels: first the client is given up, then it is.
     let client = world.client(&[3]);
@@ -443,7 +443,7 @@ fn a_request_that_ended_two_workers_is_refused_for_an_hour() {
     // Whatever its id and whoever asks.
     let other = world.client(&[77]);
     assert_eq!(world.client_reads(other, 0).0, [(77, ErrorCode::GpuError)]);
-    assert_eq!(world.router.worker_output(WORKER), []);
+    assert_eq!(world.router.worker_output(WORKER), b"");
     let mut another = request(78);
     another[16 + 31] ^= 1;
     world.send(other, &another);
