@@ -49,7 +49,7 @@ fn each_failure_is_an_error_of_its_own_and_nothing_is_lost() {
         ("no size", gpu, "can't be sent", false),
         ("two channels", gpu, "can't be sent", false),
         ("huge", gpu, "can't be sent", false),
-        ("another size", gpu, "can't be sent", false),
+        ("another size", gpu, "an image of 64×128, not of 64×64", false),
     ] {
         let error = ask(&mut engine, prompt).err().unwrap_or_else(|| panic!("{prompt} is no failure"));
         assert_eq!(error.code, code, "{prompt}");

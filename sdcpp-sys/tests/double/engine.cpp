@@ -152,13 +152,13 @@ sd_image_t* generate_image(sd_ctx_t*, const sd_img_gen_params_t* params) {
     }
     // Whoever believes what it says reads beyond.
     const size_t size = static_cast<size_t>(params->width) * params->height * 3;
-    image->data       = static_cast<uint8_t*>(std::calloc(1, size));
+    image->data       = static_cast<uint8_t*>(std::calloc(prompt == "another size" ? 2 : 1, size));
     if (prompt == "no size") {
         image->width = 0;
     } else if (prompt == "two channels") {
         image->channel = 2;
     } else if (prompt == "another size") {
-        image->height = params->height / 2;
+        image->height = params->height * 2;
     } else if (prompt == "huge") {
         image->width = image->height = image->channel = 0xFFFFFFFF;
     }
