@@ -124,7 +124,8 @@ fn a_hundred_cancellations_leave_no_memory_behind() {
     pixels(&mut engine, &job(1, 1));
     let mut some = |times| {
         for n in 0..times {
-            give_up(&mut engine, if n % 5 == 0 { Phase::Encode } else { Phase::Sample }, n % 2);
+            let (phase, step) = if n % 5 == 0 { (Phase::Encode, 0) } else { (Phase::Sample, n % 2) };
+            give_up(&mut engine, phase, step);
         }
     };
     some(20);

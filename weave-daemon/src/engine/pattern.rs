@@ -138,7 +138,7 @@ impl Engine for Pattern {
         let steps = job.params.steps;
         for step in 0..steps {
             control.report(Phase::Sample, step, steps);
-            if control.is_cancelled() {
+            if fault != Some(Kind::Hang) && control.is_cancelled() {
                 return Err(EngineError::cancelled());
             }
             if let Some(pause) = self.faults.slow {
