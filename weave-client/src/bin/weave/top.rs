@@ -170,10 +170,11 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
         n("weave_workers")
     );
     for worker in 0.. {
-        let of = |name: &str| now.known(&format!("weave_worker_{name}/{worker}"));
+        let of = |name: &str| now.known(&format!("{name}/{worker}"));
         // A daemon of an earlier version doesn't say.
-        let Some(phase) = of("phase") else { break };
-        let _ = writeln!(out, "worker {worker:<3}{}", doing(phase, of("step"), of("steps")));
+        let Some(phase) = of("weave_worker_phase") else { break };
+        let (step, steps) = (of("weave_worker_step"), of("weave_worker_steps"));
+        let _ = writeln!(out, "worker {worker:<3}{}", doing(phase, step, steps));
     }
     let _ = writeln!(
         out,
