@@ -716,7 +716,7 @@ fn top_shows_one_table_after_the_other() {
     };
     assert_eq!(row(0, "waiting")[..3], ["5", "of", "64,"]);
     let workers: Vec<_> = tables[0].lines().filter(|line| line.starts_with("worker ")).collect();
-    assert_eq!(workers, ["worker 0   samples, 7 of 28", "worker 1   loads its model", "worker 2   idle"]);
+    assert_eq!(workers, ["worker 0  samples, 7 of 28", "worker 1  loads its model", "worker 2  idle"]);
     assert_eq!(
         (row(0, "image"), row(0, "at work")),
         (vec!["10".into(), "-".into()], vec!["2.0".into(), "s".into(), "-".into()])
