@@ -122,7 +122,6 @@ other-systems: ## whether weave-core and the client compile for Windows and macO
 prebuilt: tools fetch ## weaved with an engine that is built already, as archives and as a shared library
 	@.ci/prebuilt
 
-check-demo: ## `make demo` itself, twice, and by a router without an engine: the same bytes, and no process left
 double: ## the handle over the engine, with an engine that goes wrong
 	.ci/double
 
@@ -132,7 +131,7 @@ leaks: tools ## memory over 200 images and 100 that are given up, with the demo 
 asan: tools ## the engine under AddressSanitizer, images made and given up: builds it anew, many minutes
 	.ci/asan
 
-check-demo: ## `make demo` itself, twice: the same bytes, and no process left
+check-demo: ## `make demo` itself, twice, and by a router without an engine: the same bytes, and no process left
 	.ci/check-demo
 
 # The tests of weave-daemon/tests/reliability.rs, which `make unit` runs with small numbers.
