@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan test quick demo lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,7 +25,7 @@ check-vulkan: vulkan ## the same picture with Vulkan as on the CPU; without a GP
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
+test: tools-test fetch lint unit double docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -121,6 +121,15 @@ other-systems: ## whether weave-core and the client compile for Windows and macO
 
 prebuilt: tools fetch ## weaved with an engine that is built already, as archives and as a shared library
 	@.ci/prebuilt
+
+double: ## the handle over the engine, with an engine that goes wrong
+	.ci/double
+
+leaks: tools ## memory over 200 images and 100 that are given up, with the demo model: minutes
+	cargo nextest run --locked -p weave-daemon --test engine --run-ignored only --no-capture -E 'test(/no_memory_behind/)'
+
+asan: tools ## the engine under AddressSanitizer, images made and given up: builds it anew, many minutes
+	.ci/asan
 
 check-demo: ## `make demo` itself, twice, and by a router without an engine: the same bytes, and no process left
 	.ci/check-demo

@@ -110,6 +110,8 @@ fn run() -> Result<Vec<String>, String> {
     let source_header = if matches!(source, Source::Tree(_)) { header.as_path() } else { Path::new("") };
     lines.push(format!("rustc-env=SDCPP_BUILT_HEADER={}", source_header.display()));
     lines.push(format!("rustc-env=SDCPP_BUILT_LIB={}", engine.lib_dir.display()));
+    lines.push(format!("rustc-env=SDCPP_LINKED_INCLUDE={}", engine.include_dir.display()));
+    lines.push(format!("rustc-env=SDCPP_LINKED_LIB={}", engine.lib_dir.display()));
     lines.extend(
         [
             "build.rs",
@@ -207,6 +209,7 @@ fn compile_shim(
         .include(include_dir)
         .define("SDCPP_GENERATE_RETURNS_FLAG", flag(api.flag))
         .define("SDCPP_SEED_AS_BITS", flag(seed_as_bits))
+        .define("SDCPP_CAN_CANCEL", flag(api.cancel))
         .define("SDCPP_TELLS_DEVICES", flag(tells_devices))
         .cargo_metadata(false)
         .cargo_warnings(false);

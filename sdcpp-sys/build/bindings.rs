@@ -4,12 +4,10 @@ use std::path::Path;
 
 /// What of upstream's API is declared. The functions that can throw are not: for those the C++
 /// layer has its own.
-const FUNCTIONS: &str = "sdcpp_.*|sd_set_log_callback|sd_set_progress_callback|sd_get_system_info|\
-                         sd_get_num_physical_cores|sd_commit|sd_version|sd_(type|rng_type|sample_method|scheduler)_name|\
+const FUNCTIONS: &str = "sdcpp_.*|sd_get_system_info|sd_get_num_physical_cores|sd_commit|sd_version|sd_(type|rng_type|sample_method|scheduler)_name|\
                          sd_get_default_(sample_method|scheduler)";
 
-const TYPES: &str =
-    "sdcpp_.*|sd_ctx_t|sd_ctx_params_t|sd_img_gen_params_t|sd_image_t|sd_log_cb_t|sd_progress_cb_t";
+const TYPES: &str = "sdcpp_.*|sd_ctx_t|sd_ctx_params_t|sd_img_gen_params_t|sd_image_t|sd_log_cb_t";
 
 /// Writes `bindings.rs` into `out_dir`.
 pub(crate) fn generate(

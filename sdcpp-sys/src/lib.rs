@@ -51,6 +51,12 @@ pub struct Engine {
 /// The engine that this crate was built with.
 pub const ENGINE: Engine = include!(concat!(env!("OUT_DIR"), "/engine.rs"));
 
+/// The folder of the library that is linked.
+pub const LIB_DIR: &str = env!("SDCPP_LINKED_LIB");
+
+/// The folder of its headers. Both are for tests that compile against the same engine.
+pub const INCLUDE_DIR: &str = env!("SDCPP_LINKED_INCLUDE");
+
 mod bindings {
     #![allow(
         unsafe_code,

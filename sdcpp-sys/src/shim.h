@@ -34,8 +34,26 @@ typedef enum sdcpp_status {
     /// The engine or this layer can't do what was asked for; the engine was not called.
     SDCPP_UNSUPPORTED = 4,
     /// A pointer that must not be null is; the engine was not called.
-    SDCPP_NULL_ARGUMENT = 5
+    SDCPP_NULL_ARGUMENT = 5,
+    /// The progress callback wanted it to end. The context can be used again.
+    SDCPP_CANCELLED = 6
 } sdcpp_status;
+
+/// What the engine is busy with.
+typedef enum sdcpp_phase {
+    /// Reads weights, when a context is made or when they are needed for the first time.
+    SDCPP_PHASE_LOAD = 1,
+    /// Turns the prompt into what the model takes.
+    SDCPP_PHASE_ENCODE = 2,
+    /// Draws, step by step.
+    SDCPP_PHASE_SAMPLE = 3,
+    /// Turns what was drawn into pixels, at once or tile by tile.
+    SDCPP_PHASE_DECODE = 4
+} sdcpp_phase;
+
+/// Hears how far the engine is: `step` of `steps` are done, of tensors, steps or tiles; both are 0 where
+/// the engine does not count. Returns whether it is to go on. Called by the thread that called the engine.
+typedef bool (*sdcpp_progress_cb)(sdcpp_phase phase, int step, int steps, void* data);
 
 /// What `sdcpp_throw` throws.
 typedef enum sdcpp_thrown {
@@ -62,6 +80,10 @@ typedef struct sdcpp_device {
 /// before, and to standard error if not. Memory is not asked for: on a GPU that is full, ggml aborts.
 sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t message_size);
 
+/// Sets who hears the engine's log and how far it is, for the whole process; either may be null. To be
+/// called before a context is made, in place of upstream's functions: the log tells phases apart.
+void sdcpp_set_callbacks(sd_log_cb_t log, sdcpp_progress_cb progress, void* data);
+
 /// Sets the parameters of a context to upstream's defaults.
 sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size);
 
@@ -81,6 +103,10 @@ sdcpp_status sdcpp_ctx_free(sd_ctx_t* ctx, char* message, size_t message_size);
 /// frees them with `sdcpp_pixels_free`. The engine's own buffer is handed over, not a copy. Size and
 /// number of channels are what the engine made, which need not be what was asked for. On failure
 /// `*image` is all zeros.
+///
+/// It ends with `SDCPP_CANCELLED` before the next step once the progress callback has returned false: by
+/// `sd_cancel_generation` where the engine has it, else by an exception that leaves the callback and is
+/// caught here. Not while weights are read, which leaves threads behind.
 ///
 /// The seed is the 64 bits of `params->seed`. A negative number is a seed like any other if
 /// `sdcpp_every_seed` says so, and `SDCPP_UNSUPPORTED` otherwise: never another seed.

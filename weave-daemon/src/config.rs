@@ -114,6 +114,8 @@ pub struct Config {
     pub busy_stall_timeout: Duration,
     /// What becomes of a running request whose client has gone.
     pub abandoned: Abandoned,
+    /// Longest time in which a worker may come free of a request that it is to give up.
+    pub cancel_timeout: Duration,
     /// How long a worker may have nothing to do until it is ended; `None`: it stays.
     pub worker_idle_timeout: Option<Duration>,
     /// Longest time that running work may take after SIGTERM.
@@ -156,6 +158,7 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(30),
             busy_stall_timeout: Duration::from_secs(5),
             abandoned: Abandoned::Finish,
+            cancel_timeout: Duration::from_secs(5),
             worker_idle_timeout: None,
             drain_timeout: Duration::from_secs(60),
             log: log::LevelFilter::Info,
@@ -469,13 +472,13 @@ pub const SETTINGS: &[Setting] = &[
     seconds!(frame_timeout, "longest time between the first and the last byte of a request [30]"),
     seconds!(idle_timeout, "longest time that a client may stay that wants nothing [600]"),
     seconds!(queue_timeout, "longest time that a request may wait for a worker [3600]"),
-    seconds!(generation_timeout, "longest time for one image; then its worker is ended [3600]"),
+    seconds!(generation_timeout, "longest time for one image; then its worker has to give it up [3600]"),
     seconds!(stall_timeout, "longest time in which a client may take less than 64 KiB of an image [30]"),
     seconds!(busy_stall_timeout, "the same while other clients' requests wait [5]"),
     Setting {
         name: "abandoned",
         value: "WHAT",
-        help: "a running request whose client is gone: finish it, or cancel it with its worker [finish]",
+        help: "a running request whose client is gone: finish it, or have its worker give it up [finish]",
         live: true,
         is_path: false,
         set: |config, text| {
@@ -487,6 +490,7 @@ pub const SETTINGS: &[Setting] = &[
             Some(if config.abandoned == Abandoned::Cancel { "cancel" } else { "finish" }.to_owned())
         },
     },
+    seconds!(cancel_timeout, "longest time in which a worker may give an image up; then it is ended [5]"),
     Setting {
         name: "worker_idle_timeout",
         value: "SECONDS",

@@ -10,6 +10,7 @@ use weave_core::error::{ErrorCode, Status};
 
 use crate::logger;
 use crate::router::Death;
+use crate::scoreboard::Progress;
 
 /// Declares why things happen: the variants, and what each is called where it is shown.
 macro_rules! reasons {
@@ -22,6 +23,12 @@ macro_rules! reasons {
 
         impl $name {
             const NAMES: &[&str] = &[$($shown),*];
+
+            /// What it is called where it is shown.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
         }
     };
 }
@@ -190,6 +197,10 @@ pub struct Counters {
     pub worker_deaths: [u64; 4],
     /// Workers that were ended from this side, by [`Kill`].
     pub worker_kills: [u64; Kill::NAMES.len()],
+    /// Requests that a worker was told to give up, by the reason for which it is ended if it doesn't.
+    pub worker_cancels: [u64; Kill::NAMES.len()],
+    /// From that word to a worker that is free.
+    pub cancel: Histogram,
 }
 
 impl Counters {
@@ -249,6 +260,11 @@ impl Counters {
     /// A worker is ended from this side.
     pub fn worker_killed(&mut self, why: Kill) {
         self.worker_kills[why as usize] += 1;
+    }
+
+    /// A worker is told to give up what it does.
+    pub fn worker_cancelled(&mut self, why: Kill) {
+        self.worker_cancels[why as usize] += 1;
     }
 
     fn errors_named(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -312,6 +328,8 @@ pub struct Gauges {
     pub process: Process,
     /// The workers' processes.
     pub worker_memory: u64,
+    /// How far each worker is.
+    pub progress: Vec<Progress>,
 }
 
 /// What /proc says of a process.
@@ -496,6 +514,32 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
         "reason",
         Kill::NAMES.iter().copied().zip(c.worker_kills),
     );
+    by(
+        sink,
+        "weave_worker_cancellations_total",
+        "Requests that a worker was told to give up.",
+        "reason",
+        [Kill::Abandoned, Kill::TooSlow].map(|why| (why.name(), c.worker_cancels[why as usize])),
+    );
+    times(sink, "weave_worker_cancellation_seconds", "Time from that word to a free worker.", &c.cancel);
+    of_workers(
+        sink,
+        "weave_worker_phase",
+        "0: idle, 1: loads weights, 2: encodes the prompt, 3: samples, 4: decodes.",
+        g.progress.iter().map(|progress| progress.phase as usize),
+    );
+    of_workers(
+        sink,
+        "weave_worker_step",
+        "Steps that are done of the phase that a worker is in.",
+        g.progress.iter().map(|progress| progress.step as usize),
+    );
+    of_workers(
+        sink,
+        "weave_worker_steps",
+        "Steps of that phase; 0 where they are not counted.",
+        g.progress.iter().map(|progress| progress.steps as usize),
+    );
     bytes(sink, "weave_worker_resident_memory_bytes", "Memory of the workers' processes.", g.worker_memory);
 
     count(sink, "weave_loop_turns_total", "Turns of the event loop.", turns.turns);
@@ -555,6 +599,19 @@ fn by(
     sink.family(name, "counter", help);
     for (of, value) in values {
         sink.value(Some((label, of)), value as f64);
+    }
+}
+
+/// A gauge for each worker.
+fn of_workers(
+    sink: &mut impl Sink,
+    name: &'static str,
+    help: &'static str,
+    values: impl Iterator<Item = usize>,
+) {
+    sink.family(name, "gauge", help);
+    for (worker, value) in values.enumerate() {
+        sink.value(Some(("worker", &worker.to_string())), value as f64);
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`server`] | binds the router to `mio` |
 //! | [`worker`] | an engine on a stream |
 //! | [`worker_log`] | what a worker writes on its standard error |
+//! | [`scoreboard`] | how far a worker is, and what it is to give up |
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
 //! | [`process`] | starts, watches and ends workers |
 //! | [`sandbox`] | what a worker process gives up |
@@ -39,6 +40,7 @@ pub mod model;
 pub mod process;
 pub mod router;
 pub mod sandbox;
+pub mod scoreboard;
 pub mod server;
 #[cfg(feature = "simulator")]
 pub mod simulator;

@@ -17,6 +17,7 @@ use weave_daemon::config::{
     unknown_variables,
 };
 use weave_daemon::model::ModelError;
+use weave_daemon::scoreboard::{self, Control};
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
@@ -403,6 +404,7 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             inherited_socket()?
         }
     };
+    let control = inherited_scoreboard();
     if config.is_sandboxed() {
         let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
         match sandbox::enter(&files).join(", ") {
@@ -421,7 +423,17 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             std::process::exit(0);
         });
     }
-    worker::run(config, stream).map_err(Failure::Other)
+    worker::run(config, stream, control).map_err(Failure::Other)
+}
+
+/// Where the daemon looks how far this worker is. Taken before the sandbox closes the way to it.
+fn inherited_scoreboard() -> Control {
+    let Some(number) = std::env::var_os(scoreboard::VARIABLE) else { return Control::none() };
+    let number = number.to_str().and_then(|number| number.parse().ok());
+    number.and_then(Control::inherited).unwrap_or_else(|| {
+        log::warn!("this worker can't say how far it is, and can't be cancelled: is /proc missing?");
+        Control::none()
+    })
 }
 
 /// Standard input, if it is the socket that the daemon puts there.

@@ -16,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{Config, Isolation};
 use crate::router::Death;
+use crate::scoreboard::{self, Scoreboard};
 use crate::worker_log::WorkerLog;
 use crate::{logger, systemd, worker};
 
@@ -35,8 +36,8 @@ pub fn keep_inherited_descriptors() -> io::Result<()> {
 /// Descriptors besides those of clients: standard streams, poll, signals, listeners, the
 /// administrator's connections, and what it takes to start a worker.
 const OWN_DESCRIPTORS: u64 = 32;
-/// A worker's stream and log.
-const DESCRIPTORS_PER_WORKER: u64 = 2;
+/// A worker's stream, its log, and where it says how far it is.
+const DESCRIPTORS_PER_WORKER: u64 = 3;
 
 /// So many descriptors are needed for these settings, and at most so many may be had.
 #[must_use]
@@ -69,6 +70,17 @@ pub fn make_room(config: &mut Config) {
     }
 }
 
+/// What a worker was started with, apart from itself.
+#[derive(Debug)]
+pub struct Lines {
+    /// Our end of its stream, in blocking mode.
+    pub stream: UnixStream,
+    /// Its log, where it has one of its own.
+    pub log: Option<WorkerLog>,
+    /// How far it is, and what it is to give up.
+    pub scoreboard: Scoreboard,
+}
+
 /// A worker that was started.
 #[derive(Debug)]
 pub enum Worker {
@@ -79,19 +91,14 @@ pub enum Worker {
 }
 
 impl Worker {
-    /// Starts a worker and gives our end of the stream to it, in blocking mode, and its log where
-    /// it has one of its own. `program` is this very program, for a worker of its own process, unless
-    /// the settings name another;
-    /// `index` says which of all workers it is.
+    /// Starts a worker. `program` is this very program, for a worker of its own process, unless the
+    /// settings name another; `index` says which of all workers it is.
     ///
     /// # Errors
     /// There are no more descriptors, processes or threads to be had.
-    pub fn start(
-        program: &Path,
-        config: &Config,
-        index: usize,
-    ) -> io::Result<(Self, UnixStream, Option<WorkerLog>)> {
-        let (ours, theirs) = UnixStream::pair()?;
+    pub fn start(program: &Path, config: &Config, index: usize) -> io::Result<(Self, Lines)> {
+        let (stream, theirs) = UnixStream::pair()?;
+        let scoreboard = Scoreboard::new()?;
         let mut log = None;
         let worker = match config.isolation {
             Isolation::Process => {
@@ -115,6 +122,7 @@ impl Worker {
                 if logger::is_for_the_journal() {
                     command.env("JOURNAL_STREAM", name);
                 }
+                scoreboard.inherit(true)?;
                 let child = command
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
@@ -122,24 +130,27 @@ impl Worker {
                     // ggml would have a debugger look at a failed assertion, for seconds.
                     .env("GGML_NO_BACKTRACE", "1")
                     .envs(devices(config.workers, index))
+                    .env(scoreboard::VARIABLE, scoreboard.descriptor())
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
                     .stderr(stderr)
                     // Ctrl-C in the daemon's terminal is for the daemon, which lets us finish.
                     .process_group(0)
-                    .spawn()?;
-                Self::Process(child)
+                    .spawn();
+                // Not by the next one as well.
+                scoreboard.inherit(false)?;
+                Self::Process(child?)
             }
             Isolation::Thread => {
-                let config = config.clone();
+                let (config, control) = (config.clone(), scoreboard.control());
                 thread::Builder::new().name("worker".to_owned()).spawn(move || {
-                    if let Err(error) = worker::run(&config, theirs) {
+                    if let Err(error) = worker::run(&config, theirs, control) {
                         log::error!("worker: {error}");
                     }
                 })?;
                 Self::Thread
             }
         };
-        Ok((worker, ours, log))
+        Ok((worker, Lines { stream, log, scoreboard }))
     }
 
     /// Its process, where it has one of its own.

@@ -20,10 +20,11 @@ use weave_core::limits::MAX_ERROR_FRAME;
 use crate::admin::{self, Admin, PAGES, Page};
 use crate::config::{Config, ConfigError, EngineKind};
 use crate::counters::{self, Gauges, LoopCounters, Process};
-use crate::process::Worker;
+use crate::process::{Lines, Worker};
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
+use crate::scoreboard::Scoreboard;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::systemd::{Notifier, Status};
@@ -103,6 +104,7 @@ struct Link {
     worker: Option<Worker>,
     peer: Option<Peer>,
     log: Option<WorkerLog>,
+    scoreboard: Option<Scoreboard>,
     /// The worker died with its request, or part of it, still in the socket.
     request_unread: bool,
     relay: Box<[u8; RELAY_LEN]>,
@@ -170,7 +172,7 @@ impl Ready {
         match action {
             Action::Client(id) => self.clients.get_mut(id.0),
             Action::Worker(id) => self.workers.get_mut(id.0),
-            Action::Start(_) | Action::Kill(_) => None,
+            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => None,
         }
     }
 
@@ -220,6 +222,7 @@ fn limits(config: &Config) -> Limits {
         worker_idle: config.worker_idle_timeout,
         warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
         abandoned: config.abandoned,
+        cancel: config.cancel_timeout,
     }
 }
 
@@ -243,6 +246,7 @@ impl Server {
             worker: None,
             peer: None,
             log: None,
+            scoreboard: None,
             request_unread: false,
             relay: Box::new([0; RELAY_LEN]),
             pending: 0..0,
@@ -389,7 +393,7 @@ impl Server {
             let unfinished = match action {
                 Action::Client(id) => self.turn_client(id, now),
                 Action::Worker(id) => self.turn_worker(id, now),
-                Action::Start(_) | Action::Kill(_) => false,
+                Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => false,
             };
             if unfinished {
                 self.ready.push(action);
@@ -404,6 +408,11 @@ impl Server {
                 Action::Client(_) | Action::Worker(_) => self.ready.push(action),
                 Action::Start(id) => self.start(id, now),
                 Action::Kill(id) => self.kill(id, now),
+                Action::Cancel(id, nth) => {
+                    if let Some(scoreboard) = &self.links[id.0].scoreboard {
+                        scoreboard.cancel(nth);
+                    }
+                }
             }
         }
     }
@@ -412,7 +421,7 @@ impl Server {
         match action {
             Action::Client(id) => self.clients.get_mut(id.0)?.as_mut(),
             Action::Worker(id) => self.links.get_mut(id.0)?.peer.as_mut(),
-            Action::Start(_) | Action::Kill(_) => None,
+            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => None,
         }
     }
 
@@ -646,13 +655,14 @@ impl Server {
     fn start(&mut self, id: WorkerId, now: Instant) {
         let first_log = FIRST_WORKER + self.links.len();
         let link = &mut self.links[id.0];
-        let started = Worker::start(&self.program, &self.config, id.0).and_then(|(worker, stream, log)| {
+        let started = Worker::start(&self.program, &self.config, id.0).and_then(|(worker, lines)| {
+            let Lines { stream, log, scoreboard } = lines;
             stream.set_nonblocking(true)?;
             let mut stream = UnixStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(FIRST_WORKER + id.0), interest)?;
             link.peer = Some(Peer { stream: Stream::Unix(stream), readable: true, writable: true });
-            link.log = log;
+            (link.log, link.scoreboard) = (log, Some(scoreboard));
             if let Some(log) = &mut link.log {
                 log.register(self.poll.registry(), Token(first_log + id.0))?;
             }
@@ -693,7 +703,7 @@ impl Server {
             return;
         }
         if let Some(death) = link.worker.as_mut().and_then(Worker::ended) {
-            link.worker = None;
+            (link.worker, link.scoreboard) = (None, None);
             let mut log = link.log.take();
             if let Some(log) = &mut log {
                 while log.pass_on() {}
@@ -894,6 +904,7 @@ fn gauges(
     draining: bool,
     now: Instant,
 ) -> Gauges {
+    let progress = |link: &Link| link.scoreboard.as_ref().map(Scoreboard::progress).unwrap_or_default();
     let processes = links.iter().filter_map(|link| link.worker.as_ref()?.process_id());
     Gauges {
         engine: if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" },
@@ -910,6 +921,7 @@ fn gauges(
         workers_up: router.workers_up(),
         oldest_wait: router.oldest_wait(now),
         process: Process::read("self"),
+        progress: links.iter().map(progress).collect(),
         worker_memory: processes.map(|pid| Process::read(&pid.to_string()).resident).sum(),
     }
 }

@@ -89,6 +89,8 @@ pub struct Report {
     pub closed: u64,
     /// Workers that died.
     pub deaths: u64,
+    /// Requests that a worker gave up because it was told to.
+    pub cancelled: u64,
 }
 
 impl Report {
@@ -102,6 +104,7 @@ impl Report {
             errors: self.errors + other.errors,
             closed: self.closed + other.closed,
             deaths: self.deaths + other.deaths,
+            cancelled: self.cancelled + other.cancelled,
         }
     }
 }
@@ -209,7 +212,11 @@ impl Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     Answer,
+    /// Takes its time.
+    Draw,
     Refuse,
+    /// Does as it is told, half-way through.
+    GiveUp,
     /// Dies before, in the middle of, or after its answer.
     DieBefore,
     DieWithin,
@@ -295,6 +302,14 @@ struct Worker {
     /// Written by the router, and not yet read.
     inbox: VecDeque<u8>,
     input: Box<Deframer<MAX_REQUEST_FRAME>>,
+    /// Requests that it has read.
+    read: u64,
+    /// Requests that were written to it, in part at least.
+    given: u64,
+    /// The last one that it was told to give up.
+    cancelled: u64,
+    /// What it is busy with.
+    draws: Option<(u64, Params)>,
     /// Said, and not yet read by the router.
     outbox: VecDeque<Piece>,
     /// The request whose bytes the router writes, or wrote last.
@@ -322,6 +337,8 @@ struct World<'a, C> {
     patience: usize,
     /// Requests that a bad worker had.
     harmed: BTreeSet<u64>,
+    /// Requests that a worker took its time for.
+    slow: BTreeSet<u64>,
     is_draining: bool,
     /// From now on everybody behaves.
     is_calm: bool,
@@ -356,6 +373,7 @@ impl<'a, C: Choices> World<'a, C> {
             },
             warm_up: given.is_none() && some(0, 1) == 1,
             abandoned: if some(0, 2) == 0 { Abandoned::Cancel } else { Abandoned::Finish },
+            cancel: seconds(some(0, 5)),
         };
         let patience = [2, 10, 100][some(0, 2)];
         let now = Instant::now();
@@ -363,6 +381,10 @@ impl<'a, C: Choices> World<'a, C> {
             life: Life::None,
             inbox: VecDeque::new(),
             input: Box::new(Deframer::new(MAX_SKIPPED_PAYLOAD)),
+            read: 0,
+            given: 0,
+            cancelled: 0,
+            draws: None,
             outbox: VecDeque::new(),
             tag: 0,
             is_bad: false,
@@ -381,6 +403,7 @@ impl<'a, C: Choices> World<'a, C> {
             tag: 1,
             patience,
             harmed: BTreeSet::new(),
+            slow: BTreeSet::new(),
             is_draining: false,
             is_calm: false,
             report: Report::default(),
@@ -458,6 +481,13 @@ impl<'a, C: Choices> World<'a, C> {
             match action {
                 Action::Client(_) | Action::Worker(_) => self.note(action),
                 Action::Start(id) => self.start(id),
+                Action::Cancel(id, nth) => {
+                    let worker = &mut self.workers[id.0];
+                    assert!(worker.life != Life::None, "a worker is told something that isn't there");
+                    assert!((1..=worker.given).contains(&nth), "request {nth} of {} given up", worker.given);
+                    assert!(nth > worker.cancelled, "told twice");
+                    worker.cancelled = nth;
+                }
                 Action::Kill(id) => {
                     let worker = &mut self.workers[id.0];
                     assert!(worker.life != Life::None, "a worker is ended that isn't there");
@@ -475,7 +505,7 @@ impl<'a, C: Choices> World<'a, C> {
         match action {
             Action::Client(id) => self.turn_client(id),
             Action::Worker(id) => self.turn_worker(id),
-            Action::Start(_) | Action::Kill(_) => {}
+            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => {}
         }
         self.take_actions();
     }
@@ -771,8 +801,8 @@ impl<'a, C: Choices> World<'a, C> {
                     client.head.push(byte);
                     piece = Piece::Bytes(bytes);
                     if client.head.len() >= HEADER_LEN {
-                        let (is_draining, harmed) = (self.is_draining, &self.harmed);
-                        if take_answer(client, is_draining, harmed) {
+                        let (harmed, slow) = (&self.harmed, &self.slow);
+                        if take_answer(client, self.is_draining, harmed, slow) {
                             client.head.clear();
                             if matches!(client.reading, Reading::Frame) {
                                 self.report.errors += 1;
@@ -800,6 +830,7 @@ impl<'a, C: Choices> World<'a, C> {
         worker.input.reset();
         worker.outbox.clear();
         (worker.is_bad, worker.hangs, worker.dies, worker.relayed) = (false, false, false, None);
+        (worker.read, worker.given, worker.cancelled, worker.draws) = (0, 0, 0, None);
         worker.tag = 0;
         self.router.worker_up(id, self.now);
         self.note(Action::Worker(id));
@@ -826,6 +857,18 @@ impl<'a, C: Choices> World<'a, C> {
                 _ => self.turn_bad(id, |worker| worker.dies = true),
             };
         }
+        if let Some((request_id, params)) = self.workers[id.0].draws {
+            let is_cancelled = self.workers[id.0].cancelled == self.workers[id.0].read;
+            // Some do not listen, and some are done just then.
+            let deed = match is_cancelled && !self.seldom(4) {
+                true => Deed::GiveUp,
+                false if self.is_calm || self.seldom(4) => Deed::Answer,
+                false => return,
+            };
+            self.workers[id.0].draws = None;
+            self.note(Action::Worker(id));
+            return self.answer(id, (request_id, params), deed);
+        }
         let n = 1 + self.below(7000);
         let worker = &mut self.workers[id.0];
         let spare = worker.input.spare();
@@ -837,7 +880,10 @@ impl<'a, C: Choices> World<'a, C> {
         let request = match worker.input.next_frame() {
             Ok(None) => return,
             Ok(Some(frame)) => match request::parse(&frame) {
-                Ok(request) => (request.request_id, request.params),
+                Ok(request) => {
+                    worker.read += 1;
+                    (request.request_id, request.params)
+                }
                 Err(error) => panic!("the router passed on a request that is wrong: {error}"),
             },
             Err(error) => panic!("the router wrote what is no frame: {error}"),
@@ -846,6 +892,7 @@ impl<'a, C: Choices> World<'a, C> {
             (true, _) => Deed::Answer,
             (_, Some(_)) => Deed::Given,
             _ if self.seldom(self.patience) => BAD_DEEDS[self.below(BAD_DEEDS.len())],
+            _ if self.seldom(4) => Deed::Draw,
             _ => Deed::Answer,
         };
         self.answer(id, request, deed);
@@ -868,22 +915,30 @@ impl<'a, C: Choices> World<'a, C> {
         };
         let end = u64::from(params.width) * u64::from(params.height) * 3;
         let pixels = |end: u64| Piece::Pixels { tag, at: 0, end };
-        let refusal = |request_id: u64| {
+        let error = |request_id: u64, code: ErrorCode, text: &str| {
             let mut out = [0; MAX_ERROR_FRAME];
-            let frame =
-                error::emit(request_id, ErrorCode::OutOfMemory, "no room", &mut out).unwrap_or_default();
+            let frame = error::emit(request_id, code, text, &mut out).unwrap_or_default();
             Piece::Bytes(frame.to_vec().into())
         };
+        let refusal = |request_id: u64| error(request_id, ErrorCode::OutOfMemory, "no room");
         let some = self.below(usize::try_from(end).unwrap_or(1)) as u64;
         let given: VecDeque<u8> = self.given.unwrap_or_default().iter().copied().collect();
-        if !matches!(deed, Deed::Answer | Deed::Refuse) {
-            self.turn_bad(id, |_| {});
+        match deed {
+            Deed::Answer | Deed::Refuse => {}
+            Deed::Draw => {
+                self.slow.insert(tag);
+            }
+            Deed::GiveUp => self.report.cancelled += 1,
+            _ => self.turn_bad(id, |_| {}),
         }
         let worker = &mut self.workers[id.0];
         let say = &mut worker.outbox;
         match deed {
             Deed::Answer => say.extend([head(request_id, params.width), pixels(end)]),
+            Deed::Draw => worker.draws = Some((request_id, params)),
             Deed::Refuse => say.push_back(refusal(request_id)),
+            // For nobody: no client may see it.
+            Deed::GiveUp => say.push_back(error(request_id, ErrorCode::Internal, "given up")),
             Deed::DieBefore => worker.dies = true,
             Deed::DieWithin => {
                 say.extend([head(request_id, params.width), pixels(some)]);
@@ -918,6 +973,9 @@ impl<'a, C: Choices> World<'a, C> {
         let output = self.router.worker_output(id);
         if !output.is_empty() && self.workers[id.0].life != Life::None {
             let n = output.len().min(cut);
+            if output.starts_with(b"WEVE") && self.workers[id.0].life == Life::Up {
+                self.workers[id.0].given += 1;
+            }
             if let Ok(Split::Frame(frame, _)) = split(output, MAX_SKIPPED_PAYLOAD)
                 && let Ok(request) = request::parse(&frame)
             {
@@ -1069,7 +1127,7 @@ impl<'a, C: Choices> World<'a, C> {
             }
             for id in (0..self.workers.len()).map(WorkerId) {
                 let worker = &self.workers[id.0];
-                if !worker.inbox.is_empty() || worker.dies {
+                if !worker.inbox.is_empty() || worker.dies || worker.draws.is_some() {
                     self.act_worker(id);
                 }
             }
@@ -1083,7 +1141,7 @@ impl<'a, C: Choices> World<'a, C> {
 }
 
 /// Looks at what a client has of a frame. Whether it was whole, or is the head of an image.
-fn take_answer(client: &mut Client, is_draining: bool, harmed: &BTreeSet<u64>) -> bool {
+fn take_answer(client: &mut Client, is_draining: bool, harmed: &BTreeSet<u64>, slow: &BTreeSet<u64>) -> bool {
     let head = client.head.as_slice();
     let Some((header, fields)) = head.split_first_chunk::<HEADER_LEN>() else { return false };
     let header = match weave_core::frame::Header::parse(header, MAX_RESPONSE_PAYLOAD) {
@@ -1138,7 +1196,11 @@ fn take_answer(client: &mut Client, is_draining: bool, harmed: &BTreeSet<u64>) -
                     ErrorCode::Busy => true,
                     ErrorCode::ShuttingDown => is_draining,
                     ErrorCode::OutOfMemory => text == "no room",
-                    ErrorCode::Timeout => text.contains("no worker was free") || harmed.contains(&asked.tag),
+                    ErrorCode::Timeout => {
+                        text.contains("no worker was free")
+                            || harmed.contains(&asked.tag)
+                            || slow.contains(&asked.tag)
+                    }
                     ErrorCode::GpuError => {
                         text.contains("in a row")
                             || text.contains("is refused for an hour")

@@ -17,20 +17,23 @@ use crate::config::{Config, EngineKind};
 use crate::engine::pattern::Pattern;
 use crate::engine::{Engine, Image, Job};
 use crate::logger;
+use crate::scoreboard::{Control, Phase};
 
-/// Makes the engine that the settings ask for and serves it on `stream`.
+/// Makes the engine that the settings ask for and serves it on `stream`. `control` says how far it is, and
+/// what it is to give up.
 ///
 /// # Errors
 /// The engine can't be made, or the stream failed.
-pub fn run(config: &Config, mut stream: UnixStream) -> Result<(), String> {
+pub fn run(config: &Config, mut stream: UnixStream, mut control: Control) -> Result<(), String> {
+    control.report(Phase::Load, 0, 0);
     let mut engine: Box<dyn Engine> = match config.engine {
         EngineKind::Pattern => Box::new(Pattern::new(config.pattern, config.faults.clone())),
         #[cfg(feature = "sdcpp")]
-        EngineKind::Sdcpp => Box::new(crate::engine::sdcpp::Sdcpp::load(config)?),
+        EngineKind::Sdcpp => Box::new(crate::engine::sdcpp::Sdcpp::load(config, &control)?),
         #[cfg(not(feature = "sdcpp"))]
         EngineKind::Sdcpp => return Err("this weaved was built without the sdcpp engine".to_owned()),
     };
-    match serve(&mut stream, &mut *engine) {
+    match serve(&mut stream, &mut *engine, &mut control) {
         // The peer may close whenever it likes.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| error.to_string()),
@@ -41,15 +44,23 @@ pub fn run(config: &Config, mut stream: UnixStream) -> Result<(), String> {
 ///
 /// # Errors
 /// The stream failed, or the peer's bytes could not be followed any further.
-pub fn serve(stream: &mut (impl Read + Write), engine: &mut dyn Engine) -> io::Result<()> {
+pub fn serve(
+    stream: &mut (impl Read + Write),
+    engine: &mut dyn Engine,
+    control: &mut Control,
+) -> io::Result<()> {
     let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
     loop {
         match input.next_frame() {
-            Ok(Some(frame)) => match request::parse(&frame) {
-                Ok(request) => answer(stream, engine, &request)?,
-                Err(error) => refuse(stream, frame.request_id(), error.code(), &error)?,
-            },
+            Ok(Some(frame)) => {
+                control.next_request();
+                match request::parse(&frame) {
+                    Ok(request) => answer(stream, engine, &request, control)?,
+                    Err(error) => refuse(stream, frame.request_id(), error.code(), &error)?,
+                }
+            }
             Ok(None) => {
+                control.report(Phase::Idle, 0, 0);
                 let n = match stream.read(input.spare()) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     other => other?,
@@ -68,7 +79,12 @@ pub fn serve(stream: &mut (impl Read + Write), engine: &mut dyn Engine) -> io::R
 }
 
 /// Generates and answers.
-fn answer(stream: &mut impl Write, engine: &mut dyn Engine, request: &Request<'_>) -> io::Result<()> {
+fn answer(
+    stream: &mut impl Write,
+    engine: &mut dyn Engine,
+    request: &Request<'_>,
+    control: &Control,
+) -> io::Result<()> {
     let id = request.request_id;
     if !request.prompts.are_equal() {
         log::warn!("request {id}: the three prompts differ; the one for CLIP-L is used for all");
@@ -80,13 +96,18 @@ fn answer(stream: &mut impl Write, engine: &mut dyn Engine, request: &Request<'_
         log::info!("request {id}: prompt {:?}", request.prompts.clip_l());
     }
     let started = Instant::now();
-    let result = engine.generate(&Job { params, prompt: request.prompts.clip_l() });
+    let result = engine.generate(&Job { params, prompt: request.prompts.clip_l() }, control);
     let took = started.elapsed();
     match result {
         Ok(image) => {
             log::info!("request {id}: done in {:.3} s", took.as_secs_f64());
             let generation_time_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
             send(stream, ResponseHead { request_id: id, generation_time_ms, image: image.size() }, &image)
+        }
+        // Answered all the same: only then does the daemon give this worker another one.
+        Err(error) if control.is_cancelled() => {
+            log::info!("request {id}: given up after {:.3} s", took.as_secs_f64());
+            refuse(stream, id, error.code, &error)
         }
         Err(error) => {
             log::error!("request {id}: {} after {:.3} s: {error}", error.code, took.as_secs_f64());

@@ -92,7 +92,11 @@ fn a_full_queue_answers_busy_at_once_and_keeps_what_it_has() {
 
 #[test]
 fn a_failing_a_crashing_and_a_hanging_engine_each_cost_one_request() {
-    let daemon = Daemon::pattern(&["--faults=fail@fail,crash@crash,hang@hang", "--generation-timeout=0.5"]);
+    let daemon = Daemon::pattern(&[
+        "--faults=fail@fail,crash@crash,hang@hang",
+        "--generation-timeout=0.5",
+        "--cancel-timeout=0.1",
+    ]);
     let mut client = daemon.connect();
     for (fault, code, words) in [
         ("fail", ErrorCode::GpuError, "told to fail"),
@@ -145,12 +149,51 @@ fn a_worker_that_is_not_needed_gives_its_memory_back() {
 
 #[test]
 fn a_client_that_is_gone_takes_its_running_request_with_it_if_that_is_wanted() {
-    let daemon = Daemon::pattern(&["--abandoned=cancel", "--faults=hang@stop"]);
+    for isolation in ["process", "thread"] {
+        // Twenty seconds each, if they were finished.
+        let isolation = format!("--isolation={isolation}");
+        let daemon = Daemon::pattern(&["--abandoned=cancel", "--faults=slow=0.2,hang@stop", &isolation]);
+        daemon.assert_serves();
+        let workers = daemon.workers();
+        for id in 1..=3 {
+            let mut leaving = daemon.connect();
+            leaving.write(&sized_request(id, "slow", 1, 64, 64, 100));
+            daemon.log.wait_nth("100 steps", id.try_into().unwrap());
+            drop(leaving);
+            daemon.assert_serves();
+            daemon.log.wait(&format!("request {id}: given up after"));
+            daemon.log.wait(&format!("worker 0: free of request {id} after 0."));
+        }
+        assert_eq!(daemon.workers(), workers, "the worker was not ended for it");
+    }
+}
+
+#[test]
+fn a_worker_that_does_not_give_up_is_ended() {
+    let daemon =
+        Daemon::pattern(&["--abandoned=cancel", "--faults=hang@stop", "--cancel-timeout=0.1", "--workers=2"]);
     let mut leaving = daemon.connect();
     leaving.send(1, "stop", 1);
     daemon.log.wait("1 steps");
     drop(leaving);
+    daemon.log.wait("not free within 100ms of being told to; ending it");
+    daemon.log.wait("was killed by signal 9");
     daemon.assert_serves();
+}
+
+#[test]
+fn a_request_that_takes_too_long_leaves_the_worker_as_it_was() {
+    let daemon = Daemon::pattern(&["--generation-timeout=1", "--faults=slow=0.1"]);
+    daemon.assert_serves();
+    let workers = daemon.workers();
+    let mut client = daemon.connect();
+    for id in 1..=3 {
+        client.write(&sized_request(id, "slow", 1, 64, 64, 100));
+        client.send(id + 10, "quick", 2);
+        assert!(client.expect_error(id, ErrorCode::Timeout).contains("limit of 1 s"));
+        client.expect_gradient(id + 10, "quick", 2);
+    }
+    assert_eq!(daemon.workers(), workers);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::ImageSize;
 use weave_daemon::engine::{Engine, EngineError, Image, Job};
+use weave_daemon::scoreboard::Control;
 use weave_daemon::worker;
 
 const SIDE: u32 = 512;
@@ -62,7 +63,7 @@ impl Drop for Buffer {
 struct Prepared(Option<Buffer>);
 
 impl Engine for Prepared {
-    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError> {
+    fn generate(&mut self, job: &Job<'_>, _: &Control) -> Result<Image, EngineError> {
         let size = ImageSize::new(job.params.width, job.params.height, 3).unwrap();
         Image::new(size, self.0.take().unwrap())
     }
@@ -136,7 +137,7 @@ fn pixels_are_written_from_the_engines_buffer() {
     let mut engine = Prepared(Some(buffer));
 
     let before = LARGE.load(Ordering::Relaxed);
-    worker::serve(&mut socket, &mut engine).unwrap();
+    worker::serve(&mut socket, &mut engine, &mut Control::none()).unwrap();
     assert_eq!(LARGE.load(Ordering::Relaxed), before, "something of the image's size was allocated");
     assert_eq!(socket.from_buffer, IMAGE_LEN, "every pixel comes from the engine's buffer");
     assert_eq!(socket.from_elsewhere, RESPONSE_HEAD_LEN);

@@ -494,10 +494,45 @@ fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
 }
 
 #[test]
+fn it_is_shown_how_far_each_worker_is() {
+    for isolation in ["process", "thread"] {
+        let daemon = Daemon::pattern(&[
+            "--faults=slow=0.05",
+            "--abandoned=cancel",
+            "--workers=2",
+            &format!("--isolation={isolation}"),
+        ]);
+        let of = |name: &str| {
+            let all = metrics(&daemon);
+            [0, 1].map(|worker| all[&format!("weave_worker_{name}{{worker=\"{worker}\"}}")])
+        };
+        eventually("both are idle", || of("phase") == [0.0; 2]);
+        let mut client = daemon.connect();
+        client.write(&harness::sized_request(1, "slow", 1, 64, 64, 100));
+        eventually("one of them samples", || of("phase") == [3.0, 0.0]);
+        assert_eq!(of("steps"), [100.0, 0.0]);
+        let at = of("step")[0];
+        eventually("it gets on", || of("step")[0] > at);
+        let json: serde_json::Value = serde_json::from_str(&get(&admin(&daemon), "/stats").1).unwrap();
+        assert_eq!(
+            (&json["weave_worker_phase"]["0"], &json["weave_worker_phase"]["1"]),
+            (&3.into(), &0.into())
+        );
+        drop(client);
+        eventually("it is idle again", || of("phase") == [0.0; 2] && of("steps") == [0.0; 2]);
+        let now = metrics(&daemon);
+        assert_eq!(now["weave_worker_cancellations_total{reason=\"abandoned\"}"], 1.0);
+        assert_eq!(now["weave_worker_cancellation_seconds_count"], 1.0);
+        assert_eq!(now["weave_worker_kills_total{reason=\"abandoned\"}"], 0.0);
+    }
+}
+
+#[test]
 fn what_happens_is_counted_once_and_under_its_name() {
     let daemon = Daemon::pattern(&[
         "--faults=fail@fail,crash@crash,hang@hang,slow=0.05",
         "--generation-timeout=0.5",
+        "--cancel-timeout=0.1",
         "--queue=2",
         "--connections=2",
         "--stall-timeout=0.3",

@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     worker_idle: None,
     warm_up: false,
     abandoned: Abandoned::Finish,
+    cancel: Duration::from_secs(5),
 };
 
 /// A router, a clock, and one worker that does as it is told.
@@ -504,23 +505,122 @@ fn an_unused_worker_is_ended_and_comes_back_for_the_next_request() {
 }
 
 #[test]
-fn a_running_request_whose_client_is_gone_is_finished_or_cancelled() {
+fn a_running_request_whose_client_is_gone_is_finished_or_given_up() {
     for abandoned in [Abandoned::Finish, Abandoned::Cancel] {
         let mut world = World::with(Limits { abandoned, ..LIMITS });
         let client = world.client(&[1]);
         world.worker_reads(1);
         world.actions();
         world.router.client_gone(client, world.now);
-        let is_cancelled = world.actions().contains(&Action::Kill(WORKER));
+        let is_cancelled = world.actions().contains(&Action::Cancel(WORKER, 1));
         assert_eq!(is_cancelled, abandoned == Abandoned::Cancel);
         if is_cancelled {
-            world.router.worker_down(WORKER, Death::Killed(9), false, world.now);
-            assert!(world.router.wake_at().unwrap() <= world.now, "no back-off: it did nothing wrong");
+            assert_eq!((world.router.running(), world.router.answered()), (0, 1), "nobody waits for it");
         } else {
             world.worker_writes(&head(1, 64));
             assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS));
         }
     }
+}
+
+#[test]
+fn a_worker_that_gives_up_gets_the_next_request_once_it_has_said_so() {
+    // It gives up, or it was done just then.
+    let answers: [(&[u8], usize); 2] = [(&failure(1), 0), (&head(1, 64), PIXELS)];
+    for (answer, pixels) in answers {
+        let mut world = World::with(Limits { abandoned: Abandoned::Cancel, ..LIMITS });
+        let leaving = world.client(&[1]);
+        world.worker_reads(1);
+        let staying = world.client(&[2]);
+        world.router.client_gone(leaving, world.now);
+        assert!(world.actions().contains(&Action::Cancel(WORKER, 1)));
+        assert!(world.router.worker_output(WORKER).is_empty(), "not before it has answered");
+        world.worker_writes(answer);
+        if pixels > 0 {
+            assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(pixels));
+            world.router.relayed(WORKER, pixels, world.now);
+        }
+        world.worker_reads(2);
+        world.worker_writes(&head(2, 64));
+        assert_eq!(world.client_reads(staying, usize::MAX), (vec![], PIXELS, false));
+        // It is the same worker, and the time to give up has no meaning any more.
+        world.pass(LIMITS.cancel);
+        assert!(!world.actions().iter().any(|action| matches!(action, Action::Kill(_) | Action::Cancel(..))));
+    }
+}
+
+#[test]
+fn a_worker_that_does_not_give_up_is_ended() {
+    let mut world = World::with(Limits { abandoned: Abandoned::Cancel, ..LIMITS });
+    let leaving = world.client(&[1]);
+    world.worker_reads(1);
+    world.router.client_gone(leaving, world.now);
+    world.actions();
+    world.pass(LIMITS.cancel - Duration::from_millis(1));
+    assert_eq!(world.actions(), []);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.actions(), [Action::Kill(WORKER)]);
+    world.router.worker_down(WORKER, Death::Killed(9), false, world.now);
+    assert!(world.router.wake_at().unwrap() <= world.now, "no back-off: nobody knows whose fault it was");
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_answered_at_once_and_given_up() {
+    let mut world = World::new();
+    let client = world.client(&[1, 2]);
+    world.worker_reads(1);
+    world.actions();
+    world.pass(LIMITS.generation);
+    assert!(world.actions().contains(&Action::Cancel(WORKER, 1)));
+    assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::Timeout)]);
+    world.worker_writes(&failure(1));
+    world.worker_reads(2);
+    // The second one takes too long, too, and now the worker doesn't listen.
+    world.pass(LIMITS.generation);
+    assert!(world.actions().contains(&Action::Cancel(WORKER, 2)), "it is the worker's second");
+    assert_eq!(world.client_reads(client, 0).0, [(2, ErrorCode::Timeout)]);
+    world.pass(LIMITS.cancel);
+    assert!(world.actions().contains(&Action::Kill(WORKER)));
+}
+
+#[test]
+fn who_cannot_be_told_is_ended() {
+    // It has not read all of the request, or there is no time for it to give up.
+    for (cancel, reads) in [(LIMITS.cancel, false), (Duration::ZERO, true)] {
+        let mut world = World::with(Limits { abandoned: Abandoned::Cancel, cancel, ..LIMITS });
+        let leaving = world.client(&[1]);
+        if reads {
+            world.worker_reads(1);
+        }
+        world.actions();
+        world.router.client_gone(leaving, world.now);
+        assert!(world.actions().contains(&Action::Kill(WORKER)));
+    }
+}
+
+#[test]
+fn what_a_worker_says_while_it_gives_up_has_to_make_sense_as_ever() {
+    for lie in [head(7, 64).to_vec(), head(1, 128).to_vec(), failure(2)] {
+        let mut world = World::with(Limits { abandoned: Abandoned::Cancel, ..LIMITS });
+        let leaving = world.client(&[1]);
+        world.worker_reads(1);
+        world.router.client_gone(leaving, world.now);
+        world.actions();
+        world.worker_writes(&lie);
+        assert_eq!(world.actions(), [Action::Kill(WORKER)]);
+    }
+}
+
+#[test]
+fn a_worker_whose_order_was_taken_is_still_looked_at() {
+    let mut world = World::with(Limits { abandoned: Abandoned::Cancel, ..LIMITS });
+    let leaving = world.client(&[1]);
+    world.worker_reads(1);
+    world.actions();
+    world.router.client_gone(leaving, world.now);
+    let actions = world.actions();
+    let order = actions.iter().position(|action| *action == Action::Cancel(WORKER, 1)).unwrap();
+    assert!(actions[order..].contains(&Action::Worker(WORKER)), "{actions:?}");
 }
 
 #[test]

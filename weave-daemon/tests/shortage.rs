@@ -57,15 +57,19 @@ fn a_worker_has_its_stream_and_where_to_log_and_no_more() {
     assert!(own.len() > 10, "{own:?}");
     let its = descriptors(worker);
     let stream = its[0].1.clone();
+    let mut pages = 0;
     assert!(stream.starts_with("socket:[") && !own.iter().any(|(_, target)| *target == stream), "{its:?}");
     for (number, leads_to) in &its {
         match number {
             1 => assert_eq!(*leads_to, target(1)),
             // Its log is a pipe to the daemon, which passes it on.
             2 => assert!(own.iter().any(|(_, target)| target == leads_to), "{its:?}"),
+            // Where it says how far it is: its own page, and nobody else's.
+            _ if leads_to.starts_with("/memfd:weaved-scoreboard") => pages += 1,
             _ => assert_eq!(*leads_to, stream, "{its:?}"),
         }
     }
+    assert_eq!(pages, 2, "the one that it was started with, and its own: {its:?}");
 }
 
 /// Clock ticks that a process has used so far.

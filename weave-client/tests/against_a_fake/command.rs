@@ -632,6 +632,9 @@ fn some_figures(images: u32) -> String {
         r#"{{"weave_build_info": {{"1.2.3": 1}}, "weave_engine_info": {{"pattern": 1}},
             "weave_ready": 1, "weave_queue_length": 5, "weave_queue_limit": 64,
             "weave_requests_total": {{"image": {images}, "busy": 0}},
+            "weave_worker_phase": {{"0": 3, "1": 1, "2": 0}},
+            "weave_worker_step": {{"0": 7, "1": 0, "2": 0}},
+            "weave_worker_steps": {{"0": 28, "1": 0, "2": 0}},
             "weave_generation_seconds":
                 {{"count": {images}, "sum": {}, "buckets": {{"5": {images}, "+Inf": {images}}}}},
             "weave_sent_bytes_total": {images}000000}}"#,
@@ -712,6 +715,8 @@ fn top_shows_one_table_after_the_other() {
         line[10..].split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(row(0, "waiting")[..3], ["5", "of", "64,"]);
+    let workers: Vec<_> = tables[0].lines().filter(|line| line.starts_with("worker ")).collect();
+    assert_eq!(workers, ["worker 0  samples, 7 of 28", "worker 1  loads its model", "worker 2  idle"]);
     assert_eq!(
         (row(0, "image"), row(0, "at work")),
         (vec!["10".into(), "-".into()], vec!["2.0".into(), "s".into(), "-".into()])

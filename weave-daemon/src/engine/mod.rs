@@ -10,6 +10,8 @@ use weave_core::error::ErrorCode;
 use weave_core::request::Params;
 use weave_core::response::ImageSize;
 
+use crate::scoreboard::Control;
+
 /// What to draw: a request whose ranges are checked and whose seed is drawn.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
@@ -62,6 +64,14 @@ pub struct EngineError {
     pub text: String,
 }
 
+impl EngineError {
+    /// The answer to a request that was given up. Nobody waits for it.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self { code: ErrorCode::Internal, text: "given up: nobody waits for this image any more".to_owned() }
+    }
+}
+
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -70,9 +80,10 @@ impl fmt::Display for EngineError {
 
 /// Something that turns a prompt into pixels, one image at a time.
 pub trait Engine {
-    /// Draws one image. The same job gives the same pixels.
+    /// Draws one image. The same job gives the same pixels. Tells `control` how far it is, and ends with
+    /// [`EngineError::cancelled`] within a step once that says that the job is cancelled.
     ///
     /// # Errors
     /// [`EngineError`]; the engine can be used again after it.
-    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError>;
+    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError>;
 }

@@ -13,6 +13,7 @@ use weave_core::response::ImageSize;
 
 use super::{Engine, EngineError, Image, Job};
 use crate::config::seconds;
+use crate::scoreboard::{Control, Phase};
 
 /// What is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub enum Look {
 pub enum Kind {
     /// Answers with GPU_ERROR.
     Fail,
-    /// Never answers.
+    /// Never answers, and doesn't listen when it is cancelled.
     Hang,
     /// Ends the process as a failed assertion in the engine would.
     Crash,
@@ -131,11 +132,18 @@ impl Pattern {
 }
 
 impl Engine for Pattern {
-    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError> {
+    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError> {
         self.requests += 1;
         let fault = self.faults.at(self.requests, job.prompt);
-        if let Some(pause) = self.faults.slow {
-            thread::sleep(pause * job.params.steps);
+        let steps = job.params.steps;
+        for step in 0..steps {
+            control.report(Phase::Sample, step, steps);
+            if fault != Some(Kind::Hang) && control.is_cancelled() {
+                return Err(EngineError::cancelled());
+            }
+            if let Some(pause) = self.faults.slow {
+                thread::sleep(pause);
+            }
         }
         match fault {
             Some(Kind::Fail) => {

@@ -4,6 +4,7 @@
 //! so there is one engine in a process.
 #![allow(unsafe_code, reason = "the one module of this crate that calls C")]
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +16,13 @@ use std::thread;
 
 use sdcpp_sys as sys;
 use weave_core::error::ErrorCode;
+use weave_core::request::Params;
 use weave_core::response::ImageSize;
 
 use super::{Engine, EngineError, Image, Job};
 use crate::config::Config;
 use crate::logger;
+use crate::scoreboard::{Control, Phase};
 
 /// Whether the engine has logged that an allocation failed, since this was last cleared.
 static OUT_OF_MEMORY: AtomicBool = AtomicBool::new(false);
@@ -31,9 +34,16 @@ static PART_MISSING: AtomicBool = AtomicBool::new(false);
 /// Room for what the C++ layer says of a failure.
 type Message = [u8; 256];
 
-/// A context of the engine: a model and everything it needs.
+thread_local! {
+    /// Who is told how far the engine is that this thread has called.
+    static CONTROL: RefCell<Control> = const { RefCell::new(Control::none()) };
+}
+
+/// The engine, with a context that can be made again.
 pub struct Sdcpp {
-    context: NonNull<sys::sd_ctx_t>,
+    /// `None` after a failure that may have left it in any state.
+    context: Option<Context>,
+    config: Config,
 }
 
 impl Sdcpp {
@@ -41,12 +51,28 @@ impl Sdcpp {
     ///
     /// # Errors
     /// A sentence that says why not; what the engine itself had to say is in the log.
-    pub fn load(config: &Config) -> Result<Self, String> {
-        // SAFETY: `log_line` has the signature that the engine calls and needs no data.
-        unsafe { sys::sd_set_log_callback(Some(log_line), ptr::null_mut()) };
-        // Without one the engine draws a bar on standard output.
-        // SAFETY: `step_done` has the signature that the engine calls and needs no data.
-        unsafe { sys::sd_set_progress_callback(Some(step_done), ptr::null_mut()) };
+    pub fn load(config: &Config, control: &Control) -> Result<Self, String> {
+        CONTROL.set(control.clone());
+        Ok(Self { context: Some(Context::new(config)?), config: config.clone() })
+    }
+
+    /// The context, made anew if the last one is gone.
+    fn context(&mut self) -> Result<&Context, String> {
+        if self.context.is_none() {
+            log::warn!("engine: loading the model again, since what it was left in can't be relied on");
+            self.context = Some(Context::new(&self.config)?);
+        }
+        self.context.as_ref().ok_or_else(|| "there is no context".to_owned())
+    }
+}
+
+/// A context of the engine: a model and everything it needs.
+struct Context(NonNull<sys::sd_ctx_t>);
+
+impl Context {
+    fn new(config: &Config) -> Result<Self, String> {
+        // SAFETY: both have the signatures that the C++ layer calls, and need no data.
+        unsafe { sys::sdcpp_set_callbacks(Some(log_line), Some(progress), ptr::null_mut()) };
 
         let mut message: Message = [0; _];
         let mut params = MaybeUninit::uninit();
@@ -101,7 +127,7 @@ impl Sdcpp {
         log_device();
         match NonNull::new(context) {
             Some(context) if status == sys::sdcpp_status::SDCPP_OK => {
-                let engine = Self { context };
+                let engine = Self(context);
                 if PART_MISSING.load(Ordering::Relaxed) {
                     return Err(
                         "the model can't be loaded: the engine could not read one of its parts".to_owned()
@@ -114,16 +140,50 @@ impl Sdcpp {
     }
 }
 
-impl Drop for Sdcpp {
+impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context came from `sdcpp_ctx_new`, is freed only here, and a message is not
         // wanted, for which null and 0 stand.
-        unsafe { sys::sdcpp_ctx_free(self.context.as_ptr(), ptr::null_mut(), 0) };
+        unsafe { sys::sdcpp_ctx_free(self.0.as_ptr(), ptr::null_mut(), 0) };
     }
 }
 
 impl Engine for Sdcpp {
-    fn generate(&mut self, job: &Job<'_>) -> Result<Image, EngineError> {
+    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError> {
+        CONTROL.set(control.clone());
+        let context = self.context().map_err(|error| {
+            log::error!("engine: {error}");
+            let text = "the engine could not load its model again; the daemon's log says more".to_owned();
+            EngineError { code: ErrorCode::GpuError, text }
+        })?;
+        let (result, is_sound) = context.generate(job);
+        if !is_sound {
+            self.context = None;
+        }
+        result
+    }
+}
+
+impl Context {
+    /// Draws one image, and says whether the context can be used again.
+    fn generate(&self, job: &Job<'_>) -> (Result<Image, EngineError>, bool) {
+        // As long as the engine was not called.
+        let mut status = sys::sdcpp_status::SDCPP_NULL_ARGUMENT;
+        let result = self.draw(job, &mut status);
+        // Where the engine says no and returns in its own time, it has cleaned up. An exception went
+        // through code that didn't expect it, and an image that is none comes from who knows what.
+        let is_sound = match status {
+            sys::sdcpp_status::SDCPP_OK => result.is_ok(),
+            sys::sdcpp_status::SDCPP_NO_RESULT
+            | sys::sdcpp_status::SDCPP_UNSUPPORTED
+            | sys::sdcpp_status::SDCPP_NULL_ARGUMENT
+            | sys::sdcpp_status::SDCPP_CANCELLED => true,
+            _ => false,
+        };
+        (result, is_sound)
+    }
+
+    fn draw(&self, job: &Job<'_>, status: &mut sys::sdcpp_status) -> Result<Image, EngineError> {
         let internal = |text: String| EngineError { code: ErrorCode::Internal, text };
         let prompt = CString::new(job.prompt).map_err(|_| internal("the prompt has a NUL".to_owned()))?;
         let side = |pixels: u32| c_int::try_from(pixels).map_err(|error| internal(error.to_string()));
@@ -131,10 +191,10 @@ impl Engine for Sdcpp {
         let mut message: Message = [0; _];
         let mut params = MaybeUninit::uninit();
         // SAFETY: there is room for the parameters, and for a message of the length given.
-        let status = unsafe {
+        let initialised = unsafe {
             sys::sdcpp_img_gen_params_init(params.as_mut_ptr(), message.as_mut_ptr().cast(), message.len())
         };
-        if status != sys::sdcpp_status::SDCPP_OK {
+        if initialised != sys::sdcpp_status::SDCPP_OK {
             return Err(internal("the engine's parameters can't be made".to_owned()));
         }
         // SAFETY: the call succeeded, so all of it is initialised.
@@ -152,9 +212,9 @@ impl Engine for Sdcpp {
         let mut image = sys::sd_image_t { width: 0, height: 0, channel: 0, data: ptr::null_mut() };
         // SAFETY: the context is alive and used by this thread alone, the parameters are
         // initialised and the strings in them outlive the call, and there is room for the results.
-        let status = unsafe {
+        *status = unsafe {
             sys::sdcpp_generate(
-                self.context.as_ptr(),
+                self.0.as_ptr(),
                 &params,
                 &mut image,
                 message.as_mut_ptr().cast(),
@@ -169,14 +229,23 @@ impl Engine for Sdcpp {
                 .unwrap_or(0),
         });
         match pixels {
-            Some(pixels) if status == sys::sdcpp_status::SDCPP_OK => {
+            Some(pixels) if *status == sys::sdcpp_status::SDCPP_OK => {
+                let wrong = |what: String| {
+                    log::error!("engine: {what}");
+                    EngineError { code: ErrorCode::GpuError, text: what }
+                };
                 let size = ImageSize::new(image.width, image.height, image.channel).map_err(|error| {
-                    let text = format!("the engine made an image that can't be sent: {error}");
-                    EngineError { code: ErrorCode::GpuError, text }
+                    wrong(format!("the engine made an image that can't be sent: {error}"))
                 })?;
+                let Params { width, height, .. } = job.params;
+                if (size.width(), size.height()) != (width, height) {
+                    let is = format_args!("{}×{}", size.width(), size.height());
+                    return Err(wrong(format!("the engine made an image of {is}, not of {width}×{height}")));
+                }
                 Image::new(size, pixels)
             }
-            _ => Err(failure(status, &message)),
+            _ if *status == sys::sdcpp_status::SDCPP_CANCELLED => Err(EngineError::cancelled()),
+            _ => Err(failure(*status, &message)),
         }
     }
 }
@@ -287,7 +356,17 @@ extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut 
     }
 }
 
-/// After each step, and while weights are loaded.
-extern "C" fn step_done(step: c_int, steps: c_int, seconds: f32, _: *mut c_void) {
-    log::trace!("engine: step {step} of {steps}, {seconds:.3} s");
+/// Passes on how far the engine is. Whether it is to go on.
+extern "C" fn progress(phase: sys::sdcpp_phase, step: c_int, steps: c_int, _: *mut c_void) -> bool {
+    let phase = match phase {
+        sys::sdcpp_phase::SDCPP_PHASE_LOAD => Phase::Load,
+        sys::sdcpp_phase::SDCPP_PHASE_ENCODE => Phase::Encode,
+        sys::sdcpp_phase::SDCPP_PHASE_DECODE => Phase::Decode,
+        _ => Phase::Sample,
+    };
+    log::trace!("engine: {phase:?}: {step} of {steps}");
+    CONTROL.with_borrow(|control| {
+        control.report(phase, u32::try_from(step).unwrap_or(0), u32::try_from(steps).unwrap_or(0));
+        !control.is_cancelled()
+    })
 }

@@ -75,6 +75,9 @@ pub struct Limits {
     pub warm_up: bool,
     /// What becomes of a running request whose client has gone.
     pub abandoned: Abandoned,
+    /// How long a worker may take to come free of a request that it is to give up. Zero: it is ended
+    /// without being asked.
+    pub cancel: Duration,
 }
 
 /// What becomes of a running request whose client has gone.
@@ -82,7 +85,7 @@ pub struct Limits {
 pub enum Abandoned {
     /// It runs to its end, and the image is dropped: the worker keeps its model in memory.
     Finish,
-    /// Its worker is ended, and started again.
+    /// Its worker gives it up, and is ended if it doesn't within [`Limits::cancel`].
     Cancel,
 }
 
@@ -117,6 +120,9 @@ pub enum Action {
     Start(WorkerId),
     /// End this worker, whatever it does, then report [`Router::worker_down`].
     Kill(WorkerId),
+    /// Tell this worker to give up the nth request that it was given, counted from 1. It still answers,
+    /// and until it has, it is given no other; it may have answered by now.
+    Cancel(WorkerId, u64),
 }
 
 /// What a client's socket should be given next.
@@ -404,6 +410,8 @@ enum Task {
     WarmUp,
     /// A client's request.
     Job(usize),
+    /// A request that it was told to give up, and for what reason. Whatever it answers goes nowhere.
+    Cancelled { request_id: u64, width: u32, height: u32, why: Kill },
 }
 
 /// What a worker does after its death.
@@ -429,7 +437,9 @@ struct Worker {
     have: usize,
     /// Bytes of `answer` that are to be read before it can be understood further.
     wanted: usize,
-    /// When it was given its task.
+    /// Tasks that it was given since it came up.
+    given: u64,
+    /// When it was given its task, or told to give it up.
     given_at: Instant,
     /// When the worker has to be further than it is now.
     deadline: Instant,
@@ -438,7 +448,7 @@ struct Worker {
     last_death: Death,
     afterwards: Afterwards,
     noted: bool,
-    /// An order to start or kill that was not taken yet.
+    /// An order that was not taken yet.
     order: Option<Action>,
 }
 
@@ -472,6 +482,7 @@ impl Router {
             answer: [0; MAX_ERROR_FRAME],
             have: 0,
             wanted: HEADER_LEN,
+            given: 0,
             given_at: now,
             deadline: now,
             failures: 0,
@@ -732,6 +743,7 @@ impl Router {
     /// The worker can be talked to.
     pub fn worker_up(&mut self, id: WorkerId, now: Instant) {
         self.counters.worker_starts += 1;
+        self.workers[id.0].given = 0;
         if self.warm_up.is_empty() || self.draining.is_some() {
             self.rest(id, now);
         } else {
@@ -775,7 +787,7 @@ impl Router {
                 }
                 self.lose_task(id, Refusal::WorkerDied(death), now);
             }
-            Some(Task::WarmUp) | None => worker.task = None,
+            Some(Task::WarmUp | Task::Cancelled { .. }) | None => worker.task = None,
         }
         let worker = &mut self.workers[id.0];
         worker.last_death = death;
@@ -891,9 +903,14 @@ impl Router {
             Action::Worker(id) => {
                 let worker = &mut self.workers[id.0];
                 worker.noted = false;
-                return Some(worker.order.take().unwrap_or(action));
+                let order = worker.order.take();
+                if let Some(Action::Cancel(..)) = order {
+                    // It goes on from there, and may have been named for something else.
+                    self.note_worker(id);
+                }
+                return Some(order.unwrap_or(action));
             }
-            Action::Start(_) | Action::Kill(_) => {}
+            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => {}
         }
         Some(action)
     }
@@ -1008,7 +1025,7 @@ impl Router {
     fn audience(&self, id: WorkerId) -> Option<ClientId> {
         match self.workers[id.0].task {
             Some(Task::Job(job)) => self.jobs.get(job).client,
-            Some(Task::WarmUp) | None => None,
+            Some(Task::WarmUp | Task::Cancelled { .. }) | None => None,
         }
     }
 
@@ -1061,8 +1078,12 @@ impl Router {
                     self.note_worker(worker_id);
                 }
                 Progress::Header | Progress::Body(_) if self.limits.abandoned == Abandoned::Cancel => {
-                    self.counters.worker_killed(Kill::Abandoned);
-                    self.end_worker(worker_id, Afterwards::Restart);
+                    if let Some(job) = self.cancel(worker_id, Kill::Abandoned, now) {
+                        self.release(job, Outcome::Abandoned, now);
+                    } else {
+                        self.counters.worker_killed(Kill::Abandoned);
+                        self.end_worker(worker_id, Afterwards::Restart);
+                    }
                 }
                 Progress::Header | Progress::Body(_) => {}
             }
@@ -1153,6 +1174,7 @@ impl Router {
         let worker = &mut self.workers[id.0];
         (worker.link, worker.task, worker.sent) = (Link::Busy, Some(task), 0);
         (worker.progress, worker.have, worker.wanted) = (Progress::Header, 0, HEADER_LEN);
+        worker.given += 1;
         (worker.given_at, worker.deadline) = (now, now + self.limits.generation);
         self.wake_by(now + self.limits.generation);
         self.note_worker(id);
@@ -1178,6 +1200,7 @@ impl Router {
                 (job.request_id, job.width, job.height)
             }
             Task::WarmUp => (WARM_UP.request_id, WARM_UP.params.width, WARM_UP.params.height),
+            Task::Cancelled { request_id, width, height, .. } => (request_id, width, height),
         };
         let answer = worker.answer.get(..worker.have).unwrap_or_default();
         match worker.progress {
@@ -1204,6 +1227,8 @@ impl Router {
                     return Err(Lie::Size(head.image));
                 }
                 match task {
+                    // It was quicker than the word that it need not.
+                    Task::Cancelled { .. } => self.counters.pixels += u64::from(width) * u64::from(height),
                     Task::Job(_) => {
                         self.counters.generation.observe(now.saturating_duration_since(worker.given_at));
                         self.counters.pixels += u64::from(width) * u64::from(height);
@@ -1234,7 +1259,14 @@ impl Router {
                 if error.request_id != request_id {
                     return Err(Lie::RequestId(error.request_id));
                 }
-                let Task::Job(index) = task else { return Err(Lie::NoWarmUp(error.code)) };
+                let index = match task {
+                    Task::Job(index) => index,
+                    Task::WarmUp => return Err(Lie::NoWarmUp(error.code)),
+                    Task::Cancelled { .. } => {
+                        self.end_task(id, now);
+                        return Ok(());
+                    }
+                };
                 let job = self.jobs.get_mut(index);
                 (job.len, job.code) = (answer.len(), error.code);
                 if let Some(place) = job.frame.get_mut(..answer.len()) {
@@ -1261,8 +1293,21 @@ impl Router {
             }
             (Link::Down(Some(at)), _) => self.wake_by(at),
             (Link::Busy, Progress::Header | Progress::Body(_)) if worker.deadline <= now => {
-                log::error!("worker {}: no answer within {:?}; ending it", id.0, self.limits.generation);
-                self.condemn(id, Refusal::Timeout { limit: self.limits.generation }, now);
+                if let Some(Task::Cancelled { why, .. }) = worker.task {
+                    let limit = self.limits.cancel;
+                    log::error!("worker {}: not free within {limit:?} of being told to; ending it", id.0);
+                    self.counters.worker_killed(why);
+                    let by_fault = why == Kill::TooSlow;
+                    self.end_worker(id, if by_fault { Afterwards::BackOff } else { Afterwards::Restart });
+                    return;
+                }
+                let limit = self.limits.generation;
+                if let Some(job) = self.cancel(id, Kill::TooSlow, now) {
+                    self.fail(job, Refusal::Timeout { limit }, now);
+                } else {
+                    log::error!("worker {}: no answer within {limit:?}; ending it", id.0);
+                    self.condemn(id, Refusal::Timeout { limit }, now);
+                }
             }
             // Waiting for a client, or sending to one: the client's own deadline runs. It is given up
             // first; if the worker then still sends nothing, it is to blame.
@@ -1346,6 +1391,26 @@ impl Router {
         }
     }
 
+    /// Has a worker give up its job, which is the caller's from then on. `None`: it can't be asked to,
+    /// because it has not read all of the request, or not to be asked.
+    fn cancel(&mut self, id: WorkerId, why: Kill, now: Instant) -> Option<usize> {
+        let worker = &mut self.workers[id.0];
+        let Some(Task::Job(index)) = worker.task else { return None };
+        let job = self.jobs.get(index);
+        if worker.sent < job.len || self.limits.cancel.is_zero() {
+            return None;
+        }
+        log::info!("worker {}: told to give up request {}: {}", id.0, job.request_id, why.name());
+        let Job { request_id, width, height, .. } = *job;
+        worker.task = Some(Task::Cancelled { request_id, width, height, why });
+        worker.order = Some(Action::Cancel(id, worker.given));
+        (worker.given_at, worker.deadline) = (now, now + self.limits.cancel);
+        self.counters.worker_cancelled(why);
+        self.wake_by(now + self.limits.cancel);
+        self.note_worker(id);
+        Some(index)
+    }
+
     /// Ends a worker that can't be left alive, and the job that it has with this refusal.
     fn condemn(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
         self.counters.worker_killed(match refusal {
@@ -1422,11 +1487,19 @@ impl Router {
 
     /// The worker has said all of its answer and can have the next job.
     fn end_task(&mut self, id: WorkerId, now: Instant) {
-        if let Some(Task::Job(job)) = self.workers[id.0].task.take()
-            && self.jobs.get(job).state() == JobState::Running
-        {
-            let has_client = self.jobs.get(job).client.is_some();
-            self.release(job, if has_client { Outcome::Image } else { Outcome::Abandoned }, now);
+        match self.workers[id.0].task.take() {
+            Some(Task::Job(job)) if self.jobs.get(job).state() == JobState::Running => {
+                let has_client = self.jobs.get(job).client.is_some();
+                self.release(job, if has_client { Outcome::Image } else { Outcome::Abandoned }, now);
+            }
+            Some(Task::Cancelled { request_id, .. }) => {
+                let worker = &mut self.workers[id.0];
+                worker.failures = 0;
+                let took = now.saturating_duration_since(worker.given_at);
+                self.counters.cancel.observe(took);
+                log::info!("worker {}: free of request {request_id} after {:.3} s", id.0, took.as_secs_f64());
+            }
+            _ => {}
         }
         self.rest(id, now);
         self.dispatch(now);

@@ -71,7 +71,12 @@ impl Stats {
 
     /// One number; 0 where the daemon has none of this name.
     pub(crate) fn number(&self, name: &str) -> f64 {
-        self.0.pointer(&format!("/{name}")).and_then(Value::as_f64).unwrap_or(0.0)
+        self.known(name).unwrap_or(0.0)
+    }
+
+    /// One number, if the daemon has it.
+    pub(crate) fn known(&self, name: &str) -> Option<f64> {
+        self.0.pointer(&format!("/{name}")).and_then(Value::as_f64)
     }
 
     /// The label of something that is there only to have one.

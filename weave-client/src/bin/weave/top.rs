@@ -169,6 +169,13 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
         n("weave_workers_up"),
         n("weave_workers")
     );
+    for worker in 0.. {
+        let of = |name: &str| now.known(&format!("{name}/{worker}"));
+        // A daemon of an earlier version doesn't say.
+        let Some(phase) = of("weave_worker_phase") else { break };
+        let (step, steps) = (of("weave_worker_step"), of("weave_worker_steps"));
+        let _ = writeln!(out, "worker {worker:<3}{}", doing(phase, step, steps));
+    }
     let _ = writeln!(
         out,
         "clients   {:>6} of {}, at most {}",
@@ -211,6 +218,22 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
         n("weave_worker_kills_total/too_slow")
     });
     out
+}
+
+/// What a worker does, by the numbers that stand for it in the metrics.
+fn doing(phase: f64, step: Option<f64>, steps: Option<f64>) -> String {
+    let phase = match phase {
+        0.0 => "idle",
+        1.0 => "loads its model",
+        2.0 => "encodes the prompt",
+        3.0 => "samples",
+        4.0 => "decodes",
+        _ => "busy",
+    };
+    match (step, steps.filter(|steps| *steps > 0.0)) {
+        (Some(step), Some(steps)) => format!("{phase}, {step} of {steps}"),
+        _ => phase.to_owned(),
+    }
 }
 
 fn time(seconds: f64) -> String {
