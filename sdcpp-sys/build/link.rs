@@ -54,6 +54,9 @@ pub(crate) fn archives(lib_dir: &Path, names: &[String]) -> Vec<String> {
     if has("ggml-vulkan") {
         lines.push("rustc-link-lib=dylib=vulkan".to_owned());
     }
+    if crate::engine::feature("OPENMP") {
+        lines.push("rustc-link-lib=dylib=gomp".to_owned());
+    }
     if env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple") {
         lines.push("rustc-link-lib=framework=Accelerate".to_owned());
         if has("ggml-metal") {
