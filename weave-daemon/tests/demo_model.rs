@@ -365,7 +365,7 @@ fn devices_are_listed_and_those_that_are_missing_are_named() {
 fn memory_of(pid: i32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// The numbers in MEMORY.md: `MEMORY_SIDES=64,128,192,256,512 cargo test -p weave-daemon --release --test
