@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -165,6 +166,10 @@ fn run() -> Result<(), Failure> {
         Command::Serve | Command::Work { .. } => {}
     }
     let mut config = settings.config;
+    let computes = matches!(command, Command::Work { .. }) || config.isolation == Isolation::Thread;
+    if computes && config.engine == EngineKind::Sdcpp {
+        wait_without_spinning();
+    }
     logger::start(config.log);
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
@@ -178,6 +183,22 @@ fn run() -> Result<(), Failure> {
 }
 
 const COMMANDS: [&str; 6] = ["serve", "worker", "check", "config", "status", "devices"];
+
+/// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
+/// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
+/// has other work. OpenMP looks at its variable before `main`.
+fn wait_without_spinning() {
+    const VARIABLE: &str = "OMP_WAIT_POLICY";
+    if cfg!(not(feature = "openmp")) || std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    if let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) {
+        // Comes back only where it fails: then threads spin.
+        let _ =
+            std::process::Command::new(program).arg0(name).args(arguments).env(VARIABLE, "PASSIVE").exec();
+    }
+}
 
 /// Words for standard output. Whoever has gone there wanted no more of them.
 fn tell(text: &str) -> Result<(), Failure> {
@@ -421,8 +442,10 @@ fn devices(config: &Config, json: bool, about: About) -> Result<(), Failure> {
 
 #[cfg(not(feature = "sdcpp"))]
 fn devices(_: &Config, json: bool, about: About) -> Result<(), Failure> {
-    if let (true, About::All | About::Names) = (json, about) {
-        return tell("[]\n");
+    match about {
+        About::All | About::Names if json => return tell("[]\n"),
+        About::Memory(index) => return Err(Failure::NotReady(format!("there is no device {index}"))),
+        _ => {}
     }
     Err(Failure::NotReady("this weaved was built without the sdcpp engine, so it has no devices".to_owned()))
 }

@@ -361,6 +361,24 @@ fn devices_are_listed_and_those_that_are_missing_are_named() {
     }
 }
 
+#[test]
+fn threads_of_the_engine_do_not_spin() {
+    let daemon = Daemon::start(&["--threads=2", "--warm-up=false"]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "a red circle", 7, 64, 64, 1));
+    assert_eq!(client.image().0, 1);
+    let [worker] = daemon.workers()[..] else { panic!("one worker") };
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    let policies =
+        environment.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"OMP_WAIT_POLICY="));
+    let policies: Vec<_> = policies.collect();
+    assert_eq!(policies, [&b"OMP_WAIT_POLICY=PASSIVE"[..]]);
+    // And there are such threads at all.
+    let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap().count();
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+    assert!(tasks >= 2 && (maps.contains("libgomp") || maps.contains("libomp")), "{tasks} threads");
+}
+
 /// Kilobytes that a process had in memory at most, since `clear_refs` was written to, or has now.
 fn memory_of(pid: i32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
