@@ -418,8 +418,9 @@ fn log_device(device: &Device, asked_for: bool) {
     }
 }
 
-/// The default for `threads`. The engine's threads spin while they wait for each other, which on
-/// processors that have other work costs more than it gains.
+/// The default for `threads`: mostly the number of cores, which are two processors each. Without OpenMP the
+/// engine's threads spin while they wait for each other, which on processors that have other work costs more
+/// than it gains.
 fn half_of_the_processors() -> u16 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
