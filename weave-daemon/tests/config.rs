@@ -261,6 +261,7 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
         ("vae-tile-overlap", "0.6", "a number from 0 to 0.5"),
         ("weight-type", "q9", "auto, or one of f32, f16"),
         ("tensor-type-rules", "q8_0", "PATTERN=TYPE"),
+        ("tensor-type-rules", "a\n=q8_0", "PATTERN=TYPE"),
         ("sampler", "Euler", "auto, or one of euler, euler_a"),
         ("scheduler", "ays", "auto, or one of discrete"),
         ("flow-shift", "0", "a number from 0.1 to 100"),

@@ -317,8 +317,9 @@ pub(crate) fn assignments(text: &str, anywhere: bool) -> Result<String, String> 
 /// `PATTERN=TYPE,…`.
 pub(crate) fn type_rules(text: &str) -> Result<String, String> {
     let is_rule = |rule: &str| {
+        let is_pattern = |text: &str| !text.is_empty() && !text.contains(char::is_control);
         rule.split_once('=')
-            .is_some_and(|(pattern, kind)| !pattern.is_empty() && WEIGHT_TYPES.contains(&kind))
+            .is_some_and(|(pattern, kind)| is_pattern(pattern) && WEIGHT_TYPES.contains(&kind))
     };
     if text.split(',').all(is_rule) {
         Ok(text.to_owned())
