@@ -87,5 +87,6 @@ fn assert_names_its_origin(
             assert!(path == Path::new(FILE) && is_line(line), "{shown}");
             assert!(!told.is_empty() || matches!(error, ConfigError::Unknown(..)), "{shown}");
         }
+        Origin::Preset(_) => panic!("what a preset sets can be used: {shown}"),
     }
 }

@@ -183,7 +183,7 @@ fn options(native: bool) -> Result<Vec<(String, String)>, String> {
         ("GGML_METAL", on(feature("METAL"))),
         ("GGML_BLAS", "OFF"),
         ("GGML_CCACHE", "OFF"),
-        ("GGML_OPENMP", "OFF"),
+        ("GGML_OPENMP", on(feature("OPENMP"))),
         // Blocked matrix products: half the time for an image on the CPU.
         ("GGML_LLAMAFILE", "ON"),
         ("GGML_CUDA_NCCL", "OFF"),

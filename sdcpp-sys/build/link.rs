@@ -54,6 +54,14 @@ pub(crate) fn archives(lib_dir: &Path, names: &[String]) -> Vec<String> {
     if has("ggml-vulkan") {
         lines.push("rustc-link-lib=dylib=vulkan".to_owned());
     }
+    // What cmake has found of OpenMP, if anything, depends on the compiler: the archive knows.
+    let cpu = fs::read(lib_dir.join("libggml-cpu.a")).unwrap_or_default();
+    let calls = |function: &str| cpu.windows(function.len()).any(|bytes| bytes == function.as_bytes());
+    for (function, library) in [("GOMP_parallel", "gomp"), ("__kmpc_fork_call", "omp")] {
+        if calls(function) {
+            lines.push(format!("rustc-link-lib=dylib={library}"));
+        }
+    }
     if env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple") {
         lines.push("rustc-link-lib=framework=Accelerate".to_owned());
         if has("ggml-metal") {

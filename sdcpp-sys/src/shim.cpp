@@ -128,6 +128,16 @@ Images generate(sd_ctx_t* ctx, const sd_img_gen_params_t* params) {
 #endif
 }
 
+#if SDCPP_TELLS_DEVICES
+// Must not ask for memory: on a GPU that is full, ggml aborts.
+void describe(ggml_backend_dev_t found, sdcpp_device* device) {
+    tell(device->name, sizeof(device->name), ggml_backend_dev_name(found));
+    tell(device->description, sizeof(device->description), ggml_backend_dev_description(found));
+    tell(device->back_end, sizeof(device->back_end), ggml_backend_reg_name(ggml_backend_dev_backend_reg(found)));
+    device->is_cpu = ggml_backend_dev_type(found) == GGML_BACKEND_DEVICE_TYPE_CPU;
+}
+#endif
+
 }  // namespace
 
 sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t message_size) {
@@ -146,9 +156,7 @@ sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t me
             if (found == nullptr) {
                 continue;
             }
-            tell(device->name, sizeof(device->name), ggml_backend_dev_name(found));
-            tell(device->description, sizeof(device->description), ggml_backend_dev_description(found));
-            device->is_cpu = type == GGML_BACKEND_DEVICE_TYPE_CPU;
+            describe(found, device);
             return SDCPP_OK;
         }
         tell(message, message_size, "the engine has no device");
@@ -167,6 +175,61 @@ void sdcpp_set_callbacks(sd_log_cb_t log, sdcpp_progress_cb progress, void* data
     sd_set_log_callback(on_log, nullptr);
     // Without one the engine draws a bar on standard output.
     sd_set_progress_callback(on_progress, nullptr);
+}
+
+sdcpp_status sdcpp_device_at(size_t index, sdcpp_device* device, char* message, size_t message_size) {
+    if (device != nullptr) {
+        *device = {};
+    }
+    return guarded(message, message_size, [&] {
+        if (device == nullptr) {
+            tell(message, message_size, "no place for the device");
+            return SDCPP_NULL_ARGUMENT;
+        }
+#if SDCPP_TELLS_DEVICES
+        if (index >= ggml_backend_dev_count()) {
+            tell(message, message_size, "there is no such device");
+            return SDCPP_NO_RESULT;
+        }
+        describe(ggml_backend_dev_get(index), device);
+        return SDCPP_OK;
+#else
+        (void)index;
+        tell(message, message_size, "this engine does not show its devices");
+        return SDCPP_UNSUPPORTED;
+#endif
+    });
+}
+
+sdcpp_status sdcpp_device_memory(size_t index,
+                                 uint64_t* free_bytes,
+                                 uint64_t* total_bytes,
+                                 char* message,
+                                 size_t message_size) {
+    return guarded(message, message_size, [&] {
+        if (free_bytes == nullptr || total_bytes == nullptr) {
+            tell(message, message_size, "no place for the numbers");
+            return SDCPP_NULL_ARGUMENT;
+        }
+        *free_bytes  = 0;
+        *total_bytes = 0;
+#if SDCPP_TELLS_DEVICES
+        if (index >= ggml_backend_dev_count()) {
+            tell(message, message_size, "there is no such device");
+            return SDCPP_NO_RESULT;
+        }
+        size_t free  = 0;
+        size_t total = 0;
+        ggml_backend_dev_memory(ggml_backend_dev_get(index), &free, &total);
+        *free_bytes  = free;
+        *total_bytes = total;
+        return SDCPP_OK;
+#else
+        (void)index;
+        tell(message, message_size, "this engine does not show its devices");
+        return SDCPP_UNSUPPORTED;
+#endif
+    });
 }
 
 sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size) {

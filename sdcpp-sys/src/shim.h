@@ -68,6 +68,8 @@ typedef struct sdcpp_device {
     char name[64];
     /// As its maker calls it.
     char description[128];
+    /// What of the engine computes on it, such as `CUDA`.
+    char back_end[32];
     /// It is a processor's own cores, not a GPU.
     bool is_cpu;
 } sdcpp_device;
@@ -83,6 +85,15 @@ sdcpp_status sdcpp_default_device(sdcpp_device* device, char* message, size_t me
 /// Sets who hears the engine's log and how far it is, for the whole process; either may be null. To be
 /// called before a context is made, in place of upstream's functions: the log tells phases apart.
 void sdcpp_set_callbacks(sd_log_cb_t log, sdcpp_progress_cb progress, void* data);
+/// Tells which device has this number, counted from 0, as `sdcpp_default_device` tells of the one that
+/// it chooses. `SDCPP_NO_RESULT` from the number on at which there are no more.
+sdcpp_status sdcpp_device_at(size_t index, sdcpp_device* device, char* message, size_t message_size);
+
+/// Tells how many bytes of memory this device has, and how many of them nobody has taken. A device that
+/// doesn't know says 0.
+///
+/// On a GPU on which this process has no context yet, this makes one. If the GPU is full, ggml aborts.
+sdcpp_status sdcpp_device_memory(size_t index, uint64_t* free_bytes, uint64_t* total_bytes, char* message, size_t message_size);
 
 /// Sets the parameters of a context to upstream's defaults.
 sdcpp_status sdcpp_ctx_params_init(sd_ctx_params_t* params, char* message, size_t message_size);

@@ -199,3 +199,39 @@ fn more_than_one_image_is_refused() {
     let status = unsafe { sdcpp_generate(context, &parameters, image.as_mut_ptr(), message.pointer(), 64) };
     assert_eq!((status, message.text()), (sdcpp_status::SDCPP_UNSUPPORTED, "batch_count is not 1"));
 }
+
+#[test]
+fn the_engine_lists_its_devices_and_their_memory() {
+    let at = |index| {
+        let mut device = MaybeUninit::uninit();
+        let mut message = Message::<64>::new();
+        // SAFETY: both pointers are to live memory of the size that is given.
+        let status = unsafe { sdcpp_device_at(index, device.as_mut_ptr(), message.pointer(), 64) };
+        // SAFETY: the call above wrote all of it, whatever it says.
+        (status, unsafe { device.assume_init() })
+    };
+    if ENGINE.back_ends.is_empty() {
+        assert_eq!(at(0).0, sdcpp_status::SDCPP_UNSUPPORTED);
+        return;
+    }
+    let count = (0..64).take_while(|index| at(*index).0 == sdcpp_status::SDCPP_OK).count();
+    assert_eq!(at(count).0, sdcpp_status::SDCPP_NO_RESULT);
+    let last = at(count - 1).1;
+    assert!(last.is_cpu, "GPUs come first");
+    // SAFETY: the layer ends the text with a NUL.
+    let back_end = unsafe { CStr::from_ptr(last.back_end.as_ptr()) };
+    assert_eq!(back_end.to_str(), Ok("CPU"));
+
+    let (mut free, mut total) = (1, 1);
+    let mut message = Message::<64>::new();
+    // SAFETY: the pointers are to live memory, of the size that is given.
+    let status = unsafe { sdcpp_device_memory(count - 1, &mut free, &mut total, message.pointer(), 64) };
+    assert_eq!((status, message.text()), (sdcpp_status::SDCPP_OK, ""));
+    assert!(free <= total && total > 100_000_000, "{free} of {total}");
+    // SAFETY: as above.
+    let status = unsafe { sdcpp_device_memory(count, &mut free, &mut total, message.pointer(), 64) };
+    assert_eq!((status, free, total), (sdcpp_status::SDCPP_NO_RESULT, 0, 0));
+    // SAFETY: null is what is tested, and a message is not wanted.
+    let status = unsafe { sdcpp_device_memory(0, ptr::null_mut(), &mut total, ptr::null_mut(), 0) };
+    assert_eq!(status, sdcpp_status::SDCPP_NULL_ARGUMENT);
+}

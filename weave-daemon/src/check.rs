@@ -69,6 +69,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     model(config, &mut findings);
     findings.push(device(config));
+    findings.extend(config.tuning.without_effect().map(|what| Finding::note("tuning", what)));
     match config.socket.clone().map_or_else(default_path, Ok) {
         Ok(path) => {
             findings.push(place("socket", &path, &config.access));
@@ -139,7 +140,14 @@ fn device(config: &Config) -> Finding {
     }
     #[cfg(feature = "sdcpp")]
     {
+        use crate::engine::device;
         let back_ends = sdcpp_sys::ENGINE.back_ends;
+        // Names only: nothing on a GPU is touched that could be full.
+        let devices = device::all();
+        let chosen = match device::chosen(&devices, &config.tuning) {
+            Ok(chosen) => chosen,
+            Err(error) => return Finding::wrong("device", error),
+        };
         let control = Path::new("/dev/nvidiactl");
         if back_ends.contains(&"cuda") && access(control, Access::READ_OK | Access::WRITE_OK).is_err() {
             return Finding::note(
@@ -147,7 +155,10 @@ fn device(config: &Config) -> Finding {
                 "built for CUDA, but /dev/nvidiactl can't be used; the CPU remains",
             );
         }
-        Finding::good("device", back_ends.join(", "))
+        match chosen {
+            Some(device) => Finding::good("device", format_args!("{} ({})", device.name, device.description)),
+            None => Finding::good("device", back_ends.join(", ")),
+        }
     }
     #[cfg(not(feature = "sdcpp"))]
     Finding::note("device", "there is no engine")

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::pattern::{Faults, Look};
+use crate::engine::tuning::{self, MemoryLimit, Tiling, Tuning};
 use crate::model::ModelFiles;
 use crate::router::Abandoned;
 use crate::socket::Access;
@@ -89,6 +90,8 @@ pub struct Config {
     pub threads: Option<u16>,
     /// Whether the diffusion model's attention is computed without the whole matrix in memory.
     pub flash_attention: bool,
+    /// What else trades the engine's memory, time and pixels against each other.
+    pub tuning: Tuning,
     /// Workers, each with an engine of its own.
     pub workers: usize,
     /// Whether a worker has to make a small image before it is given requests; `None`: if the
@@ -146,6 +149,7 @@ impl Default for Config {
             model: ModelFiles::default(),
             threads: None,
             flash_attention: false,
+            tuning: Tuning::default(),
             workers: 1,
             warm_up: None,
             queue: 64,
@@ -265,6 +269,24 @@ macro_rules! count {
                 Ok(())
             },
             get: |config| Some(config.$field.to_string()),
+        }
+    };
+}
+
+/// A setting of the engine: how text becomes the value of this field in [`Tuning`], and back.
+macro_rules! tuning {
+    ($field:ident, $value:literal, $help:literal, $parse:expr, $show:expr) => {
+        Setting {
+            name: stringify!($field),
+            value: $value,
+            help: $help,
+            live: false,
+            is_path: false,
+            set: |config, text| {
+                config.tuning.$field = $parse(text)?;
+                Ok(())
+            },
+            get: |config| $show(&config.tuning.$field),
         }
     };
 }
@@ -429,6 +451,62 @@ pub const SETTINGS: &[Setting] = &[
     model_file!(t5xxl, "T5-XXL text encoder"),
     model_file!(vae, "VAE decoder"),
     model_file!(taesd, "TAESD decoder: smaller and faster than the VAE, coarser"),
+    tuning!(
+        preset,
+        "NAME",
+        "for a GPU with so much memory: 4gb, 8gb, 12gb, 16gb, 24gb; sets some of the following, each may be set all the same",
+        |text| tuning::named(text, &tuning::preset_names()).map(Some),
+        |value: &Option<&str>| value.map(str::to_owned)
+    ),
+    tuning!(
+        device,
+        "NAME",
+        "what the engine computes on: CUDA0, Vulkan1, gpu, cpu; `weaved devices` lists them [the first GPU, else cpu]",
+        |text| tuning::device(text).map(Some),
+        Option::clone
+    ),
+    tuning!(
+        require_gpu,
+        "",
+        "do not serve on the CPU where a GPU is missing [off]",
+        |text| one_of(text, BOOLS),
+        |value: &bool| value.then(|| "true".to_owned())
+    ),
+    tuning!(
+        backend,
+        "LIST",
+        "parts (diffusion, te, vae) on other devices: te=cpu [auto]",
+        |text| tuning::assignments(text, false),
+        |value: &String| Some(value.clone())
+    ),
+    tuning!(
+        params_backend,
+        "LIST",
+        "where weights wait until they are needed: cpu, disk, or by part: te=cpu,vae=disk [auto: where they are used]",
+        |text| tuning::assignments(text, true),
+        |value: &String| Some(value.clone())
+    ),
+    tuning!(
+        max_vram,
+        "GIB",
+        "budget for a graph and the weights that it brings, which is cut to fit; 0: none, -1: free memory less 1 [0]",
+        |text| tuning::number(text, -64.0..=1024.0),
+        shown_number
+    ),
+    tuning!(
+        stream_layers,
+        "BOOL",
+        "with max_vram and params_backend=cpu: weights are kept and fetched ahead layer by layer [false]",
+        |text| one_of(text, BOOLS),
+        shown_bool
+    ),
+    tuning!(
+        mmap,
+        "BOOL",
+        "map the model's files into memory instead of reading them: less RAM, and shared between workers [false]",
+        |text| one_of(text, BOOLS),
+        shown_bool
+    ),
     Setting {
         name: "threads",
         value: "N",
@@ -453,6 +531,105 @@ pub const SETTINGS: &[Setting] = &[
         },
         get: |config| Some(config.flash_attention.to_string()),
     },
+    tuning!(
+        flash_attention_everywhere,
+        "BOOL",
+        "flash attention in text encoders and VAE too: the VAE's takes most at large sizes [false]",
+        |text| one_of(text, BOOLS),
+        shown_bool
+    ),
+    tuning!(
+        memory_limit,
+        "GIB",
+        "most that an image may take beside the weights, 0.001 to 1024; a larger one is refused; auto: what is free, or off [auto]",
+        |text| match text {
+            "auto" => Ok(MemoryLimit::Free),
+            "off" => Ok(MemoryLimit::Off),
+            _ => tuning::number(text, 0.001..=1024.0).map(MemoryLimit::Gib),
+        },
+        |value: &MemoryLimit| match value {
+            MemoryLimit::Free => Some("auto".to_owned()),
+            MemoryLimit::Off => Some("off".to_owned()),
+            MemoryLimit::Gib(number) => Some(number.to_string()),
+        }
+    ),
+    tuning!(
+        vae_tiling,
+        "WHEN",
+        "decode in tiles, for less memory and other pixels at their seams: on, off, auto (where memory is short) [auto]",
+        |text| one_of(text, &[("auto", Tiling::Auto), ("on", Tiling::On), ("off", Tiling::Off)]),
+        |value: &Tiling| Some(format!("{value:?}").to_lowercase())
+    ),
+    tuning!(
+        vae_tiling_above,
+        "SIDE",
+        "with auto also where an image has more than SIDE×SIDE pixels, 64 to 2048, or never [never]",
+        |text| if text == "never" { Ok(None) } else { count(text, 64..=2048).map(Some) },
+        |value: &Option<u16>| Some(value.map_or("never".to_owned(), |side| side.to_string()))
+    ),
+    tuning!(
+        vae_tile_size,
+        "N",
+        "side of a tile in latent pixels, each 8×8 of the image, 8 to 256 [32]",
+        |text| count(text, 8..=256),
+        |value: &u16| Some(value.to_string())
+    ),
+    tuning!(
+        vae_tile_overlap,
+        "SHARE",
+        "share of a tile that its neighbour computes too, 0 to 0.5 [0.5]",
+        |text| tuning::number(text, 0.0..=0.5),
+        shown_number
+    ),
+    tuning!(
+        vae_conv_direct,
+        "BOOL",
+        "the VAE's convolutions without a copy of what they read: much less memory, slower on some devices [false]",
+        |text| one_of(text, BOOLS),
+        shown_bool
+    ),
+    tuning!(
+        weight_type,
+        "TYPE",
+        "turn weights into this while loading: f16, bf16, q8_0, q6_K, q5_K, q4_K, q4_0 and more; less memory, other pixels [auto]",
+        |text| tuning::named_or_auto(text, tuning::WEIGHT_TYPES),
+        shown_name
+    ),
+    tuning!(
+        tensor_type_rules,
+        "LIST",
+        "exceptions, as regular expressions for names of tensors: ^vae\\.=f16,model\\.=q8_0",
+        |text| tuning::type_rules(text).map(Some),
+        Option::clone
+    ),
+    tuning!(
+        sampler,
+        "NAME",
+        "euler, euler_a, heun, dpm2, dpm++2s_a, dpm++2m, dpm++2mv2, ipndm, ipndm_v, lcm and more [auto: euler]",
+        |text| tuning::named_or_auto(text, tuning::SAMPLERS),
+        shown_name
+    ),
+    tuning!(
+        scheduler,
+        "NAME",
+        "discrete, karras, exponential, gits, sgm_uniform, simple, smoothstep, kl_optimal, lcm, bong_tangent [auto: discrete]",
+        |text| tuning::named_or_auto(text, tuning::SCHEDULERS),
+        shown_name
+    ),
+    tuning!(
+        flow_shift,
+        "X",
+        "share of the noisier steps, 0.1 to 100, or auto [auto: 3]",
+        |text| if text == tuning::AUTO { Ok(None) } else { tuning::number(text, 0.1..=100.0).map(Some) },
+        |value: &Option<f32>| Some(value.map_or(tuning::AUTO.to_owned(), |x| x.to_string()))
+    ),
+    tuning!(
+        rng,
+        "NAME",
+        "what makes noise of the seed: cuda (the same on every device), cpu, std_default [cuda]",
+        |text| tuning::named(text, tuning::RNGS),
+        shown_name
+    ),
     count!(workers, 1..=64, false, "workers, each with an engine and a GPU of its own, 1 to 64 [1]"),
     Setting {
         name: "warm_up",
@@ -563,6 +740,20 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
+const BOOLS: &[(&str, bool)] = &[("true", true), ("false", false)];
+
+fn shown_bool(value: &bool) -> Option<String> {
+    Some(value.to_string())
+}
+
+fn shown_number(value: &f32) -> Option<String> {
+    Some(value.to_string())
+}
+
+fn shown_name(value: &&'static str) -> Option<String> {
+    Some((*value).to_owned())
+}
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -572,6 +763,8 @@ pub enum Origin {
     Variable(String),
     /// A file, and the line in it.
     File(PathBuf, usize),
+    /// A preset.
+    Preset(&'static str),
 }
 
 impl fmt::Display for Origin {
@@ -580,6 +773,7 @@ impl fmt::Display for Origin {
             Self::Flag(name) => write!(f, "--{name}"),
             Self::Variable(name) => f.write_str(name),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Preset(name) => write!(f, "preset {name}"),
         }
     }
 }
@@ -683,6 +877,7 @@ impl Resolved {
                     Some(Origin::Flag(_)) => "flag",
                     Some(Origin::Variable(_)) => "variable",
                     Some(Origin::File(..)) => "file",
+                    Some(Origin::Preset(_)) => "preset",
                 };
                 let or_null = |text: Option<String>| text.map_or("null".to_owned(), |text| quoted(&text));
                 format!(
@@ -727,24 +922,18 @@ impl Resolved {
         file: Option<(&Path, &str)>,
     ) -> Result<Self, ConfigError> {
         let mut all = Self { config: Config::default(), origins: vec![None; SETTINGS.len()] };
-        if let Some((path, text)) = file {
-            all.take_file(path, text)?;
-        }
-        for (variable, value) in vars {
-            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == variable) else {
-                continue;
-            };
-            if !value.is_empty() {
-                all.take(setting, value, Origin::Variable(variable.to_owned()))?;
+        let vars: Vec<_> = vars.collect();
+        all.take_all(flags, &vars, file)?;
+        // A preset comes before everything else, whoever named it: all of that once more, on top of it.
+        let chosen = all.config.tuning.preset;
+        if let Some((name, values)) = tuning::PRESETS.iter().find(|(name, _)| Some(*name) == chosen) {
+            all = Self { config: Config::default(), origins: vec![None; SETTINGS.len()] };
+            for setting in SETTINGS {
+                if let Some((_, value)) = values.iter().find(|(of, _)| *of == setting.name) {
+                    all.take(setting, value, Origin::Preset(name))?;
+                }
             }
-        }
-        for (flag, value) in flags {
-            let origin = Origin::Flag(flag.clone());
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == *flag) else {
-                return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
-            };
-            all.take(setting, value, origin)?;
+            all.take_all(flags, &vars, file)?;
         }
         // What this program can't do itself is no default for one that is another program's router.
         let is_set = |name| SETTINGS.iter().zip(&all.origins).any(|(s, o)| s.name == name && o.is_some());
@@ -752,6 +941,35 @@ impl Resolved {
             all.config.engine = EngineKind::Sdcpp;
         }
         Ok(all)
+    }
+
+    /// Takes what the file, the environment and the command line say, in this order.
+    fn take_all(
+        &mut self,
+        flags: &[(String, String)],
+        vars: &[(OsString, OsString)],
+        file: Option<(&Path, &str)>,
+    ) -> Result<(), ConfigError> {
+        if let Some((path, text)) = file {
+            self.take_file(path, text)?;
+        }
+        for (variable, value) in vars {
+            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == variable) else {
+                continue;
+            };
+            if !value.is_empty() {
+                self.take(setting, value, Origin::Variable(variable.to_owned()))?;
+            }
+        }
+        for (flag, value) in flags {
+            let origin = Origin::Flag(flag.clone());
+            let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == *flag) else {
+                return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
+            };
+            self.take(setting, value, origin)?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, setting: &'static Setting, value: &str, origin: Origin) -> Result<(), ConfigError> {
@@ -886,7 +1104,7 @@ pub fn default_file() -> Option<PathBuf> {
 }
 
 /// A string as TOML and JSON both have it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for char in text.chars() {
         match char {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -35,6 +36,18 @@ enum Command {
     Show { json: bool },
     /// Ask the running daemon whether it is ready.
     Status,
+    /// Say what the engine can compute on.
+    Devices { json: bool, about: About },
+}
+
+/// What `weaved devices` is to tell.
+#[derive(Clone, Copy)]
+enum About {
+    All,
+    /// Not their memory, for which a process is started for each.
+    Names,
+    /// What such a process is asked: the memory of the device with this number.
+    Memory(usize),
 }
 
 /// Where the settings come from: what it takes to read them again.
@@ -72,6 +85,8 @@ enum Failure {
     Worker(String),
     /// What systemd handed over can't be used.
     Handed(String),
+    /// A device that the settings insist on is missing.
+    Devices(String),
     /// `weaved check` has found something, and has said what.
     Found,
     /// The daemon that was asked is not ready, or not there.
@@ -92,7 +107,7 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
-            Self::Worker(_) | Self::Handed(_) | Self::Found => 78,
+            Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -119,9 +134,11 @@ impl fmt::Display for Failure {
             Self::Socket(error) => error.fmt(f),
             Self::Tcp(error) => error.fmt(f),
             Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
-            Self::Worker(error) | Self::Handed(error) | Self::NotReady(error) | Self::Other(error) => {
-                f.write_str(error)
-            }
+            Self::Worker(error)
+            | Self::Handed(error)
+            | Self::Devices(error)
+            | Self::NotReady(error)
+            | Self::Other(error) => f.write_str(error),
         }
     }
 }
@@ -150,9 +167,14 @@ fn run() -> Result<(), Failure> {
         Command::Check => return look(&settings.config, &sources),
         Command::Show { json } => return show(&settings, json),
         Command::Status => return ask(&settings.config),
+        Command::Devices { json, about } => return devices(&settings.config, json, about),
         Command::Serve | Command::Work { .. } => {}
     }
     let mut config = settings.config;
+    let computes = matches!(command, Command::Work { .. }) || config.isolation == Isolation::Thread;
+    if computes && config.engine == EngineKind::Sdcpp {
+        wait_without_spinning();
+    }
     logger::start(config.log);
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
@@ -169,7 +191,23 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-const COMMANDS: [&str; 5] = ["serve", "worker", "check", "config", "status"];
+const COMMANDS: [&str; 6] = ["serve", "worker", "check", "config", "status", "devices"];
+
+/// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
+/// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
+/// has other work. OpenMP looks at its variable before `main`.
+fn wait_without_spinning() {
+    const VARIABLE: &str = "OMP_WAIT_POLICY";
+    if cfg!(not(feature = "openmp")) || std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    if let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) {
+        // Comes back only where it fails: then threads spin.
+        let _ =
+            std::process::Command::new(program).arg0(name).args(arguments).env(VARIABLE, "PASSIVE").exec();
+    }
+}
 
 /// Words for standard output. Whoever has gone there wanted no more of them.
 fn tell(text: &str) -> Result<(), Failure> {
@@ -188,6 +226,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
     let (mut command, mut connect, mut file, mut bare, mut json) = (None, None, None, false, false);
+    let mut about = About::All;
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -201,7 +240,14 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
                 connect = Some(PathBuf::from(parser.value().map_err(usage)?));
             }
-            Arg::Long("json") if command == Some("config") => json = true,
+            Arg::Long("json") if matches!(command, Some("config" | "devices")) => json = true,
+            Arg::Long("names") if command == Some("devices") => about = About::Names,
+            Arg::Long("memory-of") if command == Some("devices") => {
+                let number = parser.value().map_err(usage)?.to_str().and_then(|text| text.parse().ok());
+                let number =
+                    number.ok_or_else(|| ConfigError::Usage("--memory-of takes a number".to_owned()))?;
+                about = About::Memory(number);
+            }
             Arg::Long(name) => {
                 let name = name.to_owned();
                 let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
@@ -234,6 +280,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
         Some("check") => Command::Check,
         Some("config") => Command::Show { json },
         Some("status") => Command::Status,
+        Some("devices") => Command::Devices { json, about },
         _ => Command::Serve,
     };
     Ok(Some((command, Sources { flags, file, bare })))
@@ -276,6 +323,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     if config.is_sandboxed() && config.isolation == Isolation::Thread {
         log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
     }
+    insist_on_devices(&config)?;
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
     let (socket, listener, path) = match handed.clients {
         Some(listener) => {
@@ -385,6 +433,63 @@ fn ask(config: &Config) -> Result<(), Failure> {
     }
 }
 
+/// `weaved devices`: what the engine can compute on, and whether what the settings name is there.
+#[cfg(feature = "sdcpp")]
+fn devices(config: &Config, json: bool, about: About) -> Result<(), Failure> {
+    use weave_daemon::engine::device;
+    if let About::Memory(index) = about {
+        let memory = device::memory(index).ok_or_else(|| Failure::NotReady("unknown".to_owned()))?;
+        return tell(&format!("{} {}\n", memory.free, memory.total));
+    }
+    let all = device::all();
+    // A GPU that is full ends the process that asks how much it has: that must not be this one.
+    let memory_of = |index: usize| -> Option<device::Memory> {
+        let mut child = std::process::Command::new(std::env::current_exe().ok()?);
+        let child = child.args(["devices", "--no-config", &format!("--memory-of={index}")]);
+        let output = child.env("GGML_NO_BACKTRACE", "1").stderr(std::process::Stdio::null()).output().ok()?;
+        let words = String::from_utf8(output.stdout).ok()?;
+        let (free, total) = words.trim().split_once(' ')?;
+        Some(device::Memory { free: free.parse().ok()?, total: total.parse().ok()? })
+    };
+    let memory_of = |index| if matches!(about, About::All) { memory_of(index) } else { None };
+    let described: Vec<_> =
+        all.iter().enumerate().map(|(index, device)| (device, memory_of(index))).collect();
+    tell(&if json { device::to_json(&described) } else { device::to_text(&described) })?;
+    device::chosen(&all, &config.tuning).map(drop).map_err(Failure::NotReady)
+}
+
+#[cfg(not(feature = "sdcpp"))]
+fn devices(_: &Config, json: bool, about: About) -> Result<(), Failure> {
+    match about {
+        About::All | About::Names if json => return tell("[]\n"),
+        About::Memory(index) => return Err(Failure::NotReady(format!("there is no device {index}"))),
+        _ => {}
+    }
+    Err(Failure::NotReady("this weaved was built without the sdcpp engine, so it has no devices".to_owned()))
+}
+
+/// Whether the devices that the settings insist on are there. Asked in a process of its own, so that the
+/// daemon itself never touches a driver.
+fn insist_on_devices(config: &Config) -> Result<(), Failure> {
+    let tuning = &config.tuning;
+    if config.engine == EngineKind::Pattern || (!tuning.require_gpu && tuning.devices().next().is_none()) {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|error| Failure::Other(error.to_string()))?;
+    let output = std::process::Command::new(program)
+        .args(["devices", "--names", "--no-config"])
+        .args(config.to_flags())
+        .env("GGML_NO_BACKTRACE", "1")
+        .output()
+        .map_err(|error| Failure::Other(format!("can't ask for devices: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let last = words.lines().last().unwrap_or("the engine could not be asked for its devices");
+    Err(Failure::Devices(last.strip_prefix("weaved: ").unwrap_or(last).to_owned()))
+}
+
 /// `weaved config`: as a settings file, or as JSON.
 fn show(settings: &Resolved, json: bool) -> Result<(), Failure> {
     let text = if json { settings.to_json() } else { settings.to_toml() };
@@ -456,7 +561,8 @@ fn help() -> String {
          on, until it is closed or standard input ends (--socket-path is the same)\n       \
          weaved check [SETTINGS]                   say whether all that it takes to serve is there\n       \
          weaved config [--json] [SETTINGS]         say what the settings are and where they come from\n       \
-         weaved status [SETTINGS]                  ask the running daemon whether it is ready\n\n\
+         weaved status [SETTINGS]                  ask the running daemon whether it is ready\n       \
+         weaved devices [--json|--names] [SETTINGS] say what the engine can compute on, and its memory\n\n\
          Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
          SIGHUP reads them again; it can change those with a star, the others take a restart:\n\n",
     );
@@ -472,7 +578,7 @@ fn help() -> String {
          -h, --help                     this text\n  \
          -V, --version                  the version\n\n\
          Exit codes: 0 stopped by SIGTERM or SIGINT, or all is well; 1 failure, or not ready; 2 usage;\n\
-         69 another daemon has the socket; 77 no permission; 78 settings, model files or sockets handed over.\n\n\
+         69 another daemon has the socket; 77 no permission; 78 settings, model files, devices or sockets handed over.\n\n\
          Under systemd: Type=notify, WatchdogSec=, socket activation, and levels for the journal.\n\n\
          Example: weaved --diffusion-model sd3.5_medium.safetensors --vae sd3_vae.safetensors \\\n                \
          --clip-l clip_l.safetensors --clip-g clip_g.safetensors --t5xxl t5xxl_fp16.safetensors\n",

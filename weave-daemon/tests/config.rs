@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use weave_daemon::config::{Config, EngineKind, Isolation, SETTINGS, unknown_variables};
+use weave_daemon::config::{Config, EngineKind, Isolation, Resolved, SETTINGS, unknown_variables};
+use weave_daemon::engine::tuning::PRESETS;
 
 fn resolve(flags: &[(&str, &str)], vars: &[(&str, &str)], file: Option<&Path>) -> Result<Config, String> {
     let flags: Vec<_> = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -147,4 +148,85 @@ fn the_examples_name_every_setting_and_can_be_used_as_they_are() {
         (from_file.generation_timeout, from_file.stall_timeout, from_file.drain_timeout),
         (defaults.generation_timeout, defaults.stall_timeout, defaults.drain_timeout)
     );
+}
+
+#[test]
+fn a_preset_stands_below_everything_that_is_said_beside_it() {
+    let shown = |flags: &[(&str, &str)], file: Option<&Path>| {
+        let flags: Vec<_> = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let vars = [(OsString::from("WEAVE_MMAP"), OsString::from("false"))];
+        Resolved::new(&flags, vars.into_iter(), file).unwrap()
+    };
+    // Whoever names the preset, and whoever sets a part of it.
+    let (_folder, file) = toml("max_vram = 5\npreset = \"4gb\"\n");
+    let all = shown(&[("preset", "8gb"), ("vae-tiling-above", "never")], Some(&file));
+    let tuning = &all.config.tuning;
+    assert_eq!((tuning.preset, &*tuning.params_backend, tuning.stream_layers), (Some("8gb"), "cpu", true));
+    assert_eq!((tuning.max_vram, tuning.mmap, tuning.vae_tiling_above), (5.0, false, None));
+    assert!(all.config.flash_attention);
+    let text = all.to_toml();
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("params_backend ").ends_with("# preset 8gb"), "{text}");
+    assert!(line("preset ").ends_with("# --preset") && line("mmap ").ends_with("# WEAVE_MMAP"), "{text}");
+    assert!(line("max_vram ").contains("weaved.toml:1"), "{text}");
+    assert!(all.to_json().contains("\"kind\": \"preset\", \"origin\": \"preset 8gb\""), "{}", all.to_json());
+
+    // What a preset decided is not decided again by a worker.
+    let flags = all.config.to_flags();
+    let flags: Vec<_> = flags.iter().filter_map(|flag| flag.strip_prefix("--")?.split_once('=')).collect();
+    assert_eq!(resolve(&flags, &[], None).unwrap(), all.config);
+
+    for (name, values) in PRESETS {
+        let tuning = resolve(&[("preset", name)], &[], None).unwrap().tuning;
+        assert_eq!((tuning.preset, tuning.without_effect()), (Some(*name), None));
+        for (setting, _) in *values {
+            assert!(SETTINGS.iter().any(|other| other.name == *setting), "{name} sets {setting}");
+        }
+    }
+}
+
+#[test]
+fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
+    for (name, value, words) in [
+        ("preset", "6gb", "one of 4gb, 8gb, 12gb, 16gb, 24gb"),
+        ("device", "CUDA 0", "`weaved devices` lists them"),
+        ("device", "disk", "`weaved devices` lists them"),
+        ("backend", "cpu", "PART=DEVICE"),
+        ("backend", "te=disk", "PART=DEVICE"),
+        ("params-backend", "unet=cpu", "parts are diffusion, te, vae"),
+        ("params-backend", "te=", "PART=DEVICE"),
+        ("max-vram", "NaN", "a number from -64 to 1024"),
+        ("vae-tiling", "maybe", "one of auto, on, off"),
+        ("vae-tiling-above", "4096", "a whole number from 64 to 2048"),
+        ("vae-tile-size", "0", "a whole number from 8 to 256"),
+        ("vae-tile-overlap", "0.6", "a number from 0 to 0.5"),
+        ("weight-type", "q9", "auto, or one of f32, f16"),
+        ("tensor-type-rules", "q8_0", "PATTERN=TYPE"),
+        ("tensor-type-rules", "a\n=q8_0", "PATTERN=TYPE"),
+        ("sampler", "Euler", "auto, or one of euler, euler_a"),
+        ("scheduler", "ays", "auto, or one of discrete"),
+        ("flow-shift", "0", "a number from 0.1 to 100"),
+        ("rng", "gpu", "one of cuda, cpu, std_default"),
+    ] {
+        let error = resolve(&[(name, value)], &[], None).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let flags = [("device", "CUDA1"), ("backend", "te=cpu, vae=CUDA0"), ("params-backend", "cpu,te=disk")];
+    let tuning = resolve(&flags, &[], None).unwrap().tuning;
+    assert_eq!(tuning.backend_spec().as_deref(), Some("CUDA1,te=cpu,vae=CUDA0"));
+    assert_eq!(tuning.params_backend_spec(), Some("cpu,te=disk"));
+    assert_eq!(tuning.devices().collect::<Vec<_>>(), ["CUDA1", "cpu", "CUDA0", "cpu"]);
+    let none = Config::default().tuning;
+    assert_eq!((none.backend_spec(), none.params_backend_spec(), none.devices().count()), (None, None, 0));
+
+    let above = resolve(&[("vae-tiling-above", "512")], &[], None).unwrap().tuning;
+    assert!(!above.tiles(512, 512) && above.tiles(576, 512) && above.tiles(2048, 192));
+    let on = resolve(&[("vae-tiling", "on")], &[], None).unwrap().tuning;
+    let off = resolve(&[("vae-tiling", "off"), ("vae-tiling-above", "64")], &[], None).unwrap().tuning;
+    assert!(on.tiles(64, 64) && !off.tiles(2048, 2048) && !none.tiles(2048, 2048));
+
+    let idle = resolve(&[("stream-layers", "true")], &[], None).unwrap().tuning;
+    assert!(idle.without_effect().unwrap().contains("max_vram"));
+    let idle = resolve(&[("stream-layers", "true"), ("max-vram", "4")], &[], None).unwrap().tuning;
+    assert!(idle.without_effect().unwrap().contains("params_backend"));
 }

@@ -300,3 +300,168 @@ fn the_longest_prompt_gives_an_image() {
     client.write(&sized_request(1, &prompt, 1, 64, 64, 1));
     assert_eq!(client.image().0, 1);
 }
+
+#[test]
+fn what_is_tuned_reaches_the_engine() {
+    let draw = |flags: &[&str]| {
+        let flags = [&["--threads=1", "--warm-up=false", "--log=debug"], flags].concat();
+        let daemon = Daemon::start(&flags);
+        let mut client = daemon.connect();
+        client.write(&sized_request(1, "a red circle on a blue background", 7, 128, 64, 2));
+        (client.image().1, daemon.log.all())
+    };
+    let (plain, _) = draw(&[]);
+    for same in [
+        &["--device=cpu", "--backend=te=CPU,vae=cpu", "--params-backend=te=disk"][..],
+        &["--mmap=true", "--vae-tiling-above=128"],
+        &["--sampler=euler", "--scheduler=discrete", "--flow-shift=3", "--rng=cuda", "--vae-tiling=off"],
+    ] {
+        assert!(draw(same).0 == plain, "{same:?} changes pixels");
+    }
+    for other in [
+        "--sampler=heun",
+        "--scheduler=sgm_uniform",
+        "--flow-shift=1.5",
+        "--rng=cpu",
+        "--weight-type=q4_0",
+        "--tensor-type-rules=joint_blocks=q8_0",
+    ] {
+        assert!(draw(&[other]).0 != plain, "{other} does nothing");
+    }
+    // Tiles of 8×8 latent pixels, of which the image has 16×8.
+    let tiled = draw(&["--vae-tiling=on", "--vae-tile-size=8"]).0;
+    assert!(
+        tiled != plain && tiled != draw(&["--vae-tiling=on", "--vae-tile-size=8", "--vae-tile-overlap=0"]).0
+    );
+    assert!(tiled == draw(&["--vae-tiling-above=64", "--vae-tile-size=8"]).0);
+
+    // What changes no pixel on the CPU, the engine says.
+    let said = draw(&["--preset=4gb", "--vae-conv-direct=true"]).1;
+    for words in ["Using flash attention\n", "Using Conv2d direct in the vae model\n"] {
+        assert!(said.contains(words), "{words:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn devices_are_listed_and_those_that_are_missing_are_named() {
+    let ask = |flags: &[&str]| {
+        let output = harness::weaved().args(flags).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, words, errors) = ask(&["devices"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(words.contains("CUDA: ") && words.contains("GiB free"), "{words}");
+    let (_, json, _) = ask(&["devices", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let cpu = json.as_array().unwrap().iter().find(|device| device["kind"] == "cpu").unwrap();
+    assert_eq!((cpu["name"].as_str(), cpu["back_end"].as_str()), (Some("CPU"), Some("CPU")));
+    assert!(cpu["free"].as_u64().unwrap() <= cpu["total"].as_u64().unwrap());
+    let (code, names, _) = ask(&["devices", "--names"]);
+    assert!(code == Some(0) && names.contains("memory unknown"), "{names}");
+
+    // Before anything listens, and in the check that comes before that.
+    let folder = harness::private_folder();
+    let socket = format!("--socket={}", folder.path().join("weave.sock").display());
+    for flag in ["--device=CUDA77", "--backend=te=CUDA77", "--params-backend=vae=CUDA77"] {
+        for (command, expected) in [("serve", 78), ("check", 78), ("devices", 1)] {
+            let (code, words, errors) = ask(&[command, flag, &socket]);
+            let said = words + &errors;
+            assert_eq!(code, Some(expected), "{command} {flag}: {said}");
+            assert!(said.contains("there is no device CUDA77; there is ") && said.contains("CPU"), "{said}");
+        }
+    }
+    for flag in ["--device=cpu", "--backend=diffusion=cpu"] {
+        let (code, _, errors) = ask(&["serve", flag, "--require-gpu", &socket]);
+        assert_eq!(code, Some(78), "{errors}");
+        assert!(errors.contains("require_gpu is set, but the engine would compute on CPU"), "{errors}");
+    }
+}
+
+#[test]
+fn threads_of_the_engine_do_not_spin() {
+    let daemon = Daemon::start(&["--threads=2", "--warm-up=false"]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "a red circle", 7, 64, 64, 1));
+    assert_eq!(client.image().0, 1);
+    let [worker] = daemon.workers()[..] else { panic!("one worker") };
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    let policies =
+        environment.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"OMP_WAIT_POLICY="));
+    let policies: Vec<_> = policies.collect();
+    assert_eq!(policies, [&b"OMP_WAIT_POLICY=PASSIVE"[..]]);
+    // And there are such threads at all.
+    let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap().count();
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
+    assert!(tasks >= 2 && (maps.contains("libgomp") || maps.contains("libomp")), "{tasks} threads");
+}
+
+/// Kilobytes that a process had in memory at most, since `clear_refs` was written to, or has now.
+fn memory_of(pid: i32, which: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The numbers in MEMORY.md: `MEMORY_SIDES=64,128,192,256,512 cargo test -p weave-daemon --release --test
+/// demo_model memory -- --nocapture`.
+#[test]
+fn what_an_image_takes_in_memory_is_known_before_it_is_made() {
+    let daemon = Daemon::start(&["--threads=1", "--log=debug"]);
+    daemon.log.wait("request 0: done");
+    let mut client = daemon.connect();
+    let sides = std::env::var("MEMORY_SIDES").unwrap_or("64,128,256".to_owned());
+    println!("| side | estimate, MB | measured, MB |\n| --- | --- | --- |");
+    for (id, side) in (1..).zip(sides.split(',').map(|side| side.parse::<u32>().unwrap())) {
+        let [worker] = daemon.workers()[..] else { panic!("one worker") };
+        std::fs::write(format!("/proc/{worker}/clear_refs"), "5").unwrap();
+        let before = memory_of(worker, "VmRSS:");
+        client.write(&sized_request(id, "a red circle", 7, side, side, 1));
+        assert_eq!(client.image().0, id);
+        let measured = (memory_of(worker, "VmHWM:") - before) * 1024;
+        let nth = usize::try_from(id).unwrap();
+        let line = daemon.log.wait_nth("this image takes about ", nth);
+        let (_, words) = line.split_once("this image takes about ").unwrap();
+        let estimate: u64 = words.split(' ').next().unwrap().parse().unwrap();
+        println!("| {side} | {estimate} | {:.1} |", measured as f64 / f64::from(1 << 20));
+        let estimate = estimate << 20;
+        // Memory that was left from the image before is used again, and doesn't show.
+        let slack = (measured / 10).max(16 << 20);
+        assert!(
+            measured < estimate + slack && estimate < measured + slack,
+            "{side}: {estimate}, not {measured}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_tiled_or_refused_before_it_is_computed() {
+    let start = |flags: &[&str]| {
+        let daemon = Daemon::start(&[&["--threads=1", "--vae-tile-size=8"], flags].concat());
+        daemon.log.wait("request 0: done");
+        daemon
+    };
+    // 16 MiB: enough for 64×64, for 128×128 with tiles, and for no more than that.
+    let daemon = start(&["--memory-limit=0.016"]);
+    let mut client = daemon.connect();
+    let mut ask = |id, side| client.write(&sized_request(id, "a red circle", 7, side, side, 1));
+    ask(1, 64);
+    ask(2, 128);
+    ask(3, 1024);
+    ask(4, 64);
+    let first = client.image();
+    let tiled = client.image();
+    daemon.log.wait("decoded in tiles, since memory is too short");
+    let text = client.expect_error(3, ErrorCode::OutOfMemory);
+    assert!(text.contains(" MB of RAM and 16 MB are to be had; ask for "), "{text}");
+    assert!(client.image().1 == first.1, "it goes on as before");
+
+    let off = start(&["--memory-limit=0.016", "--vae-tiling=off"]);
+    let mut client = off.connect();
+    client.write(&sized_request(1, "a red circle", 7, 128, 128, 1));
+    client.expect_error(1, ErrorCode::OutOfMemory);
+    let on = start(&["--memory-limit=off", "--vae-tiling=on"]);
+    let mut client = on.connect();
+    client.write(&sized_request(1, "a red circle", 7, 128, 128, 1));
+    assert!(client.image().1 == tiled.1, "tiles are tiles, whoever asked for them");
+}

@@ -1,8 +1,12 @@
 //! What makes images.
 
+#[cfg(feature = "sdcpp")]
+pub mod device;
+pub mod memory;
 pub mod pattern;
 #[cfg(feature = "sdcpp")]
 pub mod sdcpp;
+pub mod tuning;
 
 use std::fmt;
 

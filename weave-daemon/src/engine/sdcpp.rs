@@ -12,13 +12,18 @@ use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use sdcpp_sys as sys;
 use weave_core::error::ErrorCode;
+use weave_core::limits::{MAX_SIDE, MIN_SIDE};
 use weave_core::request::Params;
 use weave_core::response::ImageSize;
 
+use super::device::{self, Device};
+use super::memory::{Learned, Pool, Said, Shape};
+use super::tuning::{self, MemoryLimit, Tiling, Tuning};
 use super::{Engine, EngineError, Image, Job};
 use crate::config::Config;
 use crate::logger;
@@ -30,6 +35,9 @@ static OUT_OF_MEMORY: AtomicBool = AtomicBool::new(false);
 /// Whether the engine has warned that it could not load a part of the model. It goes on without it,
 /// and an image without its text encoder has nothing to do with the prompt.
 static PART_MISSING: AtomicBool = AtomicBool::new(false);
+
+/// What the engine has said of its memory since this was last taken.
+static SAID: Mutex<Said> = Mutex::new(Said::new());
 
 /// Room for what the C++ layer says of a failure.
 type Message = [u8; 256];
@@ -44,6 +52,7 @@ pub struct Sdcpp {
     /// `None` after a failure that may have left it in any state.
     context: Option<Context>,
     config: Config,
+    learned: Learned,
 }
 
 impl Sdcpp {
@@ -53,21 +62,96 @@ impl Sdcpp {
     /// A sentence that says why not; what the engine itself had to say is in the log.
     pub fn load(config: &Config, control: &Control) -> Result<Self, String> {
         CONTROL.set(control.clone());
-        Ok(Self { context: Some(Context::new(config)?), config: config.clone() })
+        let context = Some(Context::new(config)?);
+        Ok(Self { context, config: config.clone(), learned: Learned::default() })
     }
 
-    /// The context, made anew if the last one is gone.
-    fn context(&mut self) -> Result<&Context, String> {
+    /// Makes the context anew if the last one is gone.
+    fn recover(&mut self) -> Result<(), String> {
         if self.context.is_none() {
             log::warn!("engine: loading the model again, since what it was left in can't be relied on");
             self.context = Some(Context::new(&self.config)?);
         }
-        self.context.as_ref().ok_or_else(|| "there is no context".to_owned())
+        Ok(())
+    }
+
+    /// How an image is made such that it fits.
+    ///
+    /// # Errors
+    /// OUT_OF_MEMORY: it does not fit.
+    fn shape(&self, job: &Job<'_>) -> Result<Shape, EngineError> {
+        let tile = Some(u32::from(self.config.tuning.vae_tile_size) * 8);
+        let Params { width, height, .. } = job.params;
+        let whole = Shape { width, height, tile: None };
+        let tiled = Shape { tile, ..whole };
+        if self.config.tuning.tiles(width, height) {
+            return self.check(tiled);
+        }
+        let result = self.check(whole);
+        if self.config.tuning.vae_tiling == Tiling::Auto && result.is_err() && self.check(tiled).is_ok() {
+            log::info!("this image is decoded in tiles, since memory is too short otherwise");
+            return Ok(tiled);
+        }
+        result
+    }
+
+    fn check(&self, shape: Shape) -> Result<Shape, EngineError> {
+        for pool in Pool::ALL {
+            let limit = match self.config.tuning.memory_limit {
+                MemoryLimit::Off => return Ok(shape),
+                MemoryLimit::Free => u64::MAX,
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.001 to 1024")]
+                MemoryLimit::Gib(limit) => (f64::from(limit) * f64::from(1 << 30)) as u64,
+            };
+            // Without an image before there is nothing to go by. With one, the GPU may be asked: it has
+            // made room for this process, and does not abort it.
+            let Some(need) = self.learned.need(shape, pool).filter(|need| *need > 0) else { continue };
+            let memory = match pool {
+                Pool::Ram => device::host_memory(),
+                Pool::Vram => self.context.as_ref().and_then(|context| context.gpu).and_then(device::memory),
+            };
+            let Some(memory) = memory else { continue };
+            let free = memory.free.min(limit);
+            log::debug!(
+                "memory: {} of {} MB of {} free; this image takes about {} MB",
+                memory.free >> 20,
+                memory.total >> 20,
+                pool.name(),
+                need >> 20
+            );
+            if need > free {
+                return Err(self.no_room(shape, pool, need, free));
+            }
+        }
+        Ok(shape)
+    }
+
+    fn no_room(&self, shape: Shape, pool: Pool, need: u64, free: u64) -> EngineError {
+        let fits = |side: &u32| {
+            let square = Shape { width: *side, height: *side, ..shape };
+            self.learned.need(square, pool).is_some_and(|need| need <= free)
+        };
+        let advice = match (MIN_SIDE..=MAX_SIDE).rev().step_by(64).find(fits) {
+            Some(side) => format!("ask for {side}×{side} or less"),
+            None => "try again when there is more".to_owned(),
+        };
+        let text = format!(
+            "this image takes about {} MB of {} and {} MB are to be had; {advice}",
+            need >> 20,
+            pool.name(),
+            free >> 20
+        );
+        log::warn!("{text}; memory_limit, vae_tiling, flash_attention and preset are settings for this");
+        EngineError { code: ErrorCode::OutOfMemory, text }
     }
 }
 
 /// A context of the engine: a model and everything it needs.
-struct Context(NonNull<sys::sd_ctx_t>);
+struct Context {
+    handle: NonNull<sys::sd_ctx_t>,
+    /// The number of the GPU that computes, if one does.
+    gpu: Option<usize>,
+}
 
 impl Context {
     fn new(config: &Config) -> Result<Self, String> {
@@ -118,16 +202,56 @@ impl Context {
         params.diffusion_flash_attn = config.flash_attention;
         params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
 
+        let tuning = &config.tuning;
+        if let Some(what) = tuning.without_effect() {
+            log::warn!("{what}");
+        }
+        let devices = device::all();
+        let device = device::chosen(&devices, tuning)?;
+        if let Some(device) = device {
+            log_device(device, tuning.device_of("diffusion").is_some());
+        }
+        let gpu = devices.iter().position(|other| !other.is_cpu && Some(other) == device);
+        let texts = [
+            tuning.backend_spec(),
+            tuning.params_backend_spec().map(str::to_owned),
+            tuning.tensor_type_rules.clone(),
+        ];
+        let texts = texts.map(|text| text.map(CString::new).transpose());
+        for (place, text) in [&mut params.backend, &mut params.params_backend, &mut params.tensor_type_rules]
+            .into_iter()
+            .zip(&texts)
+        {
+            if let Some(text) = text.as_ref().map_err(ToString::to_string)? {
+                *place = text.as_ptr();
+            }
+        }
+        params.max_vram = tuning.max_vram;
+        params.stream_layers = tuning.stream_layers;
+        params.enable_mmap = tuning.mmap;
+        params.flash_attn = tuning.flash_attention_everywhere;
+        params.vae_conv_direct = tuning.vae_conv_direct;
+        if tuning.weight_type != tuning::AUTO {
+            params.wtype =
+                sys::sd_type_t(of_name(tuning.weight_type, sys::sd_type_t::SD_TYPE_COUNT.0, |i| {
+                    // SAFETY: the function takes any number below the count.
+                    unsafe { sys::sd_type_name(sys::sd_type_t(i)) }
+                })?);
+        }
+        params.rng_type = sys::rng_type_t(of_name(tuning.rng, sys::rng_type_t::RNG_TYPE_COUNT.0, |i| {
+            // SAFETY: the function takes any number.
+            unsafe { sys::sd_rng_type_name(sys::rng_type_t(i)) }
+        })?);
+
         PART_MISSING.store(false, Ordering::Relaxed);
         let mut context = ptr::null_mut();
         // SAFETY: the parameters are initialised, the strings they point to live in `owned` until
         // after the call, which copies them, and there is room for the result and the message.
         let status =
             unsafe { sys::sdcpp_ctx_new(&params, &mut context, message.as_mut_ptr().cast(), message.len()) };
-        log_device();
         match NonNull::new(context) {
             Some(context) if status == sys::sdcpp_status::SDCPP_OK => {
-                let engine = Self(context);
+                let engine = Self { handle: context, gpu };
                 if PART_MISSING.load(Ordering::Relaxed) {
                     return Err(
                         "the model can't be loaded: the engine could not read one of its parts".to_owned()
@@ -144,19 +268,27 @@ impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context came from `sdcpp_ctx_new`, is freed only here, and a message is not
         // wanted, for which null and 0 stand.
-        unsafe { sys::sdcpp_ctx_free(self.0.as_ptr(), ptr::null_mut(), 0) };
+        unsafe { sys::sdcpp_ctx_free(self.handle.as_ptr(), ptr::null_mut(), 0) };
     }
 }
 
 impl Engine for Sdcpp {
     fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError> {
         CONTROL.set(control.clone());
-        let context = self.context().map_err(|error| {
+        let lost = |error: &str| {
             log::error!("engine: {error}");
             let text = "the engine could not load its model again; the daemon's log says more".to_owned();
             EngineError { code: ErrorCode::GpuError, text }
-        })?;
-        let (result, is_sound) = context.generate(job);
+        };
+        self.recover().map_err(|error| lost(&error))?;
+        let shape = self.shape(job)?;
+        let tuning = &self.config.tuning;
+        let context = self.context.as_ref().ok_or_else(|| lost("there is no context"))?;
+        let (result, is_sound) = context.generate(job, shape, tuning);
+        if result.is_ok() {
+            let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
+            self.learned.add(&said, shape, self.config.flash_attention, tuning);
+        }
         if !is_sound {
             self.context = None;
         }
@@ -166,10 +298,10 @@ impl Engine for Sdcpp {
 
 impl Context {
     /// Draws one image, and says whether the context can be used again.
-    fn generate(&self, job: &Job<'_>) -> (Result<Image, EngineError>, bool) {
+    fn generate(&self, job: &Job<'_>, shape: Shape, tuning: &Tuning) -> (Result<Image, EngineError>, bool) {
         // As long as the engine was not called.
         let mut status = sys::sdcpp_status::SDCPP_NULL_ARGUMENT;
-        let result = self.draw(job, &mut status);
+        let result = self.draw(job, shape, tuning, &mut status);
         // Where the engine says no and returns in its own time, it has cleaned up. An exception went
         // through code that didn't expect it, and an image that is none comes from who knows what.
         let is_sound = match status {
@@ -183,7 +315,13 @@ impl Context {
         (result, is_sound)
     }
 
-    fn draw(&self, job: &Job<'_>, status: &mut sys::sdcpp_status) -> Result<Image, EngineError> {
+    fn draw(
+        &self,
+        job: &Job<'_>,
+        shape: Shape,
+        tuning: &Tuning,
+        status: &mut sys::sdcpp_status,
+    ) -> Result<Image, EngineError> {
         let internal = |text: String| EngineError { code: ErrorCode::Internal, text };
         let prompt = CString::new(job.prompt).map_err(|_| internal("the prompt has a NUL".to_owned()))?;
         let side = |pixels: u32| c_int::try_from(pixels).map_err(|error| internal(error.to_string()));
@@ -207,14 +345,16 @@ impl Context {
         params.seed = job.params.seed.cast_signed();
         params.sample_params.sample_steps = side(job.params.steps)?;
         params.sample_params.guidance.txt_cfg = job.params.cfg_scale;
+        tune(&mut params, tuning, shape).map_err(internal)?;
 
         OUT_OF_MEMORY.store(false, Ordering::Relaxed);
+        SAID.lock().unwrap_or_else(PoisonError::into_inner).start_image();
         let mut image = sys::sd_image_t { width: 0, height: 0, channel: 0, data: ptr::null_mut() };
         // SAFETY: the context is alive and used by this thread alone, the parameters are
         // initialised and the strings in them outlive the call, and there is room for the results.
         *status = unsafe {
             sys::sdcpp_generate(
-                self.0.as_ptr(),
+                self.handle.as_ptr(),
                 &params,
                 &mut image,
                 message.as_mut_ptr().cast(),
@@ -248,6 +388,43 @@ impl Context {
             _ => Err(failure(*status, &message)),
         }
     }
+}
+
+/// Sets what the settings have to say about a generation.
+fn tune(params: &mut sys::sd_img_gen_params_t, tuning: &Tuning, shape: Shape) -> Result<(), String> {
+    let sample = &mut params.sample_params;
+    if tuning.sampler != tuning::AUTO {
+        let count = sys::sample_method_t::SAMPLE_METHOD_COUNT.0;
+        sample.sample_method = sys::sample_method_t(of_name(tuning.sampler, count, |i| {
+            // SAFETY: the function takes any number.
+            unsafe { sys::sd_sample_method_name(sys::sample_method_t(i)) }
+        })?);
+    }
+    if tuning.scheduler != tuning::AUTO {
+        let count = sys::scheduler_t::SCHEDULER_COUNT.0;
+        sample.scheduler = sys::scheduler_t(of_name(tuning.scheduler, count, |i| {
+            // SAFETY: the function takes any number.
+            unsafe { sys::sd_scheduler_name(sys::scheduler_t(i)) }
+        })?);
+    }
+    if let Some(shift) = tuning.flow_shift {
+        sample.flow_shift = shift;
+    }
+    params.vae_tiling_params.enabled = shape.tile.is_some();
+    params.vae_tiling_params.tile_size_x = c_int::from(tuning.vae_tile_size.cast_signed());
+    params.vae_tiling_params.tile_size_y = c_int::from(tuning.vae_tile_size.cast_signed());
+    params.vae_tiling_params.target_overlap = tuning.vae_tile_overlap;
+    Ok(())
+}
+
+/// The value that the engine has for a name, as it tells it by value.
+fn of_name(name: &str, count: u32, tell: impl Fn(u32) -> *const c_char) -> Result<u32, String> {
+    let is = |value: &u32| {
+        let told = tell(*value);
+        // SAFETY: the engine's names are constants that end with a NUL.
+        !told.is_null() && unsafe { CStr::from_ptr(told) }.to_bytes() == name.as_bytes()
+    };
+    (0..count).find(is).ok_or_else(|| format!("this engine knows no {name:?}"))
 }
 
 /// What the client is told. The engine's own words may name files, so they are for the log alone.
@@ -295,35 +472,26 @@ fn told(message: &Message) -> String {
 }
 
 /// Says what is computed on, so that nobody takes the CPU for the GPU that they have.
-fn log_device() {
-    let mut device = MaybeUninit::uninit();
-    // SAFETY: there is room for the device, and a message is not wanted, for which null and 0 stand.
-    let status = unsafe { sys::sdcpp_default_device(device.as_mut_ptr(), ptr::null_mut(), 0) };
-    if status != sys::sdcpp_status::SDCPP_OK {
+fn log_device(device: &Device, asked_for: bool) {
+    let Device { name, description, .. } = device;
+    if !device.is_cpu {
+        log::info!("computing on {name} ({description})");
         return;
     }
-    // SAFETY: the call succeeded, so all of it is initialised.
-    let device: sys::sdcpp_device = unsafe { device.assume_init() };
-    // SAFETY: the C++ layer ends both texts with a NUL, inside of their arrays.
-    let [name, description] = [device.name.as_ptr(), device.description.as_ptr()]
-        .map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned());
-    if device.is_cpu {
-        log::info!("computing on the CPU ({description})");
-        let for_gpus: Vec<_> = sys::ENGINE.back_ends.iter().copied().filter(|name| *name != "cpu").collect();
-        if !for_gpus.is_empty() {
-            log::warn!(
-                "this weaved was built with {} too, but no such device was found: images take long; look after the \
-                 driver (CUDA: nvidia-smi) and who may use it",
-                for_gpus.join(" and ")
-            );
-        }
-    } else {
-        log::info!("computing on {name} ({description})");
+    log::info!("computing on the CPU ({description})");
+    let for_gpus: Vec<_> = sys::ENGINE.back_ends.iter().copied().filter(|name| *name != "cpu").collect();
+    if !asked_for && !for_gpus.is_empty() {
+        log::warn!(
+            "this weaved was built with {} too, but no such device was found: images take long; look after the \
+             driver (CUDA: nvidia-smi) and who may use it",
+            for_gpus.join(" and ")
+        );
     }
 }
 
-/// The default for `threads`. The engine's threads spin while they wait for each other, which on
-/// processors that have other work costs more than it gains.
+/// The default for `threads`: mostly the number of cores, which are two processors each. Without OpenMP the
+/// engine's threads spin while they wait for each other, which on processors that have other work costs more
+/// than it gains.
 fn half_of_the_processors() -> u16 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
@@ -347,6 +515,7 @@ extern "C" fn log_line(level: sys::sd_log_level_t, text: *const c_char, _: *mut 
     if level == log::Level::Error && ["alloc", "out of memory"].iter().any(|sign| text.contains(sign)) {
         OUT_OF_MEMORY.store(true, Ordering::Relaxed);
     }
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).hear(text);
     let part_failed = text.contains("loading ") && text.ends_with("' failed");
     if level == log::Level::Warn && (part_failed || text.contains("No text encoders provided")) {
         PART_MISSING.store(true, Ordering::Relaxed);

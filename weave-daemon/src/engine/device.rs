@@ -1,0 +1,203 @@
+//! What the engine can compute on, and how much memory that has.
+#![allow(unsafe_code, reason = "asks the engine, which is C++")]
+
+use std::ffi::{CStr, c_char};
+use std::fs;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use sdcpp_sys as sys;
+
+use super::tuning::Tuning;
+use crate::config::quoted;
+
+/// A device, as the engine tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// What settings call it: `CUDA0`, `CPU`.
+    pub name: String,
+    /// What its maker calls it.
+    pub description: String,
+    /// The part of the engine that computes on it: `CUDA`, `Vulkan`, `CPU`.
+    pub back_end: String,
+    /// It is no GPU.
+    pub is_cpu: bool,
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Not taken by anybody.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// All devices, those first that the engine takes first. None at all: an engine that doesn't show them.
+#[must_use]
+pub fn all() -> Vec<Device> {
+    (0..).map_while(at).collect()
+}
+
+fn at(index: usize) -> Option<Device> {
+    let mut device = MaybeUninit::uninit();
+    // SAFETY: there is room for the device, and a message is not wanted, for which null and 0 stand.
+    let status = unsafe { sys::sdcpp_device_at(index, device.as_mut_ptr(), ptr::null_mut(), 0) };
+    if status != sys::sdcpp_status::SDCPP_OK {
+        return None;
+    }
+    // SAFETY: the call succeeded, so all of it is initialised.
+    let device: sys::sdcpp_device = unsafe { device.assume_init() };
+    let [name, description, back_end] = [&device.name[..], &device.description, &device.back_end].map(words);
+    Some(Device { name, description, back_end, is_cpu: device.is_cpu })
+}
+
+/// A text in an array of C's characters.
+fn words(text: &[c_char]) -> String {
+    let bytes: Vec<_> = text.iter().map(|c| c.to_ne_bytes()[0]).collect();
+    CStr::from_bytes_until_nul(&bytes).unwrap_or_default().to_string_lossy().trim().to_owned()
+}
+
+/// The memory of the device with this number in [`all`].
+///
+/// On a GPU that this process has not computed on yet, this takes some of it. If it is full, the process
+/// is aborted: to be asked for in a process that may end, or after an image was made.
+#[must_use]
+pub fn memory(index: usize) -> Option<Memory> {
+    if at(index)?.is_cpu {
+        return host_memory();
+    }
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: there is room for both numbers, and a message is not wanted, for which null and 0 stand.
+    let status = unsafe { sys::sdcpp_device_memory(index, &mut free, &mut total, ptr::null_mut(), 0) };
+    (status == sys::sdcpp_status::SDCPP_OK && total > 0).then_some(Memory { free, total })
+}
+
+/// The memory of this machine, or of the control group that this process is in where that has less.
+#[must_use]
+pub fn host_memory() -> Option<Memory> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kilobytes = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let mut memory = Memory { free: kilobytes("MemAvailable")? * 1024, total: kilobytes("MemTotal")? * 1024 };
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    // In a container the group's own path is hidden, and its files lie at the top.
+    for folder in [format!("/sys/fs/cgroup{group}"), "/sys/fs/cgroup".to_owned()] {
+        let number = |file: &str| -> Option<u64> {
+            fs::read_to_string(format!("{folder}/{file}")).ok()?.trim().parse().ok()
+        };
+        if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current")) {
+            // Files that are only kept at hand count as used, and go when there is need.
+            let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
+            let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
+            let free = limit.saturating_sub(used.saturating_sub(files.unwrap_or(0)));
+            memory = Memory { free: memory.free.min(free), total: memory.total.min(limit) };
+            break;
+        }
+    }
+    Some(memory)
+}
+
+/// The device that a setting means, by the engine's own rules: its name, or how that begins, in any case
+/// of letters; `gpu` is the first that is one.
+#[must_use]
+pub fn find<'a>(devices: &'a [Device], name: &str) -> Option<&'a Device> {
+    let name = name.to_lowercase();
+    if name == "gpu" {
+        return devices.iter().find(|device| !device.is_cpu);
+    }
+    let lower = |device: &Device| device.name.to_lowercase();
+    let exact = devices.iter().find(|device| lower(device) == name);
+    exact.or_else(|| devices.iter().find(|device| lower(device).starts_with(&name)))
+}
+
+/// What the diffusion model is computed on; `None` where the engine doesn't show its devices.
+///
+/// # Errors
+/// A sentence about the first device that is named and missing, or about the missing GPU.
+pub fn chosen<'a>(devices: &'a [Device], tuning: &Tuning) -> Result<Option<&'a Device>, String> {
+    if devices.is_empty() {
+        return Ok(None);
+    }
+    let names = || devices.iter().map(|device| &*device.name).collect::<Vec<_>>().join(", ");
+    for name in tuning.devices() {
+        if find(devices, name).is_none() {
+            return Err(format!(
+                "there is no device {name}; there is {} (`weaved devices` says more)",
+                names()
+            ));
+        }
+    }
+    let named = tuning.device_of("diffusion").and_then(|name| find(devices, name));
+    // The engine's own order.
+    let device = named.or_else(|| devices.iter().find(|device| !device.is_cpu)).or(devices.first());
+    match device {
+        Some(device) if device.is_cpu && tuning.require_gpu => Err(format!(
+            "require_gpu is set, but the engine would compute on {} ({}); {}",
+            device.name,
+            device.description,
+            if sys::ENGINE.back_ends.iter().any(|back_end| *back_end != "cpu") {
+                "look after the driver (CUDA: nvidia-smi) and who may use it"
+            } else {
+                "this weaved was built for the CPU alone"
+            }
+        )),
+        device => Ok(device),
+    }
+}
+
+/// What is known of NVIDIA's driver.
+#[must_use]
+pub fn cuda_driver() -> String {
+    let version = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    match version.lines().next().and_then(|line| line.strip_prefix("NVRM version:")) {
+        Some(version) => version.split_whitespace().collect::<Vec<_>>().join(" "),
+        None => "none is loaded".to_owned(),
+    }
+}
+
+/// A table for people.
+#[must_use]
+pub fn to_text(devices: &[(&Device, Option<Memory>)]) -> String {
+    let engine = sys::ENGINE;
+    let mut text =
+        format!("engine: {} {}, built for {}\n", engine.source, engine.version, engine.back_ends.join(", "));
+    if engine.back_ends.contains(&"cuda") {
+        text += &format!("CUDA: compiled in; driver: {}\n", cuda_driver());
+    } else {
+        text += "CUDA: not compiled in\n";
+    }
+    if devices.is_empty() {
+        text += "this engine was built elsewhere and does not show its devices\n";
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    for (device, memory) in devices {
+        let memory = memory.map_or("memory unknown".to_owned(), |memory| {
+            format!("{:.1} of {:.1} GiB free", gib(memory.free), gib(memory.total))
+        });
+        text += &format!("{:<10} {memory:<24} {}\n", device.name, device.description);
+    }
+    text
+}
+
+/// The same as a list of objects.
+#[must_use]
+pub fn to_json(devices: &[(&Device, Option<Memory>)]) -> String {
+    let number = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
+    let entry = |(device, memory): &(&Device, Option<Memory>)| {
+        format!(
+            "  {{\"name\": {}, \"kind\": {}, \"back_end\": {}, \"description\": {}, \"free\": {}, \"total\": {}}}",
+            quoted(&device.name),
+            quoted(if device.is_cpu { "cpu" } else { "gpu" }),
+            quoted(&device.back_end),
+            quoted(&device.description),
+            number(memory.map(|memory| memory.free)),
+            number(memory.map(|memory| memory.total)),
+        )
+    };
+    format!("[\n{}\n]\n", devices.iter().map(entry).collect::<Vec<_>>().join(",\n"))
+}
