@@ -15,13 +15,15 @@ use weave_daemon::config::Config;
 use weave_daemon::demo;
 use weave_daemon::engine::sdcpp::Sdcpp;
 use weave_daemon::model::ModelFiles;
+use weave_daemon::scoreboard::Control;
 
 /// There is one engine in a process.
 static ENGINE: Mutex<()> = Mutex::new(());
 
 fn loads(model: &ModelFiles) -> bool {
     let _one = ENGINE.lock().unwrap();
-    Sdcpp::load(&Config { model: model.clone(), threads: Some(1), ..Config::default() }).is_ok()
+    let config = Config { model: model.clone(), threads: Some(1), ..Config::default() };
+    Sdcpp::load(&config, &Control::none()).is_ok()
 }
 
 fn agree(model: &ModelFiles, usable: bool, what: &str) {
