@@ -67,6 +67,22 @@ void sd_set_progress_callback(sd_progress_cb_t cb, void* data) {
     progress_data     = data;
 }
 
+const char* sd_type_name(enum sd_type_t) {
+    return "f32";
+}
+
+const char* sd_rng_type_name(enum rng_type_t type) {
+    return type == CUDA_RNG ? "cuda" : "other";
+}
+
+const char* sd_sample_method_name(enum sample_method_t) {
+    return "euler";
+}
+
+const char* sd_scheduler_name(enum scheduler_t) {
+    return "discrete";
+}
+
 const char* sd_get_system_info() {
     return "double";
 }
