@@ -165,7 +165,8 @@ fn reference(folder: &Path) -> Command {
         .arg(&program)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference.c"))
         .args(["stable-diffusion", "ggml", "ggml-cpu", "ggml-base"].map(lib))
-        .args(["-lstdc++", "-lm", "-lpthread", "-ldl"])
+        // OpenMP, if the engine is built with it.
+        .args(["-fopenmp", "-lstdc++", "-lm", "-lpthread", "-ldl"])
         .output()
         .unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
