@@ -32,8 +32,6 @@ pub(super) struct Job {
     pub(super) request_id: u64,
     pub(super) width: u32,
     pub(super) height: u32,
-    /// What is asked for, whoever asks.
-    pub(super) digest: u64,
     /// Since when it waits for a worker.
     pub(super) since: Instant,
     /// Workers that were given it.
@@ -126,7 +124,6 @@ impl Jobs {
             request_id: 0,
             width: 0,
             height: 0,
-            digest: 0,
             since: now,
             attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],

@@ -456,6 +456,8 @@ struct Worker {
 pub struct Router {
     limits: Limits,
     clients: Box<[Client]>,
+    /// Places in that table where nobody is.
+    free_clients: Vec<ClientId>,
     jobs: Jobs,
     suspects: Suspects,
     /// The request that each new worker has to answer, if any.
@@ -498,6 +500,7 @@ impl Router {
         };
         Self {
             limits,
+            free_clients: (0..limits.connections).rev().map(ClientId).collect(),
             clients: std::iter::repeat_with(client).take(limits.connections).collect(),
             jobs: Jobs::new(limits.queue + limits.workers, limits.connections, now),
             suspects: Suspects::new(),
@@ -540,7 +543,7 @@ impl Router {
     /// Connections that are not closed.
     #[must_use]
     pub fn clients(&self) -> usize {
-        self.clients.iter().filter(|client| client.stage != Stage::Free).count()
+        self.clients.len() - self.free_clients.len()
     }
 
     /// How long the request that waits longest has been waiting.
@@ -617,13 +620,13 @@ impl Router {
 
     /// Somebody connected. `None`: the table is full ([`no_room_answer`]).
     pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
-        let Some(id) = self.clients.iter().position(|client| client.stage == Stage::Free) else {
+        let Some(id) = self.free_clients.pop() else {
             self.counters.refused_full += 1;
             self.counters.error(ErrorCode::Busy);
             return None;
         };
         self.counters.connections += 1;
-        let client = &mut self.clients[id];
+        let client = &mut self.clients[id.0];
         client.name = Name { connection: self.counters.connections, uid: None };
         client.stage = Stage::Open;
         client.input.reset();
@@ -632,7 +635,7 @@ impl Router {
         (client.frame_since, client.active_at) = (None, Some(now));
         self.wake_by(now + self.limits.idle);
         self.counters.most_clients = self.counters.most_clients.max(self.clients());
-        Some(ClientId(id))
+        Some(id)
     }
 
     /// Who this client is, for the log.
@@ -668,7 +671,9 @@ impl Router {
     /// [`Abandoned`].
     pub fn client_gone(&mut self, id: ClientId, now: Instant) {
         self.cut(id, now);
-        self.clients[id.0].stage = Stage::Free;
+        if std::mem::replace(&mut self.clients[id.0].stage, Stage::Free) != Stage::Free {
+            self.free_clients.push(id);
+        }
         log::debug!("{}: closed", self.clients[id.0].name);
     }
 
@@ -777,8 +782,7 @@ impl Router {
                 }
             }
             Some(Task::Job(job)) => {
-                let digest = self.jobs.get(job).digest;
-                if !was_asked && self.suspects.blame(digest, now) {
+                if !was_asked && let Some(digest) = self.suspects.blame(self.jobs.get(job).frame(), now) {
                     self.counters.killers += 1;
                     log::error!(
                         "worker {}: died of request {digest:016x} again; refusing that for an hour",
@@ -945,10 +949,9 @@ impl Router {
                     continue;
                 }
             };
-            let digest = suspects::digest(&request);
             let refusal = if self.draining.is_some() {
                 Refusal::ShuttingDown
-            } else if self.suspects.is_refused(digest, now) {
+            } else if self.suspects.is_refused(&request, now) {
                 Refusal::KilledBefore
             } else if let Some(death) = hopeless {
                 Refusal::NoWorker(death)
@@ -959,7 +962,7 @@ impl Router {
             {
                 let job = self.jobs.get_mut(free);
                 job.len = request.emit(&mut job.frame).map_or(0, <[u8]>::len);
-                (job.client, job.request_id, job.digest) = (Some(id), request_id, digest);
+                (job.client, job.request_id) = (Some(id), request_id);
                 (job.width, job.height) = (request.params.width, request.params.height);
                 (job.since, job.attempts) = (now, 0);
                 client.outstanding += 1;
@@ -1545,11 +1548,12 @@ impl Router {
     /// # Panics
     /// If it is not.
     pub fn assert_consistent(&self) {
-        let running = self.workers.iter().filter(|worker| matches!(worker.task, Some(Task::Job(_)))).count();
-        self.jobs.assert_consistent(running);
+        self.jobs.assert_consistent(self.running());
         assert!(self.jobs.never_begun_len() <= self.limits.queue, "the queue is over its bound");
         let c = &self.counters;
         assert_eq!(c.frames, c.requests() + self.jobs.taken_len() as u64, "every request is counted once");
+        let free = self.clients.iter().filter(|client| client.stage == Stage::Free).count();
+        assert_eq!(self.free_clients.len(), free, "places where nobody is");
         for (index, client) in self.clients.iter().enumerate() {
             let id = ClientId(index);
             let runs =

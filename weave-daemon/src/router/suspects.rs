@@ -7,7 +7,9 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::time::{Duration, Instant};
 
-use weave_core::request::Request;
+use weave_core::frame::{Split, split};
+use weave_core::limits::MAX_SKIPPED_PAYLOAD;
+use weave_core::request::{self, Request};
 
 /// Deaths that make a request one that is refused.
 const DEATHS: u8 = 2;
@@ -17,7 +19,7 @@ const MEMORY: Duration = Duration::from_secs(3600);
 const PLACES: usize = 64;
 
 /// A digest of what is asked for: everything but the request_id.
-pub(super) fn digest(request: &Request<'_>) -> u64 {
+fn digest(request: &Request<'_>) -> u64 {
     // With fixed keys: the digest in a log means the same after a restart.
     let mut hasher = DefaultHasher::new();
     let params = request.params;
@@ -48,13 +50,16 @@ impl Suspects {
         Self { places: heapless::Vec::new() }
     }
 
-    /// A worker died while it had this request. Whether the request is refused from now on.
-    pub(super) fn blame(&mut self, digest: u64, now: Instant) -> bool {
+    /// A worker died while it had this request, a whole frame. If the request is refused from now
+    /// on: its digest.
+    pub(super) fn blame(&mut self, frame: &[u8], now: Instant) -> Option<u64> {
         self.forget_old(now);
+        let Ok(Split::Frame(frame, _)) = split(frame, MAX_SKIPPED_PAYLOAD) else { return None };
+        let digest = digest(&request::parse(&frame).ok()?);
         if let Some(known) = self.places.iter_mut().find(|suspect| suspect.digest == digest) {
             known.deaths = known.deaths.saturating_add(1);
             known.last = now;
-            return known.deaths >= DEATHS;
+            return (known.deaths >= DEATHS).then_some(digest);
         }
         if self.places.is_full()
             && let Some(oldest) = (0..self.places.len()).min_by_key(|at| self.places[*at].last)
@@ -63,15 +68,16 @@ impl Suspects {
         }
         // There is a place now.
         let _ = self.places.push(Suspect { digest, deaths: 1, last: now });
-        false
+        None
     }
 
     /// Whether this request is refused.
-    pub(super) fn is_refused(&mut self, digest: u64, now: Instant) -> bool {
+    pub(super) fn is_refused(&mut self, request: &Request<'_>, now: Instant) -> bool {
         if self.places.is_empty() {
             return false;
         }
         self.forget_old(now);
+        let digest = digest(request);
         self.places.iter().any(|suspect| suspect.digest == digest && suspect.deaths >= DEATHS)
     }
 
