@@ -125,7 +125,7 @@ impl Admin {
             });
             match accepted {
                 Ok(stream) => match Access::default().check(&stream) {
-                    Ok(()) => {
+                    Ok(_) => {
                         let bytes = Vec::with_capacity(HEAD_LEN);
                         let connection =
                             Connection { stream, until: now + LIMIT, stage: Stage::Reading, bytes };

@@ -283,7 +283,7 @@ impl Server {
     /// The operating system can't watch the listener.
     pub fn listen_on(&mut self, tcp: Tcp) -> io::Result<()> {
         let mut listener = TcpListener::from_std(tcp.listener);
-        let token = Token(FIRST_WORKER + 2 * self.links.len() + self.clients.len());
+        let token = Token(self.first_client() + self.clients.len());
         self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
         let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + 1));
         self.tcp = Some(TcpDoor { listener, token, accepting: true, gate });
@@ -339,14 +339,13 @@ impl Server {
                     }
                     token if self.is_tcp(token) => self.tcp_event(token, now),
                     Token(token) => {
-                        let (index, workers) = (token - FIRST_WORKER, self.links.len());
-                        let action = if index < workers {
-                            Action::Worker(WorkerId(index))
-                        } else if index < 2 * workers {
+                        let action = if let Some(client) = token.checked_sub(self.first_client()) {
+                            Action::Client(ClientId(client))
+                        } else if token >= self.first_log() {
                             self.noisy = true;
                             continue;
                         } else {
-                            Action::Client(ClientId(index - 2 * workers))
+                            Action::Worker(WorkerId(token - FIRST_WORKER))
                         };
                         let Some(peer) = self.peer(action) else { continue };
                         peer.readable |= event.is_readable() || event.is_read_closed();
@@ -360,6 +359,14 @@ impl Server {
                 }
             }
         }
+    }
+
+    const fn first_log(&self) -> usize {
+        FIRST_WORKER + self.links.len()
+    }
+
+    const fn first_client(&self) -> usize {
+        self.first_log() + self.links.len()
     }
 
     /// How long the next poll may sleep.
@@ -494,7 +501,7 @@ impl Server {
 
     fn welcome_unix(&mut self, stream: UnixStream, now: Instant) {
         match self.config.access.check(&stream) {
-            Ok(()) => self.welcome(Stream::Unix(stream), now),
+            Ok(uid) => self.welcome(Stream::Unix(stream), Some(uid), now),
             Err(reason) => self.refuse(&reason),
         }
     }
@@ -504,7 +511,7 @@ impl Server {
             log::debug!("{peer}: {error}");
         }
         let Some(gate) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) else {
-            return self.welcome(Stream::Tcp(stream), now);
+            return self.welcome(Stream::Tcp(stream), None, now);
         };
         if let Err(words) = gate.wait(stream, peer, self.poll.registry(), now) {
             self.refuse(&words);
@@ -525,13 +532,13 @@ impl Server {
             None => {}
             Some(Shown::Refused(words)) => self.refuse(&words),
             Some(Shown::Token(mut stream)) => match self.poll.registry().deregister(&mut stream) {
-                Ok(()) => self.welcome(Stream::Tcp(stream), now),
+                Ok(()) => self.welcome(Stream::Tcp(stream), None, now),
                 Err(error) => log::warn!("can't watch a connection: {error}"),
             },
         }
     }
 
-    fn welcome(&mut self, mut stream: Stream, now: Instant) {
+    fn welcome(&mut self, mut stream: Stream, uid: Option<u32>, now: Instant) {
         let Some(id) = self.router.accept(now) else {
             log::warn!("refused a connection: all {} are taken", self.clients.len());
             let mut frame = [0; MAX_ERROR_FRAME];
@@ -539,7 +546,7 @@ impl Server {
             let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
             return;
         };
-        let token = Token(FIRST_WORKER + 2 * self.links.len() + id.0);
+        let token = Token(self.first_client() + id.0);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             self.counters.refused_error += 1;
@@ -547,10 +554,8 @@ impl Server {
             self.router.client_gone(id, now);
             return;
         }
-        if let Stream::Unix(stream) = &stream
-            && let Ok(peer) = sockopt::socket_peercred(stream)
-        {
-            self.router.name_client(id, peer.uid.as_raw());
+        if let Some(uid) = uid {
+            self.router.name_client(id, uid);
         }
         self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
         self.ready.push(Action::Client(id));
@@ -653,7 +658,7 @@ impl Server {
     // ---------------------------------------------------------------- workers
 
     fn start(&mut self, id: WorkerId, now: Instant) {
-        let first_log = FIRST_WORKER + self.links.len();
+        let first_log = self.first_log();
         let link = &mut self.links[id.0];
         let started = Worker::start(&self.program, &self.config, id.0).and_then(|(worker, lines)| {
             let Lines { stream, log, scoreboard } = lines;

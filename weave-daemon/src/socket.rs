@@ -137,23 +137,23 @@ impl Access {
     }
 
     /// Whether the process at the other end may talk to us. The kernel vouches for who it was in the
-    /// moment of connecting.
+    /// moment of connecting. Gives its uid.
     ///
     /// # Errors
     /// Who the peer is that may not, or why the kernel can't tell.
-    pub fn check(&self, stream: &impl AsFd) -> Result<(), String> {
+    pub fn check(&self, stream: &impl AsFd) -> Result<u32, String> {
         let peer = rustix::net::sockopt::socket_peercred(stream)
             .map_err(|error| format!("its user is unknown: {error}"))?;
         let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
         if is_ours(uid) || self.uids.contains(&uid) || self.gids.contains(&gid) {
-            return Ok(());
+            return Ok(uid);
         }
         if !self.gids.is_empty() {
             let mut groups = [0; MAX_GROUPS];
             let groups = peer_groups(stream, &mut groups)
                 .map_err(|error| format!("uid {uid}, gid {gid}: its other groups are unknown: {error}"))?;
             if groups.iter().any(|gid| self.gids.contains(gid)) {
-                return Ok(());
+                return Ok(uid);
             }
         }
         Err(format!("uid {uid}, gid {gid} may not connect"))
