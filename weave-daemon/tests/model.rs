@@ -1,46 +1,35 @@
 //! Model files: what is found in their headers, and what is refused with which words.
 
+#[path = "harness/allocator.rs"]
+mod allocator;
 #[path = "model/files.rs"]
 mod files;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use allocator::Watched;
 use files::*;
 use weave_daemon::model::ModelFiles;
 use weave_daemon::model::header::{Header, HeaderError, MAX_HEADER, MAX_TENSORS};
 use weave_daemon::model::part::{Kind, Part, Tensors};
-
-/// Counts what a thread has, and the most that it had.
-struct Counting;
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
     static MOST: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: hands everything on to the system's allocator as it came.
-#[allow(unsafe_code, reason = "an allocator can't be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+/// Counts what a thread has, and the most that it had.
+#[global_allocator]
+static ALLOCATOR: Watched = Watched {
+    taken: |layout| {
         NOW.set(NOW.get().wrapping_add(layout.size()));
         MOST.set(MOST.get().max(NOW.get()));
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.set(NOW.get().wrapping_sub(layout.size()));
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+    },
+    given_back: |layout| NOW.set(NOW.get().wrapping_sub(layout.size())),
+};
 
 /// The most memory that something takes.
 fn memory<T>(what: impl FnOnce() -> T) -> (usize, T) {

@@ -1,12 +1,15 @@
 //! Once it is up, the event loop takes no memory: what it needs was taken at the start.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "harness/allocator.rs"]
+mod allocator;
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use allocator::Watched;
 use rustix::process::{Signal, getpid, kill_process};
 use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
@@ -16,9 +19,6 @@ use weave_daemon::socket::Socket;
 
 const PIXELS: usize = 64 * 64 * 3;
 
-/// Counts what one thread allocates.
-struct Counting;
-
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static IS_UP: AtomicBool = AtomicBool::new(false);
 
@@ -26,25 +26,16 @@ thread_local! {
     static IS_EVENT_LOOP: Cell<bool> = const { Cell::new(false) };
 }
 
-// SAFETY: hands everything on to the system's allocator as it came.
-#[allow(unsafe_code, reason = "an allocator can't be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+/// Counts what one thread allocates.
+#[global_allocator]
+static ALLOCATOR: Watched = Watched {
+    taken: |_| {
         if IS_EVENT_LOOP.get() && IS_UP.load(Ordering::Relaxed) {
             COUNT.fetch_add(1, Ordering::Relaxed);
         }
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+    },
+    given_back: |_| {},
+};
 
 /// Sends `n` requests, every tenth of them a wrong one, a few at a time, and reads the answers.
 fn use_it(socket: &Path, n: u64) {

@@ -1,11 +1,14 @@
 //! The pixels go to the socket from the engine's own buffer: no copy, no second buffer of their
 //! size, and the buffer is given back after the last byte is out and not before.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "harness/allocator.rs"]
+mod allocator;
+
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use allocator::Watched;
 use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::ImageSize;
@@ -16,30 +19,18 @@ use weave_daemon::worker;
 const SIDE: u32 = 512;
 const IMAGE_LEN: usize = 512 * 512 * 3;
 
-/// Counts allocations that could hold a good part of the image.
-struct Counting;
-
 static LARGE: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: hands everything on to the system's allocator as it came.
-#[allow(unsafe_code, reason = "an allocator can't be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+/// Counts allocations that could hold a good part of the image.
+#[global_allocator]
+static ALLOCATOR: Watched = Watched {
+    taken: |layout| {
         if layout.size() >= IMAGE_LEN / 8 {
             LARGE.fetch_add(1, Ordering::Relaxed);
         }
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the one that is asked for.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+    },
+    given_back: |_| {},
+};
 
 /// The engine's buffer; tells when it was given back.
 struct Buffer {
