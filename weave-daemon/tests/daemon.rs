@@ -125,17 +125,29 @@ fn several_workers_are_fed_from_one_queue_and_see_a_device_each() {
     daemon.log.wait_nth("1 steps", 2);
     clients[2].send(3, "go on", 3);
     clients[2].expect_gradient(3, "go on", 3);
-    let mut devices: Vec<_> = daemon
-        .workers()
-        .iter()
-        .map(|pid| {
-            let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
-            let device = environment.split('\0').find_map(|line| line.strip_prefix("CUDA_VISIBLE_DEVICES="));
-            device.map(str::to_owned)
-        })
-        .collect();
+    assert_eq!(devices_of_workers(&daemon), ["0", "1", "2"]);
+
+    // Of those that whoever starts weaved lets it have.
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let mut command = weaved();
+    command.env("CUDA_VISIBLE_DEVICES", "5, 7").stdin(Stdio::null());
+    let daemon =
+        Daemon::run(command.args(["--engine=pattern", "--workers=2", "--socket"]).arg(&socket), &socket);
+    eventually("both are there", || daemon.workers().len() == 2);
+    eventually("and have what is theirs", || devices_of_workers(&daemon) == ["5", "7"]);
+}
+
+/// The GPUs that the workers are to see, in order.
+fn devices_of_workers(daemon: &Daemon) -> Vec<String> {
+    let device = |pid: &i32| {
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let device = environment.split('\0').find_map(|line| line.strip_prefix("CUDA_VISIBLE_DEVICES="));
+        device.unwrap_or("none").to_owned()
+    };
+    let mut devices: Vec<_> = daemon.workers().iter().map(device).collect();
     devices.sort();
-    assert_eq!(devices, ["0", "1", "2"].map(|device| Some(device.to_owned())));
+    devices
 }
 
 #[test]
