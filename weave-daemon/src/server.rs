@@ -386,7 +386,6 @@ impl Server {
 
     /// Does what can be done without waiting, once around.
     fn turn(&mut self, now: Instant) {
-        self.router.tick(now);
         self.accept(now);
         self.take_actions(now);
         if self.noisy {
@@ -407,6 +406,9 @@ impl Server {
             }
             self.take_actions(now);
         }
+        // Last, so that nobody is late by the time in which this process itself stood still.
+        self.router.tick(now);
+        self.take_actions(now);
     }
 
     fn take_actions(&mut self, now: Instant) {
