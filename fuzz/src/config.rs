@@ -15,7 +15,7 @@ fn named(part: &str) -> (String, String) {
 }
 
 /// NUL separates the parts of the input. The first is text of the file. Of each other one, the first byte chooses a
-/// setting and a source, since a fuzzer seldom hits on a name, and the rest is the value: for a flag, for a variable, for
+/// setting, since a fuzzer seldom hits on a name, the second a source, and the rest is the value: for a flag, for a variable, for
 /// the file as a string or as it is. Or it is a flag or a variable as it is.
 ///
 /// What is accepted can be said as flags, or a worker would have other settings than its daemon; what is refused is
@@ -25,11 +25,10 @@ pub fn config(data: &[u8]) {
     let mut text = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
     let (mut vars, mut flags) = (Vec::new(), Vec::new());
     for part in parts {
-        let Some((choice, bytes)) = part.split_first() else { continue };
+        let Some(([setting, source], bytes)) = part.split_first_chunk() else { continue };
         let value = String::from_utf8_lossy(bytes);
-        let choice = usize::from(*choice);
-        let setting = &SETTINGS[choice % SETTINGS.len()];
-        match choice / SETTINGS.len() % 6 {
+        let setting = &SETTINGS[usize::from(*setting) % SETTINGS.len()];
+        match source % 6 {
             0 => flags.push((setting.flag(), value.into_owned())),
             1 => vars.push((setting.variable().into(), OsString::from_vec(bytes.to_vec()))),
             2 => text.insert_str(0, &format!("{} = \"{value}\"\n", setting.name)),

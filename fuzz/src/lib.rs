@@ -2,6 +2,7 @@
 //! not hold. The programs in `fuzz_targets` hand them what libFuzzer makes up, `tests/replay.rs` what it has found.
 
 mod config;
+mod model;
 #[cfg(feature = "engine")]
 mod prompt;
 mod router;
@@ -22,6 +23,7 @@ use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{self, ImageSize, ResponseHead};
 
 pub use config::config;
+pub use model::model;
 #[cfg(feature = "engine")]
 pub use prompt::prompt;
 pub use router::{router, worker_link};

@@ -12,6 +12,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("structured", weave_fuzz::structured),
     ("differential", weave_fuzz::differential),
     ("config", weave_fuzz::config),
+    ("model", weave_fuzz::model),
     ("router", weave_fuzz::router),
     ("worker_link", weave_fuzz::worker_link),
     #[cfg(feature = "engine")]

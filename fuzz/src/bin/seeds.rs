@@ -50,6 +50,22 @@ fn main() -> std::io::Result<()> {
         write("prompt", &prompt.len().to_string(), &[prompt.as_bytes()])?;
     }
 
+    for choice in 128..168 {
+        write("model", &format!("part-{choice}"), &[&[choice]])?;
+    }
+    let header =
+        br#"{"a.weight":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]},"__metadata__":{"format":"pt"}}"#;
+    let len = (header.len() as u64).to_le_bytes();
+    for (name, start) in [
+        ("safetensors", &[len.as_slice(), header].concat()),
+        ("gguf", &[b"GGUF\x03\0\0\0".as_slice(), &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat()),
+        ("pointer", &b"version https://git-lfs.github.com/spec/v1\nsize 12\n".to_vec()),
+        ("page", &b"<!doctype html>".to_vec()),
+        ("pickle", &b"\x80\x02".to_vec()),
+    ] {
+        write("model", name, &[&[20], start])?;
+    }
+
     // The examples have every setting; as they are, each one is a comment.
     let file = include_str!("../../../weave-daemon/example.toml").replace("\n#", "\n");
     write("config", "file", &[file.as_bytes()])?;
@@ -58,10 +74,10 @@ fn main() -> std::io::Result<()> {
     let mut words = String::new();
     for (name, value) in variables.filter_map(|line| line.split_once('=')) {
         let Some(at) = SETTINGS.iter().position(|setting| setting.variable() == name) else { continue };
-        for source in 0..4 {
-            let choice =
-                u8::try_from(at + source * SETTINGS.len()).expect("a byte is enough for all settings");
-            write("config", &format!("{name}-{source}"), &[b"\0", &[choice], value.as_bytes()])?;
+        // Neither is ever NUL, which separates.
+        let setting = u8::try_from(at + SETTINGS.len()).expect("a byte is enough for all settings");
+        for source in 6..10 {
+            write("config", &format!("{name}-{source}"), &[b"\0", &[setting, source], value.as_bytes()])?;
         }
         words += &format!("\"{name}\"\n{value:?}\n");
     }
