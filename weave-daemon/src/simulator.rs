@@ -1112,7 +1112,11 @@ impl<'a, C: Choices> World<'a, C> {
         for round in 0.. {
             assert!(round < 500, "the world does not come to rest");
             self.settle();
-            let owed: usize = self.clients.iter().flatten().map(Client::owes).sum();
+            // An image whose head has come is one that is still owed.
+            let owes = |client: &Client| {
+                client.owes() + usize::from(matches!(client.reading, Reading::Pixels { .. }))
+            };
+            let owed: usize = self.clients.iter().flatten().map(owes).sum();
             if owed == 0 {
                 break;
             }
