@@ -9,10 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use harness::{Daemon, PATIENCE, eventually, request, wait, weaved};
+use harness::{Daemon, PATIENCE, admin, eventually, get, request, say, wait, weaved};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
@@ -359,33 +359,6 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
 }
 
 // -------------------------------------------------------------------- metrics and health
-
-fn admin(daemon: &Daemon) -> PathBuf {
-    daemon.socket.with_file_name("weave-admin.sock")
-}
-
-/// What the administrative socket answers to these bytes.
-fn say(socket: &Path, bytes: &[u8]) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // It may have answered before it has read all.
-    let _ = stream.write_all(bytes);
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
-/// Status and body of a page. Checks what all answers have in common.
-fn get(socket: &Path, page: &str) -> (u16, String) {
-    let text = say(socket, format!("GET {page} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").as_bytes());
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
-    assert_eq!(field("Content-Length: "), body.len().to_string());
-    assert_eq!(field("Connection: "), "close");
-    (status, body.to_owned())
-}
 
 /// One sample: its name and labels as they stand there, and its value.
 type Samples = BTreeMap<String, f64>;
