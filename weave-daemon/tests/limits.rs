@@ -22,16 +22,6 @@ fn wait_until_read(daemon: &Daemon, bytes: usize) {
     eventually("the daemon has read it", || read() >= bytes as f64);
 }
 
-/// Has the daemon stand still while it waits for something to happen.
-fn stop(daemon: &Daemon) {
-    let stat = format!("/proc/{}/stat", daemon.child.id());
-    let is =
-        |state: &str| std::fs::read_to_string(&stat).unwrap().rsplit(')').next().unwrap().starts_with(state);
-    eventually("it waits", || is(" S"));
-    daemon.signal(Signal::STOP);
-    eventually("it stands still", || is(" T"));
-}
-
 // ------------------------------------------------------------------------------------ time
 
 #[test]
@@ -68,7 +58,7 @@ fn a_frame_that_is_there_is_not_late_because_the_daemon_stood_still() {
     let whole = request(7, "in time", 1);
     client.write(&whole[..70]);
     wait_until_read(&daemon, 70);
-    stop(&daemon);
+    daemon.freeze();
     client.write(&whole[70..]);
     std::thread::sleep(limit + limit / 4);
     daemon.signal(Signal::CONT);
@@ -191,7 +181,7 @@ fn a_client_that_has_much_to_say_does_not_keep_the_others_waiting() {
         client.write(&bad_request(1));
         client.expect_error(1, ErrorCode::InvalidSteps);
     }
-    stop(&daemon);
+    daemon.freeze();
     const MANY: u64 = 1000;
     busy.write(&(100..100 + MANY).flat_map(bad_request).collect::<Vec<_>>());
     modest.write(&bad_request(50));

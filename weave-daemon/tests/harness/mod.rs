@@ -120,6 +120,15 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Has it stand still while it waits for something to happen. SIGCONT ends that.
+    pub fn freeze(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let state = || std::fs::read_to_string(&stat).unwrap().rsplit(')').next().unwrap()[1..2].to_owned();
+        eventually("it waits", || state() == "S");
+        self.signal(Signal::STOP);
+        eventually("it stands still", || state() == "T");
+    }
+
     /// The process ids of the daemon's children.
     pub fn workers(&self) -> Vec<i32> {
         let pid = self.child.id();
