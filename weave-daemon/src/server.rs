@@ -311,16 +311,10 @@ impl Server {
         let mut events = Events::with_capacity(1024);
         self.notifier.ready();
         loop {
-            let now = Instant::now();
-            self.turn(now);
-            self.notifier.tick(now, self.status());
-            self.turn_admin(now);
-            self.counters.turns += 1;
-            if self.router.is_drained() {
-                log::info!("stopped; {} requests were answered", self.router.answered());
-                return Ok(());
-            }
-            match self.poll.poll(&mut events, self.patience()) {
+            // Read before it is asked who is ready: late is who was late by then and still has nothing to say, not
+            // whose words lay there while this process itself stood still.
+            let asked_at = Instant::now();
+            match self.poll.poll(&mut events, self.patience(asked_at)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -358,6 +352,17 @@ impl Server {
                     }
                 }
             }
+            let now = Instant::now();
+            self.turn(now);
+            self.router.tick(asked_at);
+            self.take_actions(now);
+            self.notifier.tick(now, self.status());
+            self.turn_admin(now);
+            self.counters.turns += 1;
+            if self.router.is_drained() {
+                log::info!("stopped; {} requests were answered", self.router.answered());
+                return Ok(());
+            }
         }
     }
 
@@ -369,19 +374,19 @@ impl Server {
         self.first_log() + self.links.len()
     }
 
-    /// How long the next poll may sleep.
-    fn patience(&self) -> Option<Duration> {
+    /// How long a poll that begins now may sleep.
+    fn patience(&self, now: Instant) -> Option<Duration> {
         let accepting = self.accepting || self.tcp.as_ref().is_some_and(|tcp| tcp.accepting);
         if !self.ready.list.is_empty() || self.noisy || (accepting && self.accept_after.is_none()) {
             return Some(Duration::ZERO);
         }
-        let now = Instant::now();
         let admin = self.admin.as_ref().and_then(|admin| admin.wake_at(now));
         let at_gate = self.tcp.as_ref().and_then(|tcp| tcp.gate.as_ref()?.wake_at());
         let others = self.accept_after.into_iter().chain(self.notifier.wake_at()).chain(admin).chain(at_gate);
         let wake_at = self.router.wake_at().into_iter().chain(others).min()?;
+        let left = wake_at.saturating_duration_since(now);
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
-        Some(wake_at.saturating_duration_since(now) + Duration::from_millis(1))
+        Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
 
     /// Does what can be done without waiting, once around.
@@ -406,9 +411,6 @@ impl Server {
             }
             self.take_actions(now);
         }
-        // Last, so that nobody is late by the time in which this process itself stood still.
-        self.router.tick(now);
-        self.take_actions(now);
     }
 
     fn take_actions(&mut self, now: Instant) {
@@ -830,7 +832,10 @@ impl Server {
                 },
                 "/healthz" => Page::words(200, "the event loop turns"),
                 "/readyz" if draining => Page::words(503, "not ready: stopping"),
-                "/readyz" if !router.is_ready() => Page::words(503, "not ready: no worker is up"),
+                "/readyz" if !router.is_ready() => match router.workers_up() {
+                    0 => Page::words(503, "not ready: no worker is up"),
+                    _ => Page::words(503, "not ready: no worker has made its first image yet"),
+                },
                 "/readyz" => Page::words(
                     200,
                     format!("ready: {} running, {} waiting", router.running(), router.waiting()),

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Answer, Client, Daemon, PATIENCE, private_folder, request, weaved};
+use harness::{Daemon, Log, PATIENCE, metric, private_folder, request, weaved};
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o7777
@@ -46,12 +46,22 @@ fn is_root() -> bool {
 
 #[test]
 fn only_its_owner_can_reach_the_socket() {
-    let daemon = Daemon::pattern(&[]);
-    assert_eq!(mode(&daemon.socket), 0o600);
-    assert_eq!(mode(daemon.socket.parent().unwrap()), 0o700);
-    let lock = daemon.socket.with_extension("sock.lock");
-    assert_eq!(mode(&lock), 0o600);
-    daemon.assert_serves();
+    for sandbox in ["on", "off"] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("run/weave.sock");
+        // Whatever mask it was started with.
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 0; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_weaved"), "--no-config"]);
+        command
+            .args(["--engine=pattern", "--pattern=gradient", "--sandbox", sandbox, "--socket"])
+            .arg(&socket);
+        let daemon = Daemon::run(&mut command, &socket);
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(mode(socket.parent().unwrap()), 0o700);
+        assert_eq!(mode(&socket.with_extension("sock.lock")), 0o600);
+        assert_eq!(mode(&harness::admin(&daemon)), 0o600);
+        daemon.assert_serves();
+    }
 }
 
 #[test]
@@ -132,16 +142,21 @@ fn a_daemon_removes_no_socket_but_its_own() {
 fn be_somebody_else() {
     let mut stream = UnixStream::connect(std::env::var("WEAVE_TEST_SOCKET").unwrap()).unwrap();
     // A peer that is refused may find the connection closed already.
-    let _ = stream.write_all(&request(1, "me too", 1));
-    match Client::new(stream).answer() {
-        Some(Answer::Image { .. }) => println!("was served"),
-        Some(other) => panic!("{other:?}"),
-        None => println!("was closed"),
+    let is_asked = stream.write_all(&request(1, "me too", 1)).is_ok();
+    println!("asked: {is_asked}");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut head = [0; 16];
+    match stream.read(&mut head) {
+        Ok(16) => println!("was served: {}", head.starts_with(b"WEVE\0\x01\0\x02")),
+        Ok(0) => println!("was closed"),
+        // So the kernel says it if there was something left to read.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => println!("was closed unread"),
+        other => panic!("{other:?}"),
     }
 }
 
 /// Connects as this user with these groups, the first of which is the own one. Gives what it says.
-fn as_somebody_else(socket: &Path, uid: u32, groups: &[u32]) -> String {
+fn as_somebody_else(socket: &Path, uid: u32, groups: &[u32]) -> Log {
     // Its folder may be closed to others.
     let folder = tempfile::tempdir().unwrap();
     set_mode(folder.path(), 0o755);
@@ -156,8 +171,15 @@ fn as_somebody_else(socket: &Path, uid: u32, groups: &[u32]) -> String {
     };
     command.arg(&program).args(["--exact", "be_somebody_else", "--ignored", "--nocapture"]);
     command.current_dir("/").env("WEAVE_TEST_SOCKET", socket).stdin(Stdio::null());
-    let output = command.output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let said = Log::default();
+    said.follow(child.stdout.take().unwrap());
+    said.follow(child.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        let _ = child.wait();
+        drop(folder);
+    });
+    said
 }
 
 #[test]
@@ -168,11 +190,13 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     let (ann, ben, staff, other) = (54_321, 54_322, 54_401, 54_402);
     let served = |socket: &Path, uid, groups: &[u32]| {
         let said = as_somebody_else(socket, uid, groups);
+        said.wait("test result: ");
+        let said = said.all();
         assert!(
             said.contains("was served") || said.contains("was closed") || said.contains("Permission denied"),
             "{said}"
         );
-        said.contains("was served")
+        said.contains("was served: true")
     };
 
     // Users: the modes let everybody connect, the kernel's word decides.
@@ -187,6 +211,16 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     daemon.assert_serves();
     let lines = daemon.log.all();
     assert_eq!(lines.matches("refused").count(), 2, "one line each: {lines}");
+    assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"peer\"}"), 2.0);
+    // What such a one has said is not read, not even if it was there first.
+    let read = metric(&daemon, "weave_received_bytes_total");
+    daemon.freeze();
+    let said = as_somebody_else(&daemon.socket, ben, &[ben]);
+    said.wait("asked: true");
+    daemon.signal(rustix::process::Signal::CONT);
+    said.wait("was closed unread");
+    assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"peer\"}"), 3.0);
+    assert_eq!(metric(&daemon, "weave_received_bytes_total"), read);
 
     // One group: the modes say it as well.
     let daemon = Daemon::pattern(&[&format!("--allow-gids={staff}")]);

@@ -5,13 +5,14 @@ mod harness;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, private_folder, request, sized_request,
-    wait, weaved,
+    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, metric, private_folder, request,
+    sized_request, wait, weaved,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 use weave_core::error::ErrorCode;
@@ -112,8 +113,14 @@ fn a_failing_a_crashing_and_a_hanging_engine_each_cost_one_request() {
         assert!(text.contains(words), "{text}");
         client.expect_gradient(3, "after", 3);
     }
-    // What the engine said is for the operator.
+    // What the engine said is for the operator; a client is told this and no more.
     daemon.log.wait("killed by signal 6; it said last: pattern engine: told to crash");
+    client.send(2, "crash", 1);
+    let text = client.expect_error(2, ErrorCode::GpuError);
+    assert_eq!(
+        text,
+        "the worker was killed by signal 6 while it generated this image; it is restarted, try again"
+    );
 }
 
 #[test]
@@ -505,18 +512,102 @@ fn draining_ends_when_its_time_is_up() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// What is going on when SIGTERM comes, and there is nothing to wait for, however long it might take.
 #[test]
-fn a_killed_daemon_leaves_no_worker_and_its_socket_is_taken_over() {
-    let folder = private_folder();
-    let socket = folder.path().join("weave.sock");
-    let mut daemon = Daemon::start_at(&socket, &["--engine=pattern", "--faults=hang@hang"]);
-    let mut client = daemon.connect();
-    client.send(1, "hang", 1);
+fn sigterm_waits_for_nothing_that_nobody_waits_for() {
+    let ends_at_once = |daemon: &mut Daemon, workers: &[i32]| {
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert!(!daemon.socket.exists());
+        eventually("the worker is gone", || !workers.iter().any(|pid| is_alive(*pid)));
+    };
+    let for_ever = "--drain-timeout=3600";
+
+    // A worker warms up, and a request waits for that.
+    let mut daemon = Daemon::pattern(&["--warm-up=true", "--faults=hang@warm-up", for_ever]);
+    let mut waiting = daemon.connect();
+    waiting.send(1, "waits", 1);
+    eventually("it waits", || metric(&daemon, "weave_queue_length") == 1.0);
+    let workers = daemon.workers();
+    ends_at_once(&mut daemon, &workers);
+    waiting.expect_error(1, ErrorCode::ShuttingDown);
+    waiting.expect_close();
+
+    // A worker was told to give up a request, and doesn't.
+    let flags = ["--abandoned=cancel", "--cancel-timeout=3600", "--faults=hang@stop", for_ever];
+    let mut daemon = Daemon::pattern(&flags);
+    let (mut leaving, mut waiting) = (daemon.connect(), daemon.connect());
+    leaving.send(1, "stop", 1);
     daemon.log.wait("request 1:");
-    let worker = daemon.workers();
+    drop(leaving);
+    daemon.log.wait("told to give up request 1");
+    waiting.send(2, "waits", 1);
+    eventually("it waits", || metric(&daemon, "weave_queue_length") == 1.0);
+    let workers = daemon.workers();
+    ends_at_once(&mut daemon, &workers);
+    waiting.expect_error(2, ErrorCode::ShuttingDown);
+    waiting.expect_close();
+
+    // There is no worker.
+    let mut daemon = Daemon::pattern(&["--worker-idle-timeout=0.05", for_ever]);
+    let mut idle = daemon.connect();
+    eventually("the worker is gone", || daemon.workers().is_empty());
+    ends_at_once(&mut daemon, &[]);
+    idle.expect_close();
+}
+
+/// A second is what a supervisor may take to start the next one.
+fn assert_gone_within_a_second(workers: &[i32]) {
+    let started = Instant::now();
+    eventually("the workers are gone", || !workers.iter().any(|pid| is_alive(*pid)));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_worker_whatever_that_does() {
+    let mut daemon = Daemon::pattern(&["--workers=3", "--faults=hang@hang"]);
+    // One generates, one sends what nobody reads, one is idle; and there is half a request.
+    let mut clients = [(); 3].map(|()| daemon.connect());
+    clients[0].send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    clients[1].write(&sized_request(2, "large", 1, 2048, 2048, 1));
+    clients[1].stream.read_exact(&mut [0; 48]).unwrap();
+    clients[2].write(&request(3, "half", 1)[..70]);
+    let workers = daemon.workers();
+    assert_eq!(workers.len(), 3);
     daemon.signal(Signal::KILL);
     daemon.wait();
-    eventually("the worker died with it", || !worker.iter().any(|pid| is_alive(*pid)));
+    assert_gone_within_a_second(&workers);
+}
+
+#[test]
+fn a_worker_ends_with_its_stream_also_in_the_middle_of_a_request() {
+    let whole = request(1, "half", 1);
+    for cut in [0, 9, 16, 70, whole.len() - 1] {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut command = weaved();
+        command.args(["worker", "--engine=pattern"]).stdin(Stdio::from(OwnedFd::from(theirs)));
+        let mut child = command.spawn().unwrap();
+        // It keeps the other end open as well.
+        drop(command);
+        // It is there, and has read the first one.
+        ours.write_all(&whole).unwrap();
+        assert!(matches!(Client::new(ours.try_clone().unwrap()).answer(), Some(Answer::Image { id: 1, .. })));
+        ours.write_all(&whole[..cut]).unwrap();
+        drop(ours);
+        let started = Instant::now();
+        assert_eq!(wait(&mut child).code(), Some(0), "after {cut} bytes");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_behind_is_taken_over() {
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let mut daemon = Daemon::start_at(&socket, &["--engine=pattern"]);
+    daemon.signal(Signal::KILL);
+    daemon.wait();
     assert!(socket.exists());
     let next = Daemon::start_at(&socket, &["--engine=pattern", "--pattern=gradient"]);
     next.log.wait("taking it over");

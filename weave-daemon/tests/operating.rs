@@ -4,15 +4,16 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use harness::{Daemon, PATIENCE, eventually, request, wait, weaved};
+use harness::{Daemon, PATIENCE, admin, eventually, get, request, say, wait, weaved};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
@@ -91,6 +92,31 @@ fn systemd_hears_that_it_is_ready_that_it_lives_that_it_reloads_and_that_it_ends
     assert_eq!(manager.count("WATCHDOG=1"), before + 1, "while it drains, too");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_stands_still_does_not_say_that_it_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("notify"), folder.path().join("run/weave.sock"));
+    let mut manager = Manager::new(UnixDatagram::bind(&path).unwrap());
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--socket"]).arg(&socket);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000");
+    let daemon = Daemon::run(&mut command, &socket);
+    manager.wait("WATCHDOG");
+    daemon.freeze();
+    // What it has said before.
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.socket.recv(&mut [0; 256]).is_ok() {}
+    manager.socket.set_nonblocking(false).unwrap();
+    // systemd would end it after the first tenth of a second.
+    manager.socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let heard = manager.socket.recv(&mut [0; 256]);
+    assert_eq!(heard.map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    manager.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon.signal(Signal::CONT);
+    manager.wait("WATCHDOG");
+    daemon.assert_serves();
 }
 
 #[test]
@@ -325,15 +351,17 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weaved.toml");
     fs::write(&file, "queue = 5\ngeneration_timeout = 3600\nlog = \"info\"\n").unwrap();
-    let daemon =
-        Daemon::pattern(&["--config", file.to_str().unwrap(), "--faults=hang@stop", "--stall-timeout=9"]);
+    let config = ["--config", file.to_str().unwrap()];
+    let daemon = Daemon::pattern(
+        &[&config[..], &["--faults=hang@stop", "--stall-timeout=9", "--cancel-timeout=0.1"]].concat(),
+    );
     let mut client = daemon.connect();
 
     daemon.signal(Signal::HUP);
     daemon.log.wait("read the settings again: nothing changed");
     for (bad, words) in [
-        ("generation_timeout = 0.2\nqueue = 0\n", "weaved.toml:2: queue is \"0\""),
-        ("generation_timeout = 0.2\nqeue = 1\n", "weaved.toml:2: there is no setting"),
+        ("generation_timeout = 1\nqueue = 0\n", "weaved.toml:2: queue is \"0\""),
+        ("generation_timeout = 1\nqeue = 1\n", "weaved.toml:2: there is no setting"),
         ("generation_timeout = \n", "weaved.toml:1:"),
     ] {
         fs::write(&file, bad).unwrap();
@@ -346,7 +374,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     daemon.log.wait("can't read the settings in");
     daemon.assert_serves();
 
-    fs::write(&file, "queue = 6\ngeneration_timeout = 0.2\nlog = \"debug\"\nstall_timeout = 1\n").unwrap();
+    fs::write(&file, "queue = 6\ngeneration_timeout = 1\nlog = \"debug\"\nstall_timeout = 1\n").unwrap();
     daemon.signal(Signal::HUP);
     // The flag comes before the file, as it always does.
     daemon.log.wait("read the settings again: generation_timeout, log changed");
@@ -354,38 +382,11 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     assert!(line.starts_with("WARN ") && line.ends_with(": queue"), "{line}");
     client.send(1, "stop", 1);
     let text = client.expect_error(1, ErrorCode::Timeout);
-    assert!(text.contains("limit of 0.2 s"), "{text}");
+    assert!(text.contains("limit of 1 s"), "{text}");
     daemon.assert_serves();
 }
 
 // -------------------------------------------------------------------- metrics and health
-
-fn admin(daemon: &Daemon) -> PathBuf {
-    daemon.socket.with_file_name("weave-admin.sock")
-}
-
-/// What the administrative socket answers to these bytes.
-fn say(socket: &Path, bytes: &[u8]) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // It may have answered before it has read all.
-    let _ = stream.write_all(bytes);
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
-/// Status and body of a page. Checks what all answers have in common.
-fn get(socket: &Path, page: &str) -> (u16, String) {
-    let text = say(socket, format!("GET {page} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").as_bytes());
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
-    assert_eq!(field("Content-Length: "), body.len().to_string());
-    assert_eq!(field("Connection: "), "close");
-    (status, body.to_owned())
-}
 
 /// One sample: its name and labels as they stand there, and its value.
 type Samples = BTreeMap<String, f64>;
@@ -631,6 +632,57 @@ fn what_happens_is_counted_once_and_under_its_name() {
     assert!((1.0..=3.0).contains(&count("weave_queue_length_max")));
 }
 
+/// The client's command is built beside `weaved` when the whole workspace is.
+#[test]
+fn weave_stats_and_weave_top_show_what_the_daemon_counts() {
+    let weave = Path::new(env!("CARGO_BIN_EXE_weaved")).with_file_name("weave");
+    if !weave.exists() {
+        eprintln!("NOT CHECKED: {} is not there; `cargo build -p weave-client` makes it", weave.display());
+        return;
+    }
+    let daemon = Daemon::pattern(&["--faults=slow=0.05,fail@fail", "--workers=2"]);
+    let ask = |args: &[&str]| {
+        let output = Command::new(&weave).args(args).arg("--socket").arg(&daemon.socket).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    daemon.assert_serves();
+    let mut client = daemon.connect();
+    client.send(1, "fail", 1);
+    client.expect_error(1, ErrorCode::GpuError);
+    client.write(&harness::sized_request(2, "slow", 1, 64, 64, 100));
+    eventually("it samples", || metrics(&daemon)["weave_worker_step{worker=\"0\"}"] > 0.0);
+
+    let table = ask(&["stats"]);
+    let shown = |name: &str| {
+        let line = table.lines().find(|line| line.split("  ").next() == Some(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {table}"))[name.len()..].trim().to_owned()
+    };
+    for (name, value) in [
+        ("weave_requests_running", "1"),
+        ("weave_workers_up", "2"),
+        ("weave_requests_total{image}", "1"),
+        ("weave_requests_total{failed}", "1"),
+        ("weave_errors_total{GPU_ERROR}", "1"),
+    ] {
+        assert_eq!(shown(name), value, "{name}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&ask(&["stats", "--json"])).unwrap();
+    let own: serde_json::Value = serde_json::from_str(&get(&admin(&daemon), "/stats").1).unwrap();
+    assert_eq!(json["weave_requests_total"], own["weave_requests_total"]);
+    assert!(json.as_object().unwrap().keys().eq(own.as_object().unwrap().keys()));
+
+    let tables = ask(&["top", "--count=2", "--interval=0.1"]);
+    assert_eq!(tables.matches(": ready, up ").count(), 2, "{tables}");
+    let steps: Vec<u32> = tables
+        .lines()
+        .filter_map(|line| line.strip_prefix("worker 0  samples, ")?.strip_suffix(" of 100")?.parse().ok())
+        .collect();
+    assert!(steps.len() == 2 && steps[0] < steps[1], "it gets on: {tables}");
+    assert_eq!(tables.matches("worker 1  idle").count(), 2, "{tables}");
+    assert_eq!(tables.matches("running        1 on 2 of 2 workers that are up").count(), 2, "{tables}");
+}
+
 fn status_of(socket: &Path) -> (Option<i32>, String) {
     let output = weaved().arg("status").arg("--socket").arg(socket).output().unwrap();
     (output.status.code(), stdout(&output) + &String::from_utf8_lossy(&output.stderr))
@@ -704,7 +756,7 @@ fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
     late.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
     daemon.assert_serves();
     late.set_nonblocking(true).unwrap();
-    assert_eq!(late.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(late.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
     late.set_nonblocking(false).unwrap();
     late.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();

@@ -636,3 +636,46 @@ fn an_idle_router_asks_to_be_left_alone() {
     assert_eq!(world.router.wake_at(), None);
     assert_eq!(world.router.next_action(), None);
 }
+
+/// Sockets, files, threads, clocks and chance are the driver's, or a seed would not make the same world twice.
+#[test]
+fn the_router_asks_the_system_for_nothing() {
+    let std_has = ["collections", "fmt", "hash", "iter", "mem", "time"];
+    let roots = [
+        "super",
+        "jobs",
+        "heapless",
+        "weave_core",
+        "log",
+        "fmt",
+        "error",
+        "request",
+        "suspects",
+        "usize",
+        "u32",
+        "u64",
+    ];
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/router")).unwrap();
+    let mut paths = 0;
+    for file in files.map(|file| file.unwrap().path()) {
+        let text = std::fs::read_to_string(&file).unwrap().replace("::<", "<");
+        for line in text.lines().map(|line| line.split("//").next().unwrap()) {
+            for path in line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+                let Some((root, rest)) = path.split_once("::") else { continue };
+                paths += 1;
+                let is_allowed = match root {
+                    "std" => std_has.contains(&rest.split("::").next().unwrap()),
+                    "crate" => rest.starts_with("counters"),
+                    // A method of a type in angle brackets.
+                    "" => !rest.contains("::"),
+                    _ => root.starts_with(char::is_uppercase) || roots.contains(&root),
+                };
+                assert!(is_allowed, "{}: {line}", file.display());
+            }
+            for word in ["Instant::now", "elapsed", "SystemTime", "HashMap", "HashSet", "RandomState"] {
+                assert!(!line.contains(word), "{}: {line}", file.display());
+            }
+        }
+    }
+    assert!(paths > 200, "only {paths} paths were seen");
+}

@@ -72,6 +72,25 @@ fn a_worker_has_its_stream_and_where_to_log_and_no_more() {
     assert_eq!(pages, 2, "the one that it was started with, and its own: {its:?}");
 }
 
+#[test]
+fn what_whoever_starts_weaved_has_open_is_not_the_workers() {
+    let folder = private_folder();
+    let (secret, socket) = (folder.path().join("secret"), folder.path().join("weave.sock"));
+    fs::write(&secret, "secret").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(&secret).arg(env!("CARGO_BIN_EXE_weaved"));
+    command.args(["--no-config", "--engine=pattern", "--pattern=gradient", "--workers=2", "--socket"]);
+    let daemon = Daemon::run(command.arg(&socket), &socket);
+    daemon.assert_serves();
+    let secret = secret.to_str().unwrap().to_owned();
+    assert!(descriptors(pid(&daemon)).contains(&(9, secret.clone())), "it has it itself");
+    let works =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().contains("\0worker\0");
+    eventually("both workers are there", || daemon.workers().iter().filter(|pid| works(pid)).count() == 2);
+    let has_secret = |worker: i32| descriptors(worker).iter().any(|(_, leads_to)| *leads_to == secret);
+    assert!(daemon.workers().iter().all(|worker| !has_secret(*worker)));
+}
+
 /// Clock ticks that a process has used so far.
 fn ticks(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

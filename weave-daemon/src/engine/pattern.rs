@@ -168,19 +168,24 @@ impl Engine for Pattern {
 /// Draws the picture. Public so that a test can say what an answer must be.
 #[must_use]
 pub fn draw(look: Look, size: ImageSize, job: &Job<'_>) -> Vec<u8> {
-    let hash = hash(job.prompt, job.params.seed);
-    let [red, green, blue, ..] = hash.to_le_bytes();
+    let [red, green, blue, ..] = hash(job.prompt, job.params.seed).to_le_bytes();
+    let row = |pixel: &dyn Fn(u32) -> [u8; 3]| (0..size.width()).flat_map(pixel).collect::<Vec<u8>>();
     let mut pixels = Vec::with_capacity(usize::try_from(size.data_len()).unwrap_or(0));
-    for y in 0..size.height() {
-        for x in 0..size.width() {
-            pixels.extend(match look {
-                Look::Checkerboard => [if (x / 8 + y / 8).is_multiple_of(2) { 0x00 } else { 0xFF }; 3],
-                Look::Gradient => [
-                    along(x, size.width()).wrapping_add(red),
-                    along(y, size.height()).wrapping_add(green),
-                    blue,
-                ],
-            });
+    match look {
+        Look::Checkerboard => {
+            let [black, white] =
+                [0, 1].map(|first| row(&|x| [if (x / 8 + first) % 2 == 0 { 0x00 } else { 0xFF }; 3]));
+            for y in 0..size.height() {
+                pixels.extend_from_slice(if (y / 8) % 2 == 0 { &black } else { &white });
+            }
+        }
+        Look::Gradient => {
+            let mut row = row(&|x| [along(x, size.width()).wrapping_add(red), 0, blue]);
+            for y in 0..size.height() {
+                let green = along(y, size.height()).wrapping_add(green);
+                row.chunks_exact_mut(3).for_each(|pixel| pixel[1] = green);
+                pixels.extend_from_slice(&row);
+            }
         }
     }
     pixels

@@ -120,6 +120,15 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Has it stand still while it waits for something to happen. SIGCONT ends that.
+    pub fn freeze(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let state = || std::fs::read_to_string(&stat).unwrap().rsplit(')').next().unwrap()[1..2].to_owned();
+        eventually("it waits", || state() == "S");
+        self.signal(Signal::STOP);
+        eventually("it stands still", || state() == "T");
+    }
+
     /// The process ids of the daemon's children.
     pub fn workers(&self) -> Vec<i32> {
         let pid = self.child.id();
@@ -173,6 +182,41 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The administrative socket.
+pub fn admin(daemon: &Daemon) -> PathBuf {
+    daemon.socket.with_file_name("weave-admin.sock")
+}
+
+/// What the administrative socket answers to these bytes.
+pub fn say(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may have answered before it has read all.
+    let _ = stream.write_all(bytes);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Status and body of a page. Checks what all answers have in common.
+pub fn get(socket: &Path, page: &str) -> (u16, String) {
+    let text = say(socket, format!("GET {page} HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n").as_bytes());
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
+    assert_eq!(field("Content-Length: "), body.len().to_string());
+    assert_eq!(field("Connection: "), "close");
+    (status, body.to_owned())
+}
+
+/// What the daemon's metrics say of this one, which stands there as `sample`.
+pub fn metric(daemon: &Daemon, sample: &str) -> f64 {
+    let (_, text) = get(&admin(daemon), "/metrics");
+    let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{sample} is not there")).parse().unwrap()
 }
 
 /// Whether a process exists and is no zombie.
