@@ -287,6 +287,8 @@ pub struct LoopCounters {
     pub turns: u64,
     /// Events that the operating system had to tell.
     pub events: u64,
+    /// Bytes of images that went to clients, by how.
+    pub relayed: crate::relay::Moved,
     /// Administrative requests, by their place in [`crate::admin::PAGES`]; the last is for others.
     pub admin_requests: [u64; crate::admin::PAGES.len() + 1],
     /// Settings that were read again and taken.
@@ -452,6 +454,13 @@ fn show(sink: &mut impl Sink, counters: &Counters, turns: &LoopCounters, gauges:
     gauge(sink, "weave_connections_max", "Most clients at once so far.", c.most_clients);
     count(sink, "weave_received_bytes_total", "Bytes from clients.", c.bytes_in);
     count(sink, "weave_sent_bytes_total", "Bytes to clients.", c.bytes_out);
+    by(
+        sink,
+        "weave_relayed_bytes_total",
+        "Bytes of images to clients: moved by the kernel alone, or copied by this weaved.",
+        "how",
+        [("spliced", turns.relayed.spliced), ("copied", turns.relayed.copied)],
+    );
     count(sink, "weave_dropped_bytes_total", "Bytes of images whose client had gone.", c.bytes_dropped);
 
     count(sink, "weave_frames_received_total", "Frames from clients.", c.frames);

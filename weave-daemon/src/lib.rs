@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`router`] | who gets what next: a state machine without sockets, clocks or threads |
 //! | [`server`] | binds the router to `mio` |
+//! | [`relay`] | pixels from a worker's socket to a client's, without a copy |
 //! | [`worker`] | an engine on a stream |
 //! | [`worker_log`] | what a worker writes on its standard error |
 //! | [`scoreboard`] | how far a worker is, and what it is to give up |
@@ -38,6 +39,7 @@ pub mod engine;
 pub mod logger;
 pub mod model;
 pub mod process;
+pub mod relay;
 pub mod router;
 pub mod sandbox;
 pub mod scoreboard;

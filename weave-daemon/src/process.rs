@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
 use crate::config::{Config, Isolation};
@@ -34,8 +35,8 @@ pub fn keep_inherited_descriptors() -> io::Result<()> {
 /// Descriptors besides those of clients: standard streams, poll, signals, listeners, the
 /// administrator's connections, and what it takes to start a worker.
 const OWN_DESCRIPTORS: u64 = 32;
-/// A worker's stream, its log, and where it says how far it is.
-const DESCRIPTORS_PER_WORKER: u64 = 3;
+/// A worker's stream, its log, where it says how far it is, and the two ends of the relay's pipe.
+const DESCRIPTORS_PER_WORKER: u64 = 5;
 
 /// So many descriptors are needed for these settings, and at most so many may be had.
 #[must_use]
@@ -68,6 +69,10 @@ pub fn make_room(config: &mut Config) {
     }
 }
 
+/// Room for an image that was not relayed yet, unless the system allows less (`net.core.wmem_max`): the largest but
+/// those of more than 1182×1182 pixels. [`relay`](crate::relay) has what that does to its speed.
+const SEND_BUFFER: usize = 4 * 1024 * 1024;
+
 /// What a worker was started with, apart from itself.
 #[derive(Debug)]
 pub struct Lines {
@@ -96,6 +101,8 @@ impl Worker {
     /// There are no more descriptors, processes or threads to be had.
     pub fn start(program: &Path, config: &Config, index: usize) -> io::Result<(Self, Lines)> {
         let (stream, theirs) = UnixStream::pair()?;
+        // Only a matter of speed.
+        let _ = set_socket_send_buffer_size(&theirs, SEND_BUFFER);
         let scoreboard = Scoreboard::new()?;
         let mut log = None;
         let worker = match config.isolation {

@@ -21,6 +21,7 @@ use crate::admin::{self, Admin, PAGES, Page};
 use crate::config::{Config, ConfigError, EngineKind};
 use crate::counters::{self, Gauges, LoopCounters, Process};
 use crate::process::{Lines, Worker};
+use crate::relay::Relay;
 use crate::router::{
     Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
 };
@@ -45,8 +46,9 @@ const FIRST_WORKER: usize = FIRST_ADMIN + 1 + admin::CONNECTIONS;
 const TURN: usize = 256 * 1024;
 /// Connections that are accepted in one turn.
 const ACCEPTS: usize = 64;
-/// Bytes of pixels under way between a worker and a client.
-const RELAY_LEN: usize = 64 * 1024;
+/// Room for what a client on this machine has not read yet, unless the system allows less (`net.core.wmem_max`). An
+/// image that fits doesn't keep its worker waiting; [`relay`](crate::relay) has what the size does to its speed.
+const CLIENT_SEND_BUFFER: usize = 1024 * 1024;
 /// What systemd is asked for beyond the drain limit, so that it doesn't come first.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// How long to leave the listeners alone when there are no descriptors to be had.
@@ -107,9 +109,8 @@ struct Link {
     scoreboard: Option<Scoreboard>,
     /// The worker died with its request, or part of it, still in the socket.
     request_unread: bool,
-    relay: Box<[u8; RELAY_LEN]>,
-    /// The part of `relay` that is read and not yet written.
-    pending: std::ops::Range<usize>,
+    /// Made with the worker, and emptied by being made anew: what a dead one had sent is not for the next.
+    relay: Relay,
 }
 
 /// Reads the settings again, from where they came the first time.
@@ -248,8 +249,7 @@ impl Server {
             log: None,
             scoreboard: None,
             request_unread: false,
-            relay: Box::new([0; RELAY_LEN]),
-            pending: 0..0,
+            relay: Relay::by_copy(),
         };
         Ok(Self {
             stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
@@ -505,7 +505,11 @@ impl Server {
 
     fn welcome_unix(&mut self, stream: UnixStream, now: Instant) {
         match self.config.access.check(&stream) {
-            Ok(uid) => self.welcome(Stream::Unix(stream), Some(uid), now),
+            Ok(uid) => {
+                // Only a matter of speed.
+                let _ = sockopt::set_socket_send_buffer_size(&stream, CLIENT_SEND_BUFFER);
+                self.welcome(Stream::Unix(stream), Some(uid), now);
+            }
             Err(reason) => self.refuse(&reason),
         }
     }
@@ -612,7 +616,7 @@ impl Server {
                         return false;
                     }
                 },
-                ClientOutput::Relay { worker, len } => match self.relay(worker, Some(id), len, now) {
+                ClientOutput::Relay { worker, len } => match self.relay(worker, id, len, now) {
                     Outcome::Moved(n) => n,
                     Outcome::Blocked => return unread,
                     Outcome::Ended | Outcome::Reset => {
@@ -626,37 +630,52 @@ impl Server {
         true
     }
 
-    /// Moves pixels from a worker to a client, or to nowhere. `Ended` is the client's end; that of
-    /// the worker comes to light when its own turn comes.
-    fn relay(&mut self, id: WorkerId, client: Option<ClientId>, len: usize, now: Instant) -> Outcome {
+    /// Moves pixels from a worker to a client. `Ended` is the client's end; that of the worker comes to
+    /// light when its own turn comes.
+    fn relay(&mut self, id: WorkerId, client: ClientId, len: usize, now: Instant) -> Outcome {
         let link = &mut self.links[id.0];
-        if link.pending.is_empty() {
-            let Some(worker) = &mut link.peer else { return Outcome::Blocked };
-            if !worker.readable {
+        if link.relay.is_empty() {
+            let Some(worker) = link.peer.as_mut().filter(|worker| worker.readable) else {
                 return Outcome::Blocked;
-            }
-            match worker.read(&mut link.relay[..len.min(RELAY_LEN)]) {
-                Outcome::Moved(n) => link.pending = 0..n,
-                Outcome::Blocked => return Outcome::Blocked,
+            };
+            match outcome(link.relay.fill(&worker.stream, len)) {
+                // A signal came in between.
+                Outcome::Moved(0) => return Outcome::Moved(0),
+                Outcome::Moved(_) => {}
+                Outcome::Blocked => {
+                    worker.readable = false;
+                    return Outcome::Blocked;
+                }
                 Outcome::Ended | Outcome::Reset => {
                     self.kill(id, now);
                     return Outcome::Blocked;
                 }
             }
         }
-        let moved = match client {
-            Some(client) => {
-                let Some(peer) = &mut self.clients[client.0] else { return Outcome::Ended };
-                match peer.write(&link.relay[link.pending.clone()]) {
-                    Outcome::Moved(n) => n,
-                    other => return other,
-                }
-            }
-            None => link.pending.len(),
+        let Some(peer) = &mut self.clients[client.0] else { return Outcome::Ended };
+        let outcome = outcome(link.relay.drain(&peer.stream, len, &mut self.counters.relayed));
+        match outcome {
+            Outcome::Moved(n) => self.router.relayed(id, n, now),
+            Outcome::Blocked => peer.writable = false,
+            Outcome::Ended | Outcome::Reset => {}
+        }
+        outcome
+    }
+
+    /// Drops pixels of a worker for which there is no client any more.
+    fn discard(&mut self, id: WorkerId, len: usize, now: Instant) -> Outcome {
+        let link = &mut self.links[id.0];
+        let Some(worker) = link.peer.as_mut().filter(|worker| worker.readable || !link.relay.is_empty())
+        else {
+            return Outcome::Blocked;
         };
-        link.pending.start += moved;
-        self.router.relayed(id, moved, now);
-        Outcome::Moved(moved)
+        let outcome = outcome(link.relay.discard(&worker.stream, len));
+        match outcome {
+            Outcome::Moved(n) => self.router.relayed(id, n, now),
+            Outcome::Blocked => worker.readable = false,
+            Outcome::Ended | Outcome::Reset => self.kill(id, now),
+        }
+        outcome
     }
 
     // ---------------------------------------------------------------- workers
@@ -675,7 +694,7 @@ impl Server {
             if let Some(log) = &mut link.log {
                 log.register(self.poll.registry(), Token(first_log + id.0))?;
             }
-            (link.pending, link.request_unread) = (0..0, false);
+            (link.relay, link.request_unread) = (Relay::new(), false);
             link.worker = Some(worker);
             Ok(())
         });
@@ -774,7 +793,7 @@ impl Server {
                         return false;
                     }
                 },
-                WorkerInput::Discard(len) => match self.relay(id, None, len, now) {
+                WorkerInput::Discard(len) => match self.discard(id, len, now) {
                     Outcome::Moved(n) => n,
                     Outcome::Blocked | Outcome::Ended | Outcome::Reset => return false,
                 },

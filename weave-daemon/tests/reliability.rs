@@ -217,7 +217,7 @@ fn valgrind_finds_no_error_and_no_leak_in_the_router() {
         client.expect_error(round, ErrorCode::InvalidSteps);
         daemon.connect().write(&request(7, "gone", 1)[..usize::try_from(round % 80).unwrap()]);
         let mut gone = daemon.connect();
-        gone.write(&sized_request(8, "gone", 1, 512, 512, 1));
+        gone.write(&sized_request(8, "gone", 1, 1024, 1024, 1));
         gone.stream.read_exact(&mut [0; 100]).unwrap();
         drop(gone);
         if round % 10 == 1 {
@@ -267,7 +267,7 @@ fn kill_workers(workers: usize, kills: u64) {
             // Small ones, and some that are too large for the sockets on their way: they die half sent.
             while !over.load(Ordering::Relaxed) && waiting.len() < 4 {
                 id += 1;
-                let side = if dice.below(4) == 0 { 512 } else { SIDE };
+                let side = if dice.below(4) == 0 { 1024 } else { SIDE };
                 let frame = sized_request(id, &name, id, side, side, 1);
                 if client.stream.write_all(&frame).is_err() {
                     break;
