@@ -854,7 +854,7 @@ class Addresses(unittest.TestCase):
                               ("tcp://box:80", ("box", 80))):
             self.assertEqual(parse_address(text), address)
         for text in ("", ":80", "host:", "host:http", "host:65536", "host:-1", "host:²", "/" + "x" * 107, "tcp://",
-                     "tcp://a/b"):
+                     "tcp://a/b", "tcp:///a:1"):
             with self.assertRaises(ValueError):
                 parse_address(text)
 

@@ -15,7 +15,7 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{text!r}: a socket's path must have 1 to 107 bytes")
         return text
     host, _, port = text[6 if tcp else 0:].rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    if not host or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"{text!r} is neither host:port nor a path; write ./{text} if it is a file")
     return host.strip("[]"), int(port)
 
