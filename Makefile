@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan install uninstall test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -21,6 +21,13 @@ vulkan: fetch ## weaved for GPUs with Vulkan: target/vulkan/release/weaved
 check-vulkan: vulkan ## the same picture with Vulkan as on the CPU; without a GPU too
 	@.ci/need vulkan-test
 	@.ci/check-vulkan
+
+# Installs what `make` has built: as root, if PREFIX is not your own.
+install: ## programs, units, manual and completions under PREFIX (/usr/local); DESTDIR= stages them
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" packaging/install
+
+uninstall: ## remove what `make install` has put there
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" packaging/install --remove
 
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh

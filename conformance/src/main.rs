@@ -1,11 +1,13 @@
 //! `weave-conform`: tests servers, clients and libraries of the Weave protocol from outside.
 
+mod manual;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use weave_conformance::case::{Case, Failure, Mode, Remark, Run};
 use weave_conformance::client::Client;
 use weave_conformance::codec::Adapter;
@@ -83,6 +85,8 @@ enum Command {
         #[arg(long, short, value_name = "FILE.html")]
         output: PathBuf,
     },
+    /// Print the manual as a page for man(1).
+    Manual,
     #[command(hide = true)]
     Stranger { path: PathBuf, seconds: u64 },
 }
@@ -185,6 +189,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Trouble> {
             let texts: Result<Vec<_>, _> = reports.iter().map(|path| read_report(path)).collect();
             write_file(&output, &matrix(&texts?)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Manual => manual::write(Cli::command(), &mut std::io::stdout().lock())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(harness),
         Command::Stranger { path, seconds } => {
             be_a_stranger(&path, Duration::from_secs(seconds));
             Ok(ExitCode::SUCCESS)

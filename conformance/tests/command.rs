@@ -137,3 +137,12 @@ fn a_server_that_cannot_be_started_is_trouble_of_the_suite() {
     assert!(json.exists(), "a report is written all the same");
     expect(&[&["server", "/nonexistent/weave.sock"], &filter[..]].concat(), 3, &["/nonexistent/weave.sock"]);
 }
+
+#[test]
+fn the_manual_has_each_verb_and_its_options() {
+    let page = expect(&["manual"], 0, &[".TH weave", ".SH \"SERVER\"", ".SH \"MATRIX\"", "Exit status"]);
+    for option in ["\\-\\-exec\\-several", "\\-\\-expected\\-failures", "\\-\\-json", "\\-\\-output"] {
+        assert!(page.contains(option), "{option} in {page}");
+    }
+    assert!(!page.contains("STRANGER"), "{page}");
+}

@@ -1,8 +1,9 @@
 //! The `weaved` program: reads the command line, then serves or works.
 
+mod manual;
+
 use std::ffi::OsString;
 use std::fmt;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -191,7 +192,7 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-const COMMANDS: [&str; 6] = ["serve", "worker", "check", "config", "status", "devices"];
+const COMMANDS: [&str; 7] = ["serve", "worker", "check", "config", "status", "devices", "manual"];
 
 /// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
 /// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
@@ -230,7 +231,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
-                return tell(&help()).map(|()| None);
+                return tell(&manual::help()).map(|()| None);
             }
             Arg::Short('V') | Arg::Long("version") => {
                 return tell(concat!("weaved ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
@@ -276,6 +277,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
         std::env::var_os("WEAVE_CONFIG").filter(|value| !value.is_empty() && !bare).map(PathBuf::from)
     });
     let command = match command {
+        Some("manual") => return tell(&manual::page()).map(|()| None),
         Some("worker") => Command::Work { connect },
         Some("check") => Command::Check,
         Some("config") => Command::Show { json },
@@ -551,37 +553,4 @@ fn inherited_socket() -> Result<UnixStream, Failure> {
     }
     let socket = stdin.as_fd().try_clone_to_owned();
     socket.map(UnixStream::from).map_err(|error| Failure::Other(format!("can't use standard input: {error}")))
-}
-
-fn help() -> String {
-    let mut text = String::from(
-        "weaved: image generation behind a Unix socket\n\n\
-         Usage: weaved [serve] [SETTINGS]\n       \
-         weaved worker --connect PATH [SETTINGS]   serve requests on a socket that somebody else listens\n       \
-         on, until it is closed or standard input ends (--socket-path is the same)\n       \
-         weaved check [SETTINGS]                   say whether all that it takes to serve is there\n       \
-         weaved config [--json] [SETTINGS]         say what the settings are and where they come from\n       \
-         weaved status [SETTINGS]                  ask the running daemon whether it is ready\n       \
-         weaved devices [--json|--names] [SETTINGS] say what the engine can compute on, and its memory\n\n\
-         Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
-         SIGHUP reads them again; it can change those with a star, the others take a restart:\n\n",
-    );
-    for setting in SETTINGS {
-        let flag = format!("--{} {}", setting.flag(), setting.value);
-        let live = if setting.live { '*' } else { ' ' };
-        let _ = writeln!(text, "  {flag:<29}{live} {}", setting.help);
-    }
-    text.push_str(
-        "\n  --config FILE                  TOML file, with names like diffusion_model \
-         [$XDG_CONFIG_HOME/weave/weaved.toml, /etc/weave/weaved.toml]\n  \
-         --no-config                    read neither a file nor the environment\n  \
-         -h, --help                     this text\n  \
-         -V, --version                  the version\n\n\
-         Exit codes: 0 stopped by SIGTERM or SIGINT, or all is well; 1 failure, or not ready; 2 usage;\n\
-         69 another daemon has the socket; 77 no permission; 78 settings, model files, devices or sockets handed over.\n\n\
-         Under systemd: Type=notify, WatchdogSec=, socket activation, and levels for the journal.\n\n\
-         Example: weaved --diffusion-model sd3.5_medium.safetensors --vae sd3_vae.safetensors \\\n                \
-         --clip-l clip_l.safetensors --clip-g clip_g.safetensors --t5xxl t5xxl_fp16.safetensors\n",
-    );
-    text
 }

@@ -8,15 +8,20 @@ import (
 	"syscall"
 )
 
-// Network tells what address means: a TCP host:port, or else the path of a Unix socket. Its results are for net.Dial and
-// net.Listen. A path that looks like host:port needs a slash:
-// "./a:1".
+// Network tells what address means: a TCP host:port or tcp://host:port, or else the path of a Unix socket. Its results
+// are for net.Dial and net.Listen. A path that looks like host:port needs a slash: "./a:1".
 func Network(address string) (network, resolved string, err error) {
 	if address == "" {
 		return "", "", fmt.Errorf("the address is empty: it must be the path of a Unix socket or host:port")
 	}
+	address, tcp := strings.CutPrefix(address, "tcp://")
 	host, port, err := net.SplitHostPort(address)
-	if _, bad := strconv.ParseUint(port, 10, 16); err == nil && bad == nil && !strings.Contains(address, "/") {
+	_, bad := strconv.ParseUint(port, 10, 16)
+	isTCP := err == nil && bad == nil && !strings.Contains(address, "/")
+	if tcp && !isTCP {
+		return "", "", fmt.Errorf("tcp://%s is not tcp://host:port", address)
+	}
+	if isTCP {
 		if host == "" { // it would mean all interfaces to net.Listen, which nobody asked for (W1-SEC-004)
 			return "", "", fmt.Errorf("%q has no host: write 127.0.0.1:%s for this machine alone", address, port)
 		}

@@ -22,8 +22,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-import weave
-from address import parse_address
+from weave_client import codec
+from weave_client.address import Address, parse_address
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -49,7 +49,7 @@ def serve(sock: socket.socket, server: Server) -> Iterator[Wait]:
     """
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # answers are written whole, nothing is to wait for
-    reader = weave.ServerReader()
+    reader = codec.ServerReader()
     while not reader.closed:
         yield READ, math.inf
         try:
@@ -95,7 +95,7 @@ class Connection:
 class Server:
     """All connections on one thread: each has its turn when what it waits for has come."""
 
-    def __init__(self, address: str | tuple[str, int], max_connections: int) -> None:
+    def __init__(self, address: Address, max_connections: int) -> None:
         self.address = address
         self.max_connections = max_connections
         self.listener = listen(address)
@@ -127,19 +127,19 @@ class Server:
                 self.close(connection)
             signal.set_wakeup_fd(-1)
 
-    def answer(self, outcome: weave.Request | weave.Refusal) -> list[memoryview]:
+    def answer(self, outcome: codec.Request | codec.Refusal) -> list[memoryview]:
         """The frame for one outcome: a response, or the right error. Every request has one (W1-CON-002, W1-VAL-003)."""
-        if isinstance(outcome, weave.Refusal):
-            return [memoryview(weave.build_error(outcome.request_id, outcome.error_code, outcome.error_msg))]
+        if isinstance(outcome, codec.Refusal):
+            return [memoryview(codec.build_error(outcome.request_id, outcome.error_code, outcome.error_msg))]
         if self.ending:  # W1-CON-009
-            error = weave.build_error(outcome.request_id, weave.ErrorCode.SHUTTING_DOWN, "the server is ending")
+            error = codec.build_error(outcome.request_id, codec.ErrorCode.SHUTTING_DOWN, "the server is ending")
             return [memoryview(error)]
         # The picture depends on neither prompt nor seed. An engine would draw a seed for 0 here (W1-REQ-009), and
         # use the prompt for CLIP-L if it takes only one (W1-REQ-008).
         begun = time.monotonic()
         stripes = checkerboard(outcome.width, outcome.height)
         time_ms = int((time.monotonic() - begun) * 1000)
-        head = weave.build_response_head(outcome.request_id, time_ms, outcome.width, outcome.height)
+        head = codec.build_response_head(outcome.request_id, time_ms, outcome.width, outcome.height)
         return [memoryview(head), *stripes]
 
     def accept(self) -> None:
@@ -244,12 +244,12 @@ def may_connect(sock: socket.socket) -> bool:
 def refuse(sock: socket.socket) -> None:
     """There is no place for this connection: BUSY, and close (W1-CON-008)."""
     with sock, contextlib.suppress(OSError):
-        sock.send(weave.build_error(0, weave.ErrorCode.BUSY, "the table of connections is full"))
+        sock.send(codec.build_error(0, codec.ErrorCode.BUSY, "the table of connections is full"))
         sock.shutdown(socket.SHUT_WR)
         sock.recv(RECEIVE_SIZE)  # as in serve(): what has come must not be left unread
 
 
-def listen(address: str | tuple[str, int]) -> socket.socket:
+def listen(address: Address) -> socket.socket:
     if isinstance(address, tuple):
         family, *_, resolved = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(resolved[:2], family=family, backlog=BACKLOG)

@@ -31,8 +31,9 @@ from unittest import mock
 
 import adapter
 import server
-import weave
-from address import parse_address
+from weave_client import codec
+from weave_client.address import parse_address
+from weave_client.client import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPEC = HERE.parents[2] / "spec"
@@ -41,13 +42,13 @@ VECTORS = [
     for path in sorted((SPEC / "vectors").glob("*.json")) if path.name != "schema.json"
     for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]
 ]
-RECEIVERS = {"server": weave.ServerReader, "client": weave.ClientReader}
+RECEIVERS = {"server": codec.ServerReader, "client": codec.ClientReader}
 PATIENCE_S = 20
 WHOLE = 2**25
 
-REQUEST = weave.build_request(1, "a cat", width=64, height=64, steps=1)
+REQUEST = codec.build_request(1, "a cat", width=64, height=64, steps=1)
 BAD_STEPS = REQUEST[:36] + struct.pack(">I", 101) + REQUEST[40:]
-IMAGE = weave.build_response_head(1, 5, 64, 64) + bytes(64 * 64 * 3)
+IMAGE = codec.build_response_head(1, 5, 64, 64) + bytes(64 * 64 * 3)
 
 
 def frame(msg_type: int, payload: bytes, version: int = 1, payload_len: int | None = None) -> bytes:
@@ -75,7 +76,7 @@ def read(reader: Any, stream: bytes, cuts: Iterator[int]) -> tuple[list[Any], st
             size = next(cuts)
             outcomes += reader.feed(stream[at:at + size])
             at += size
-    except weave.Broken as fault:
+    except codec.Broken as fault:
         outcomes.append(fault)
     return outcomes, "closed" if reader.closed else "inside-a-frame" if reader.inside_a_frame else "between-frames"
 
@@ -117,8 +118,8 @@ class Vectors(unittest.TestCase):
                     ((kind, fields),) = expected.items()
                     getattr(self, "check_" + kind)(outcome, fields)
 
-    def check_request(self, request: weave.Request, expected: dict[str, Any]) -> None:
-        self.assertIsInstance(request, weave.Request)
+    def check_request(self, request: codec.Request, expected: dict[str, Any]) -> None:
+        self.assertIsInstance(request, codec.Request)
         for name in ("model_id", "width", "height", "steps"):
             self.assertEqual(getattr(request, name), expected[name], name)
         for name in ("request_id", "seed"):
@@ -129,15 +130,15 @@ class Vectors(unittest.TestCase):
             expected_prompt = (prompt["offset"], prompt["length"], bytes_of(prompt).decode())
             self.assertEqual(getattr(request, name), expected_prompt, name)
 
-    def check_answer(self, refusal: weave.Refusal, expected: dict[str, Any]) -> None:
-        self.assertIsInstance(refusal, weave.Refusal)
+    def check_answer(self, refusal: codec.Refusal, expected: dict[str, Any]) -> None:
+        self.assertIsInstance(refusal, codec.Refusal)
         self.assertEqual(str(refusal.request_id), expected["request_id"])
         self.assertEqual(refusal.error_code, expected["error_code"])
         self.assertEqual(refusal.error_code.status, expected["status"])
         self.assertRegex(refusal.error_msg, f"^{expected['field']} is .+, must be .+")  # W1-ERR-004
 
-    def check_response(self, response: weave.Response, expected: dict[str, Any]) -> None:
-        self.assertIsInstance(response, weave.Response)
+    def check_response(self, response: codec.Response, expected: dict[str, Any]) -> None:
+        self.assertIsInstance(response, codec.Response)
         fields = ("status", "generation_time_ms", "image_width", "image_height", "channels", "trailing")
         for name in fields:
             self.assertEqual(getattr(response, name), expected[name], name)
@@ -145,16 +146,16 @@ class Vectors(unittest.TestCase):
         self.assertEqual(len(response.image_data), expected["image_data_len"])
         self.assertTrue(response.image_data == bytes_of(expected["image_data"]), "image_data")
 
-    def check_error(self, error: weave.Error, expected: dict[str, Any]) -> None:
-        self.assertIsInstance(error, weave.Error)
+    def check_error(self, error: codec.Error, expected: dict[str, Any]) -> None:
+        self.assertIsInstance(error, codec.Error)
         for name in ("status", "error_code", "trailing"):
             self.assertEqual(getattr(error, name), expected[name], name)
         self.assertEqual(str(error.request_id), expected["request_id"])
         self.assertTrue(error.error_msg == bytes_of(expected["error_msg"]), "error_msg")
-        self.assertTrue(weave.printable(error.error_msg).isprintable())
+        self.assertTrue(codec.printable(error.error_msg).isprintable())
 
-    def check_close(self, broken: weave.Broken, expected: dict[str, Any]) -> None:
-        self.assertIsInstance(broken, weave.Broken)
+    def check_close(self, broken: codec.Broken, expected: dict[str, Any]) -> None:
+        self.assertIsInstance(broken, codec.Broken)
         self.assertEqual(broken.because, expected["because"])
 
     def test_whole(self) -> None:
@@ -174,27 +175,27 @@ class Vectors(unittest.TestCase):
             if "sender" in vector or vector["expect"]["end"] != "between-frames":
                 continue
             outcomes, _ = read(RECEIVERS[vector["receiver"]](), stream_of(vector), in_cuts_of(WHOLE))
-            if any(isinstance(outcome, weave.Refusal) for outcome in outcomes):
+            if any(isinstance(outcome, codec.Refusal) for outcome in outcomes):
                 continue
             frames = []
             for outcome in outcomes:
-                if isinstance(outcome, weave.Request):
+                if isinstance(outcome, codec.Request):
                     prompts = (outcome.clip_l, outcome.clip_g, outcome.t5)
                     starts = [0, prompts[0].length, prompts[0].length + prompts[1].length]
                     if [prompt.offset for prompt in prompts] != starts or "before-a-rest" in vector["name"]:
                         break  # a legal layout that our writer doesn't make
                     written["request"] += 1
-                    frames.append(weave.build_request(
+                    frames.append(codec.build_request(
                         outcome.request_id, *(prompt.text for prompt in prompts), width=outcome.width,
                         height=outcome.height, steps=outcome.steps, cfg_scale=outcome.cfg_scale, seed=outcome.seed))
-                elif isinstance(outcome, weave.Response):
+                elif isinstance(outcome, codec.Response):
                     written["response"] += 1
                     head = (outcome.request_id, outcome.generation_time_ms, outcome.image_width, outcome.image_height)
-                    frames.append(weave.build_response_head(*head, outcome.channels) + outcome.image_data)
-                elif outcome.error_code in set(weave.ErrorCode):
+                    frames.append(codec.build_response_head(*head, outcome.channels) + outcome.image_data)
+                elif outcome.error_code in set(codec.ErrorCode):
                     written["error"] += 1
                     text = outcome.error_msg.decode()
-                    frames.append(weave.build_error(outcome.request_id, outcome.error_code, text))
+                    frames.append(codec.build_error(outcome.request_id, outcome.error_code, text))
                 else:
                     break
             else:
@@ -210,9 +211,9 @@ class Readers(unittest.TestCase):
             block = re.search(f"```hex {name}\n(.*?)```", text, re.DOTALL)
             assert block
             return bytes.fromhex("".join(line.split("#")[0] for line in block[1].splitlines()))
-        self.assertEqual(weave.build_request(1, "a cat in space"), example("request"))
-        self.assertEqual(weave.build_response_head(1, 10_000, 512, 512), example("response-head"))
-        self.assertEqual(weave.build_error(1, 3, "unsupported model ID"), example("error"))
+        self.assertEqual(codec.build_request(1, "a cat in space"), example("request"))
+        self.assertEqual(codec.build_response_head(1, 10_000, 512, 512), example("response-head"))
+        self.assertEqual(codec.build_error(1, 3, "unsupported model ID"), example("error"))
 
     def test_any_request_survives_any_cut(self) -> None:
         dice = random.Random(1)
@@ -220,14 +221,14 @@ class Readers(unittest.TestCase):
         for _ in range(200):
             prompts = ["".join(dice.choices(alphabet, k=dice.randint(1, 500))) for _ in range(3)]
             fields: Any = {
-                "width": dice.choice(weave.SIDES), "height": dice.choice(weave.SIDES), "steps": dice.randint(1, 100),
+                "width": dice.choice(codec.SIDES), "height": dice.choice(codec.SIDES), "steps": dice.randint(1, 100),
                 "cfg_scale": struct.unpack(">f", struct.pack(">f", dice.uniform(0, 20)))[0],
                 "seed": dice.getrandbits(64),
             }
             request_id = dice.getrandbits(64)
-            built = weave.build_request(request_id, *prompts, **fields)
+            built = codec.build_request(request_id, *prompts, **fields)
             cuts = iter(lambda: dice.randint(1, 300), None)
-            (request, again), end = read(weave.ServerReader(), built * 2, cuts)
+            (request, again), end = read(codec.ServerReader(), built * 2, cuts)
             self.assertEqual(request, again)
             self.assertEqual(end, "between-frames")
             self.assertEqual(request.request_id, request_id)
@@ -237,20 +238,20 @@ class Readers(unittest.TestCase):
     def test_random_bytes_end_nothing(self) -> None:
         """W1-SEC-001: every outcome is one that the API names."""
         dice = random.Random(2)
-        for stream, reader in ((REQUEST, weave.ServerReader), (IMAGE[:100], weave.ClientReader)):
+        for stream, reader in ((REQUEST, codec.ServerReader), (IMAGE[:100], codec.ClientReader)):
             for _ in range(3000):
                 damaged = bytearray(stream * 3)
                 for _ in range(dice.randint(1, 8)):
                     damaged[dice.randrange(len(damaged))] = dice.getrandbits(8)
                 outcomes, end = read(reader(), bytes(damaged), in_cuts_of(dice.randint(1, 90)))
                 for outcome in outcomes:
-                    self.assertIsInstance(outcome, (weave.Request, weave.Refusal, weave.Response, weave.Error,
-                                                    weave.Broken))
-                if outcomes and isinstance(outcomes[-1], weave.Broken):
+                    self.assertIsInstance(outcome, (codec.Request, codec.Refusal, codec.Response, codec.Error,
+                                                    codec.Broken))
+                if outcomes and isinstance(outcomes[-1], codec.Broken):
                     self.assertEqual(end, "closed")
 
     def test_lazy(self) -> None:
-        reader = weave.ServerReader()
+        reader = codec.ServerReader()
         outcomes = reader.feed(REQUEST + b"no magic at all!")
         next(outcomes)
         self.assertFalse(reader.closed)  # the second frame wasn't looked at yet
@@ -261,7 +262,7 @@ class Readers(unittest.TestCase):
 
     def test_memory_of_a_server(self) -> None:
         """10 MiB that nobody needs leave no trace, and a length that is announced reserves nothing (W1-FRM-008)."""
-        reader: Any = weave.ServerReader()
+        reader: Any = codec.ServerReader()
         chunk = bytes(65_536)
         tracemalloc.start()
         try:
@@ -270,50 +271,50 @@ class Readers(unittest.TestCase):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        self.assertEqual([outcome.error_code for outcome in outcomes], [weave.ErrorCode.INVALID_DIMENSIONS])
+        self.assertEqual([outcome.error_code for outcome in outcomes], [codec.ErrorCode.INVALID_DIMENSIONS])
         self.assertLess(peak, 40_000)
 
     def test_memory_of_a_client(self) -> None:
-        for head in (weave.build_response_head(1, 0, 2048, 2048, 4), frame(0xFF, b"", payload_len=16_777_248),
+        for head in (codec.build_response_head(1, 0, 2048, 2048, 4), frame(0xFF, b"", payload_len=16_777_248),
                      frame(2, b"", payload_len=0xFFFF_FFFF)):
             tracemalloc.start()
             try:
-                with contextlib.suppress(weave.Broken):
-                    list(weave.ClientReader().feed(head))
+                with contextlib.suppress(codec.Broken):
+                    list(codec.ClientReader().feed(head))
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
             self.assertLess(peak, 10_000)
 
     def test_a_response_is_judged_before_its_pixels(self) -> None:
-        head = bytearray(weave.build_response_head(1, 0, 2048, 2048))
+        head = bytearray(codec.build_response_head(1, 0, 2048, 2048))
         head[32:36] = struct.pack(">I", 65)
-        with self.assertRaisesRegex(weave.Broken, "image_width is 65"):
-            list(weave.ClientReader().feed(bytes(head)))
+        with self.assertRaisesRegex(codec.Broken, "image_width is 65"):
+            list(codec.ClientReader().feed(bytes(head)))
 
     def test_no_prompt_in_an_error(self) -> None:
         """W1-ERR-005, for damage to each byte of a request."""
         secret = b"ZQZQZQZQ"
-        request = weave.build_request(0, secret.decode(), width=64, height=64)
+        request = codec.build_request(0, secret.decode(), width=64, height=64)
         refused = set()
         for at in range(len(request)):
             for damage in (0x00, 0x01, 0xFF):
                 stream = request[:at] + bytes([damage]) + request[at + 1:]
-                for refusal in weave.ServerReader().feed(stream):
-                    if isinstance(refusal, weave.Refusal):
+                for refusal in codec.ServerReader().feed(stream):
+                    if isinstance(refusal, codec.Refusal):
                         refused.add(refusal.error_code)
                         self.assertNotRegex(refusal.error_msg, "Z|5a5a|5A5A")
-        self.assertEqual(refused, {code for code in weave.ErrorCode if code.status == 400})
+        self.assertEqual(refused, {code for code in codec.ErrorCode if code.status == 400})
 
     def test_printable(self) -> None:
-        self.assertEqual(weave.printable("größer 猫".encode()), "größer 猫")
-        self.assertEqual(weave.printable(b"\x1b[2J\x07\xff\n\x00\x7f\xc2\x9b"), "\\x1b[2J\\x07\uFFFD\\n\\x00\\x7f\\x9b")
-        self.assertEqual(weave.printable("\u202Egnp.exe".encode()), "\\u202egnp.exe")
+        self.assertEqual(codec.printable("größer 猫".encode()), "größer 猫")
+        self.assertEqual(codec.printable(b"\x1b[2J\x07\xff\n\x00\x7f\xc2\x9b"), "\\x1b[2J\\x07\uFFFD\\n\\x00\\x7f\\x9b")
+        self.assertEqual(codec.printable("\u202Egnp.exe".encode()), "\\u202egnp.exe")
 
 
 class Writers(unittest.TestCase):
     def assert_refused(self, field: str, build: Any, *args: Any, **fields: Any) -> None:
-        with self.assertRaises(weave.OutOfRange) as caught:
+        with self.assertRaises(codec.OutOfRange) as caught:
             build(*args, **fields)
         self.assertEqual(caught.exception.field, field)
         self.assertRegex(str(caught.exception), f"^{field} is .*, must be ")
@@ -328,31 +329,31 @@ class Writers(unittest.TestCase):
         )
         for field, good, bad in bounds:
             for value in good:
-                request = only(weave.ServerReader(), weave.build_request(1, "x", **{field: value}))
+                request = only(codec.ServerReader(), codec.build_request(1, "x", **{field: value}))
                 self.assertEqual(getattr(request, field), value)
             for value in bad:
-                self.assert_refused(field, weave.build_request, 1, "x", **{field: value})
-        self.assert_refused("request_id", weave.build_request, -1, "x")
-        self.assert_refused("request_id", weave.build_request, 2**64, "x")
+                self.assert_refused(field, codec.build_request, 1, "x", **{field: value})
+        self.assert_refused("request_id", codec.build_request, -1, "x")
+        self.assert_refused("request_id", codec.build_request, 2**64, "x")
 
     def test_minus_zero_is_sent_as_zero(self) -> None:
-        self.assertEqual(weave.build_request(1, "x", cfg_scale=-0.0)[40:44], bytes(4))
+        self.assertEqual(codec.build_request(1, "x", cfg_scale=-0.0)[40:44], bytes(4))
 
     def test_prompts(self) -> None:
         longest = "ß" * 1024
-        built = weave.build_request(1, longest)
+        built = codec.build_request(1, longest)
         self.assertEqual(len(built), 16 + 6204)
-        request = only(weave.ServerReader(), built)
+        request = only(codec.ServerReader(), built)
         self.assertEqual({request.clip_l.text, request.clip_g.text, request.t5.text}, {longest})
         for at, name in enumerate(("clip_l", "clip_g", "t5")):
             for bad, field in ((longest + "x", name + "_length"), ("", name + "_length"), ("a\0b", name),
                                ("\udcff", name)):
                 prompts = ["x", "x", "x"]
                 prompts[at] = bad
-                self.assert_refused(field, weave.build_request, 1, *prompts)
+                self.assert_refused(field, codec.build_request, 1, *prompts)
 
     def test_bounds_of_a_response(self) -> None:
-        build = weave.build_response_head
+        build = codec.build_response_head
         self.assertEqual(build(1, 2**32, 64, 64), build(1, 2**32 - 1, 64, 64))  # W1-RSP-003
         self.assert_refused("request_id", build, 2**64, 0, 64, 64)
         self.assert_refused("generation_time_ms", build, 1, -1, 64, 64)
@@ -361,21 +362,21 @@ class Writers(unittest.TestCase):
         self.assert_refused("channels", build, 1, 0, 64, 64, 2)
 
     def test_errors(self) -> None:
-        for code in weave.ErrorCode:
-            error = only(weave.ClientReader(), weave.build_error(2**64 - 1, code, "no"))
+        for code in codec.ErrorCode:
+            error = only(codec.ClientReader(), codec.build_error(2**64 - 1, code, "no"))
             self.assertEqual(error, (2**64 - 1, code.status, code, b"no", 0))
         for unknown in (0, 11, 19, 25, 98, 100):
-            self.assert_refused("error_code", weave.build_error, 1, unknown, "no")
-        self.assert_refused("error_msg", weave.build_error, 1, 5, "\udcff")
+            self.assert_refused("error_code", codec.build_error, 1, unknown, "no")
+        self.assert_refused("error_msg", codec.build_error, 1, 5, "\udcff")
 
     def test_error_msg_is_cut_at_a_character(self) -> None:
         for text, sent in (("x" * 256, "x" * 255), ("ß" * 128, "ß" * 127), ("猫" * 86, "猫" * 85), ("x" * 255, ) * 2):
-            error = only(weave.ClientReader(), weave.build_error(1, 5, text))
+            error = only(codec.ClientReader(), codec.build_error(1, 5, text))
             self.assertEqual(error.error_msg.decode(), sent)
 
     def test_table_of_errors(self) -> None:
         rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \| (\d+) \|", (SPEC / "weave-v1.md").read_text("utf-8"), re.M)
-        self.assertEqual([(str(int(code)), code.name, str(code.status)) for code in weave.ErrorCode], rows)
+        self.assertEqual([(str(int(code)), code.name, str(code.status)) for code in codec.ErrorCode], rows)
 
 
 class Adapter(unittest.TestCase):
@@ -431,9 +432,9 @@ class Adapter(unittest.TestCase):
         self.assertEqual(
             self.ask(request, {**request, "steps": 0}, {**request, "cfg_scale": "7FC00000"}, {**request, "t5": "FF"},
                      head, {**head, "channels": 1}, error, {**error, "error_msg": "FF"}, {"sing": "a song"}),
-            [{"hex": weave.build_request(1, "a", "bb", "c").hex()}, {"refused": "steps"}, {"refused": "cfg_scale"},
-             {"refused": "t5"}, {"hex": weave.build_response_head(1, 1500, 64, 128, 4).hex()},
-             {"refused": "channels"}, {"hex": weave.build_error(2**64 - 1, 5, "ä").hex()}, {"refused": "error_msg"},
+            [{"hex": codec.build_request(1, "a", "bb", "c").hex()}, {"refused": "steps"}, {"refused": "cfg_scale"},
+             {"refused": "t5"}, {"hex": codec.build_response_head(1, 1500, 64, 128, 4).hex()},
+             {"refused": "channels"}, {"hex": codec.build_error(2**64 - 1, 5, "ä").hex()}, {"refused": "error_msg"},
              {"unsupported": "this adapter can read and write"}])
 
 
@@ -476,7 +477,7 @@ class Processes(unittest.TestCase):
 
     def answers(self, sock: socket.socket, number: int) -> list[Any]:
         """The next answers; fewer if the server closes before."""
-        reader = weave.ClientReader()
+        reader = codec.ClientReader()
         answers: list[Any] = []
         while len(answers) < number:
             data = sock.recv(2**20)
@@ -490,11 +491,13 @@ class Processes(unittest.TestCase):
         self.assertEqual(sock.recv(1), b"")
 
     def run_client(self, *arguments: str) -> tuple[int, str]:
-        return self.run_script("client.py", *arguments)
+        return self.run_command(sys.executable, "-B", "-W", "error", "-m", "weave_client", *arguments)
 
     def run_script(self, script: str, *arguments: str) -> tuple[int, str]:
-        done = subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=PATIENCE_S,
-                              check=False)
+        return self.run_command(*command(script, *arguments))
+
+    def run_command(self, *words: str) -> tuple[int, str]:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=HERE)
         return done.returncode, done.stderr
 
 
@@ -502,14 +505,14 @@ class Server(Processes):
     def test_the_picture(self) -> None:
         self.serve()
         sock = self.connect()
-        sock.sendall(weave.build_request(7, "a cat", width=128, height=64))
+        sock.sendall(codec.build_request(7, "a cat", width=128, height=64))
         (image, ) = self.answers(sock, 1)
         self.assertEqual((image.request_id, image.image_width, image.image_height, image.channels), (7, 128, 64, 3))
         expected = bytes(255 * ((x // 8 + y // 8) % 2) for y in range(64) for x in range(128) for _ in range(3))
         self.assertTrue(image.image_data == expected)
 
     def test_every_size(self) -> None:
-        for width in weave.SIDES:
+        for width in codec.SIDES:
             for height in (64, 1088, 2048):
                 picture = b"".join(server.checkerboard(width, height))
                 self.assertEqual(len(picture), width * height * 3)
@@ -534,7 +537,7 @@ class Server(Processes):
         sender.join()
         self.assertGreater(len(answers), 200)
         for answer, outcome in zip(answers, expected):
-            if isinstance(answer, weave.Error):
+            if isinstance(answer, codec.Error):
                 answer_fields = (str(answer.request_id), answer.status, answer.error_code)
                 fields = outcome["answer"]
                 self.assertEqual(answer_fields, (fields["request_id"], fields["status"], fields["error_code"]))
@@ -580,7 +583,7 @@ class Server(Processes):
     def test_stuck_peers_stop_nobody(self) -> None:
         """W1-CON-012: some take nothing of 12 MB images, some stop in a frame, some send without end."""
         self.serve()
-        large = weave.build_request(1, "x", width=2048, height=2048)
+        large = codec.build_request(1, "x", width=2048, height=2048)
         deaf = [self.connect() for _ in range(20)]
         for sock in deaf:
             sock.sendall(large * 3)
@@ -610,7 +613,7 @@ class Server(Processes):
         self.serve()
         sock = self.connect()
         sock.setblocking(False)
-        sent, many = 0, weave.build_request(1, "x", width=2048, height=2048) * 1000
+        sent, many = 0, codec.build_request(1, "x", width=2048, height=2048) * 1000
         with self.assertRaises(BlockingIOError):
             while sent < 10**8:
                 sent += sock.send(many)
@@ -623,7 +626,7 @@ class Server(Processes):
             sock.sendall(REQUEST + BAD_STEPS)
         for sock in reversed(socks):
             image, error = self.answers(sock, 2)
-            self.assertIsInstance(image, weave.Response)
+            self.assertIsInstance(image, codec.Response)
             self.assertEqual(error.error_code, 6)
 
     def test_busy(self) -> None:
@@ -632,7 +635,7 @@ class Server(Processes):
         first, second = self.connect(), self.connect()
         for sock in (first, second):
             sock.sendall(REQUEST)
-            self.assertIsInstance(self.answers(sock, 1)[0], weave.Response)
+            self.assertIsInstance(self.answers(sock, 1)[0], codec.Response)
         process.send_signal(signal.SIGSTOP)
         os.waitpid(process.pid, os.WUNTRACED)  # it has stopped
         third = self.connect()
@@ -644,7 +647,7 @@ class Server(Processes):
         self.assert_closed(first)
         fourth = self.connect()
         fourth.sendall(REQUEST)
-        self.assertIsInstance(self.answers(fourth, 1)[0], weave.Response)
+        self.assertIsInstance(self.answers(fourth, 1)[0], codec.Response)
 
     def test_tcp(self) -> None:
         process = self.serve("127.0.0.1:0")
@@ -659,7 +662,7 @@ class Server(Processes):
         """W1-CON-009: what was begun is finished, what has come is answered, the socket is gone."""
         process = self.serve()
         begun, waiting, silent = self.connect(), self.connect(), self.connect()
-        begun.sendall(weave.build_request(1, "x", width=2048, height=2048) + weave.build_request(2, "x"))
+        begun.sendall(codec.build_request(1, "x", width=2048, height=2048) + codec.build_request(2, "x"))
         begun.recv(1, socket.MSG_PEEK)  # the image is under way
         waiting.sendall(REQUEST)
         self.answers(waiting, 1)
@@ -692,7 +695,7 @@ class Server(Processes):
     def test_a_second_signal_does_not_wait(self) -> None:
         process = self.serve()
         deaf, silent = self.connect(), self.connect()
-        deaf.sendall(weave.build_request(1, "x", width=2048, height=2048))
+        deaf.sendall(codec.build_request(1, "x", width=2048, height=2048))
         deaf.recv(1, socket.MSG_PEEK)
         process.terminate()
         self.assert_closed(silent)  # it has seen the first one
@@ -732,7 +735,7 @@ class Server(Processes):
         self.assertEqual(told.stdout, "b''\n")
         sock = self.connect()
         sock.sendall(REQUEST)
-        self.assertIsInstance(self.answers(sock, 1)[0], weave.Response)
+        self.assertIsInstance(self.answers(sock, 1)[0], codec.Response)
 
     def test_usage(self) -> None:
         for arguments in ((), ("127.0.0.1:65536", ), (":80", ), ("./x", "--connections", "0"), ("/" + "x" * 107, )):
@@ -770,10 +773,10 @@ class Client(Processes):
 
     def test_images(self) -> None:
         self.serve()
-        file = self.folder / "image.ppm"
+        file = self.folder / "image.png"
         status, said = self.run_client(self.path, "a cat", "--width", "128", "--output", str(file))
         self.assertEqual((status, said), (0, "1: 128x64, 3 channels, 0 ms\n"))
-        self.assertEqual(file.read_bytes(), b"P6 128 64 255\n" + b"".join(server.checkerboard(128, 64)))
+        self.assertEqual(file.read_bytes(), Image(128, 64, 3, b"".join(server.checkerboard(128, 64)), 0).png())
         status, said = self.run_client(self.path, "--count", "3000")  # more than the socket's buffers hold
         self.assertEqual((status, len(said.splitlines())), (0, 3000))
 
@@ -782,30 +785,30 @@ class Client(Processes):
         self.assertEqual(self.run_client(f"127.0.0.1:{self.address[1]}")[0], 0)
 
     def test_answers_in_any_order(self) -> None:
-        images = [weave.build_response_head(request_id, 5, 64, 64) + IMAGE[48:] for request_id in (1, 2, 3)]
-        mixed = images[2] + weave.build_error(1, 9, "the engine died") + images[1]
+        images = [codec.build_response_head(request_id, 5, 64, 64) + IMAGE[48:] for request_id in (1, 2, 3)]
+        mixed = images[2] + codec.build_error(1, 9, "the engine died") + images[1]
         status, said = self.against(mixed, "stay", arguments=("--count", "3"))
         self.assertEqual([line[:2] for line in said.splitlines()], ["3:", "1:", "2:"])
         self.assertEqual(status, 1)
         self.assertEqual(self.against(images[2] + images[0] + images[1], "stay", arguments=("--count", "3"))[0], 0)
 
-    def test_alpha_is_left_out(self) -> None:
-        file = self.folder / "image.ppm"
-        rgba = weave.build_response_head(1, 5, 64, 64, 4) + b"RGBA" * 4096
+    def test_alpha(self) -> None:
+        file = self.folder / "image.png"
+        rgba = codec.build_response_head(1, 5, 64, 64, 4) + b"RGBA" * 4096
         self.assertEqual(self.against(rgba, arguments=("-o", str(file)))[0], 0)
-        self.assertEqual(file.read_bytes(), b"P6 64 64 255\n" + b"RGB" * 4096)
+        self.assertEqual(file.read_bytes(), Image(64, 64, 4, b"RGBA" * 4096, 5).png())
 
     def test_errors(self) -> None:
-        status, said = self.against(weave.build_error(1, 6, "no\x1b[2J"))
+        status, said = self.against(codec.build_error(1, 6, "no\x1b[2J"))
         self.assertEqual((status, said), (1, "1: error 6 (INVALID_STEPS): no\\x1b[2J\n"))
-        status, said = self.against(weave.build_error(0, 23, "full"), arguments=("--count", "5"))
+        status, said = self.against(codec.build_error(0, 23, "full"), arguments=("--count", "5"))
         self.assertEqual((status, said), (1, "0: error 23 (BUSY): full\n"))
         unknown = frame(0xFF, struct.pack(">QIIH", 1, 500, 4242, 2) + b"no", version=9)  # W1-ERR-006, W1-VER-006
         self.assertEqual(self.against(unknown), (1, "1: error 4242 (unknown to this client): no\n"))
 
     def test_broken_servers(self) -> None:
-        other = weave.build_response_head(2, 5, 64, 64) + IMAGE[48:]
-        wide = weave.build_response_head(1, 5, 128, 64) + bytes(128 * 64 * 3)
+        other = codec.build_response_head(2, 5, 64, 64) + IMAGE[48:]
+        wide = codec.build_response_head(1, 5, 128, 64) + bytes(128 * 64 * 3)
         for script, reason in (
             ((), "1 answers early"), ((IMAGE[:-1], ), "inside a frame"), ((b"HTTP/1.1 400 Bad", "stay"), "W1-FRM-006"),
             ((frame(2, b"", payload_len=2**32 - 1), "stay"), "W1-FRM-007"), ((REQUEST, "stay"), "W1-FRM-010"),
@@ -847,9 +850,11 @@ class Client(Processes):
 class Addresses(unittest.TestCase):
     def test_addresses(self) -> None:
         for text, address in (("weave.sock", "weave.sock"), ("/a/b:80", "/a/b:80"), ("./b:80", "./b:80"),
-                              ("localhost:80", ("localhost", 80)), ("[::1]:0", ("::1", 0))):
+                              ("localhost:80", ("localhost", 80)), ("[::1]:0", ("::1", 0)),
+                              ("tcp://box:80", ("box", 80))):
             self.assertEqual(parse_address(text), address)
-        for text in ("", ":80", "host:", "host:http", "host:65536", "host:-1", "host:²", "/" + "x" * 107):
+        for text in ("", ":80", "host:", "host:http", "host:65536", "host:-1", "host:²", "/" + "x" * 107, "tcp://",
+                     "tcp://a/b", "tcp:///a:1"):
             with self.assertRaises(ValueError):
                 parse_address(text)
 

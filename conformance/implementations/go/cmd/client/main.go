@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"image"
 	"image/png"
 	"io"
 	"net"
@@ -135,20 +134,11 @@ func send(conn net.Conn, request weave.Request, count uint64) {
 }
 
 func writePNG(path string, response *weave.Response) error {
-	pixels := image.NewNRGBA(image.Rect(0, 0, int(response.Width), int(response.Height)))
-	if response.Channels == 4 {
-		pixels.Pix = response.Pixels
-	} else {
-		for from, to := 0, 0; from < len(response.Pixels); from, to = from+3, to+4 {
-			copy(pixels.Pix[to:], response.Pixels[from:from+3])
-			pixels.Pix[to+3] = 0xFF
-		}
-	}
 	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(png.Encode(file, pixels), file.Close())
+	return errors.Join(png.Encode(file, response.Image()), file.Close())
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {

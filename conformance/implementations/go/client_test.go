@@ -1,0 +1,265 @@
+package weave_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"image/color"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"weave.example/weave"
+)
+
+const token = "0123456789abcdefABCDEF000000000000000000000000000000000000000000"
+
+// startWeaved starts a real one, which fails at "boom" and is stuck at "stuck" until nobody waits, and returns where it
+// listens: on a Unix socket, and on a TCP port with a token.
+func startWeaved(t *testing.T) (unix, tcp string) {
+	t.Helper()
+	program := os.Getenv("WEAVED")
+	if program == "" {
+		t.Fatal("set WEAVED to the path of weaved: target/example/debug/weaved after `make example`")
+	}
+	folder, err := os.MkdirTemp("", "weave") // of mode 0700, which weaved wants, and with a short name, which a socket needs
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	unix = filepath.Join(folder, "weave.sock")
+	tokenFile := filepath.Join(folder, "token")
+	if err := os.WriteFile(tokenFile, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	weaved := exec.Command(program, "--no-config", "--engine", "pattern", "--pattern", "gradient",
+		"--faults", "fail@boom,hang@stuck", "--generation-timeout", "60", "--cancel-timeout", "0.1",
+		"--abandoned", "cancel", "--socket", unix, "--tcp", "127.0.0.1:0", "--token-file", tokenFile)
+	log, err := weaved.StderrPipe()
+	if err == nil {
+		err = weaved.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged := make(chan struct{})
+	t.Cleanup(func() {
+		weaved.Process.Signal(syscall.SIGTERM)
+		<-logged
+		if err := weaved.Wait(); err != nil {
+			t.Errorf("weaved: %v", err)
+		}
+	})
+	lines := bufio.NewScanner(log) // which ends if it doesn't start
+	for lines.Scan() {
+		_, place, _ := strings.Cut(lines.Text(), "listening on ")
+		if strings.HasPrefix(place, "tcp://") {
+			tcp = strings.Fields(place)[0]
+		} else if place != "" {
+			go func() { // so that it can go on writing
+				io.Copy(io.Discard, log)
+				close(logged)
+			}()
+			return unix, tcp
+		}
+	}
+	close(logged)
+	t.Fatal("weaved did not start")
+	return "", ""
+}
+
+// gradient is the picture that `weaved --engine pattern --pattern gradient` draws.
+func gradient(request *weave.Request) []byte {
+	hash := uint64(0xCBF29CE484222325)
+	for _, b := range append(binary.LittleEndian.AppendUint64(nil, request.Seed), request.Prompts[weave.ClipL].Text...) {
+		hash = (hash ^ uint64(b)) * 0x100000001B3
+	}
+	var pixels []byte
+	for y := range request.Height {
+		for x := range request.Width {
+			pixels = append(pixels, byte(x*256/request.Width)+byte(hash), byte(y*256/request.Height)+byte(hash>>8),
+				byte(hash>>16))
+		}
+	}
+	return pixels
+}
+
+func newClient(t *testing.T, address, token string) *weave.Client {
+	t.Helper()
+	client, err := weave.NewClient(address, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func within(t *testing.T, limit time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func small(prompt string, seed uint64) *weave.Request {
+	request := weave.NewRequest(prompt)
+	request.Width, request.Height, request.Seed = 128, 64, seed
+	return request
+}
+
+func TestClientWithWeaved(t *testing.T) {
+	unix, tcp := startWeaved(t)
+	ctx := within(t, 30*time.Second)
+	for _, client := range []*weave.Client{newClient(t, unix, ""), newClient(t, unix, token), newClient(t, tcp, token)} {
+		for seed := range uint64(2) {
+			request := small("ein Käse", 1<<63+seed)
+			response, err := client.Generate(ctx, request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if response.Channels != 3 || !bytes.Equal(response.Pixels, gradient(request)) {
+				t.Errorf("another picture: %v", response.ResponseHead)
+			}
+		}
+		var answer *weave.Error
+		_, err := client.Generate(ctx, small("boom", 1))
+		if !errors.As(err, &answer) || answer.Code != weave.CodeGPUError || answer.Status != 500 {
+			t.Errorf("%v", err)
+		}
+		if _, err := client.Generate(ctx, small("after an error", 1)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := newClient(t, tcp, strings.Repeat("0", 64)).Generate(ctx, small("x", 1)); err == nil {
+		t.Error("another token was taken")
+	}
+}
+
+func TestContext(t *testing.T) {
+	unix, _ := startWeaved(t)
+	client := newClient(t, unix, "")
+	begun := time.Now()
+	if _, err := client.Generate(within(t, 200*time.Millisecond), small("stuck", 1)); err != context.DeadlineExceeded {
+		t.Errorf("the error is %v", err)
+	}
+	if waited := time.Since(begun); waited > 5*time.Second {
+		t.Errorf("it waited for %v", waited)
+	}
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := client.Generate(done, small("x", 1)); err != context.Canceled {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := client.Generate(within(t, 20*time.Second), small("x", 1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that does what it must not: one connection for each answer, and the last one is good.
+func TestClientWithOtherServers(t *testing.T) {
+	image := func(id uint64, width uint32) []byte {
+		head := weave.ResponseHead{RequestID: id, Width: width, Height: 64, Channels: 3}
+		return append(frameOf(t, &head), make([]byte, head.ImageLen())...)
+	}
+	for _, test := range []struct {
+		answer []byte
+		says   string
+	}{
+		{nil, "unexpected EOF"},
+		{image(1, 128)[:1000], "unexpected EOF"},
+		{image(1, 64), "image size is 64×64, must be 128×64"},
+		{image(2, 128), "request_id is 2, must be 1"},
+		{frameOf(t, &weave.Error{RequestID: 2, Code: weave.CodeTimeout}), "request_id is 2, must be 1"},
+		{frameOf(t, &weave.Error{Code: weave.CodeBusy, Message: "full"}), "500 BUSY: full"},
+		{[]byte("HTTP/1.1 400 Bad Request\r\n"), "magic is 48"},
+	} {
+		path := filepath.Join(t.TempDir(), "sock")
+		listener, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for _, answer := range [][]byte{test.answer, image(2, 128)} {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				weave.NewRequestReader(conn).Next()
+				conn.Write(answer)
+				conn.Close()
+			}
+		}()
+		client := newClient(t, path, "")
+		if _, err := client.Generate(within(t, 20*time.Second), small("x", 1)); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("the error is %v, expected %q", err, test.says)
+		}
+		if _, err := client.Generate(within(t, 20*time.Second), small("x", 1)); err != nil {
+			t.Errorf("after %q: %v", test.says, err)
+		}
+		listener.Close()
+	}
+}
+
+func TestWhatIsNeverSent(t *testing.T) {
+	client := newClient(t, filepath.Join(t.TempDir(), "nobody"), "")
+	request := small("x", 1)
+	request.Width = 65
+	var fault *weave.FieldError
+	if _, err := client.Generate(context.Background(), request); !errors.As(err, &fault) || fault.Field != "width" {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := client.Generate(context.Background(), small("x", 1)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestWhereClientsLook(t *testing.T) {
+	for _, test := range []struct{ socket, folder, address string }{
+		{"/a", "/r", "/a"}, {"", "/r", "/r/weave/weave.sock"}, {"", "relative", ""}, {"", "", ""},
+	} {
+		t.Setenv("WEAVE_SOCKET", test.socket)
+		t.Setenv("XDG_RUNTIME_DIR", test.folder)
+		address, err := weave.DefaultAddress()
+		if address != test.address || (err != nil) != (test.address == "") {
+			t.Errorf("%v: %q, %v", test, address, err)
+		}
+		if _, err := weave.NewClient("", ""); (err != nil) != (test.address == "") {
+			t.Errorf("%v: %v", test, err)
+		}
+	}
+	for _, test := range []struct{ address, network, resolved string }{
+		{"tcp://box:80", "tcp", "box:80"}, {"tcp://[::1]:80", "tcp", "[::1]:80"}, {"tcp://box", "", ""}, {"tcp:///a:1", "", ""},
+		{"./box:80", "unix", "./box:80"},
+	} {
+		if network, resolved, err := weave.Network(test.address); network != test.network || resolved != test.resolved {
+			t.Errorf("%s: %s, %s, %v", test.address, network, resolved, err)
+		}
+	}
+	for _, bad := range []string{"short", strings.Repeat("g", 64), token + "\n", token + "0"} {
+		if _, err := weave.NewClient("/a", bad); err == nil {
+			t.Errorf("the token %q was taken", bad)
+		}
+	}
+}
+
+func TestImageOfPackageImage(t *testing.T) {
+	for _, pixel := range [][]byte{{10, 20, 30}, {10, 20, 30, 40}} {
+		head := weave.ResponseHead{Width: 128, Height: 64, Channels: uint32(len(pixel))}
+		pixels := append(make([]byte, head.ImageLen()-len(pixel)), pixel...)
+		made := (&weave.Response{ResponseHead: head, Pixels: pixels}).Image()
+		want := color.NRGBA{10, 20, 30, 255}
+		if len(pixel) == 4 {
+			want.A = 40
+		}
+		if size := made.Bounds().Max; size.X != 128 || size.Y != 64 || made.NRGBAAt(127, 63) != want {
+			t.Errorf("%v, %v", size, made.NRGBAAt(127, 63))
+		}
+	}
+}

@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Tests of the client against a real weaved: WEAVED=path/to/weaved python3 -W error test_client.py
+
+With NumPy and Pillow, their images as well; without them it says so. The package is the installed one, if there is one
+and this file is run with python3 -I.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import zlib
+from typing import Optional, Union
+from unittest import mock
+
+from weave_client import Broken, Client, ErrorCode, Image, NoImage, OutOfRange, codec, default_address
+
+PATIENCE_S = 20.0
+TOKEN = "0123456789abcdefABCDEF" + "0" * 42
+
+
+def gradient(width: int, height: int, prompt: str, seed: int) -> bytes:
+    """The picture that `weaved --engine pattern --pattern gradient` draws."""
+    number = 0xCBF29CE484222325
+    for byte in struct.pack("<Q", seed) + prompt.encode():
+        number = (number ^ byte) * 0x100000001B3 % 2**64
+    red, green, blue = struct.pack("<Q", number)[:3]
+    return b"".join(bytes(((x * 256 // width + red) % 256, (y * 256 // height + green) % 256, blue))
+                    for y in range(height) for x in range(width))
+
+
+class Weaved(unittest.TestCase):
+    """One weaved for all tests. It fails at "boom" and is stuck at "stuck", until its time is up."""
+
+    folder: pathlib.Path
+    address: str
+    tcp: str
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        weaved = os.environ.get("WEAVED")
+        if not weaved:
+            raise AssertionError("set WEAVED to the path of weaved: target/example/debug/weaved after `make example`")
+        folder = tempfile.TemporaryDirectory()  # of mode 0700, which weaved wants
+        cls.addClassCleanup(folder.cleanup)
+        cls.folder = pathlib.Path(folder.name)
+        cls.address = folder.name + "/weave.sock"
+        token = cls.folder / "token"
+        token.touch(0o600)
+        token.write_text(TOKEN)
+        daemon = subprocess.Popen(
+            [weaved, "--no-config", "--engine", "pattern", "--pattern", "gradient", "--faults", "fail@boom,hang@stuck",
+             "--generation-timeout", "60", "--cancel-timeout", "0.1", "--abandoned", "cancel",
+             "--socket", cls.address, "--tcp", "127.0.0.1:0", "--token-file", str(token)],
+            stderr=subprocess.PIPE, text=True)
+        assert daemon.stderr
+        cls.addClassCleanup(daemon.stderr.close)
+        cls.addClassCleanup(daemon.wait)
+        cls.addClassCleanup(daemon.terminate)
+        cls.tcp = ""
+        for line in daemon.stderr:  # its log, which ends if it doesn't start
+            if "listening on tcp://" in line:
+                cls.tcp = line.partition("listening on ")[2].split()[0]
+            elif "listening on" in line:
+                break
+        else:
+            raise AssertionError("weaved did not start")
+        threading.Thread(target=daemon.stderr.read, daemon=True).start()  # so that it can go on writing
+
+    def test_an_image(self) -> None:
+        with Client(self.address) as client:
+            image = client.generate("a cat", width=128, height=64, steps=3, cfg_scale=1.0, seed=2**64 - 2)
+            self.assertEqual(image.pixels, gradient(128, 64, "a cat", 2**64 - 2))
+            self.assertEqual((image.width, image.height, image.channels), (128, 64, 3))
+            self.assertEqual(client.generate("ein Käse", width=64, height=64, seed=1).pixels,
+                             gradient(64, 64, "ein Käse", 1))
+
+    def test_one_connection_for_all_that_is_answered(self) -> None:
+        with mock.patch("weave_client.client.connect", wraps=sys.modules["weave_client.connection"].connect) as connect:
+            with Client(self.address, timeout=PATIENCE_S) as client:
+                for prompt in ("a", "boom", "b"):
+                    with contextlib.suppress(NoImage):
+                        client.generate(prompt, width=64, height=64)
+        self.assertEqual(connect.call_count, 1)
+
+    def test_errors(self) -> None:
+        with Client(self.address) as client:
+            with self.assertRaises(NoImage) as caught:
+                client.generate("boom")
+            self.assertEqual((caught.exception.code, caught.exception.status), (ErrorCode.GPU_ERROR, 500))
+            self.assertIn("GPU_ERROR: ", str(caught.exception))
+            self.assertIsInstance(client.generate("after an error", width=64, height=64), Image)
+
+    def test_what_is_never_sent(self) -> None:
+        client = Client("/nobody/listens/here")
+        for field, arguments in (("width", {"width": 65}), ("steps", {"steps": 0}), ("seed", {"seed": -1})):
+            with self.assertRaises(OutOfRange) as caught:
+                client.generate("x", **arguments)
+            self.assertEqual(caught.exception.field, field)
+        with self.assertRaises(FileNotFoundError):
+            client.generate("x")
+
+    def test_the_time_is_up(self) -> None:
+        begun = time.monotonic()
+        with Client(self.address, timeout=0.2) as client:
+            with self.assertRaises(TimeoutError):
+                client.generate("stuck", width=64, height=64)
+        self.assertLess(time.monotonic() - begun, 5)
+        # The engine was ended for nobody waited any more: within 60 s this is drawn by another.
+        with Client(self.address, timeout=PATIENCE_S) as client:
+            self.assertIsInstance(client.generate("x", width=64, height=64), Image)
+
+    def test_tcp(self) -> None:
+        with Client(self.tcp, token=TOKEN) as client:
+            for seed in (1, 2):
+                self.assertEqual(client.generate("a", width=64, height=64, seed=seed).pixels, gradient(64, 64, "a", seed))
+        with Client(self.tcp, token="f" * 64, timeout=PATIENCE_S) as client:
+            with self.assertRaises(ConnectionError):
+                client.generate("a", width=64, height=64)
+
+    def test_the_command(self) -> None:
+        file = self.folder / "image.png"
+        done = subprocess.run([sys.executable, "-B", "-W", "error", "-m", "weave_client", self.address, "a", "--seed", "5",
+                               "-o", str(file)], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        self.assertEqual((done.returncode, done.stderr.split(",")[0]), (0, "1: 64x64"))
+        self.assertEqual(file.read_bytes(), Image(64, 64, 3, gradient(64, 64, "a", 5), 0).png())
+
+
+class Servers(unittest.TestCase):
+    """Servers that do what they must not."""
+
+    def against(self, answer: bytes, then: Optional[bytes] = None) -> Union[Image, BaseException]:
+        """What generate() makes of `answer`, after which the server closes; with `then`, of that on another connection."""
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(folder + "/sock")
+            listener.listen()
+            listener.settimeout(5)  # for a client that connects no second time
+
+            def play() -> None:
+                for each in (answer, ) if then is None else (answer, then):
+                    peer, _ = listener.accept()
+                    peer.settimeout(PATIENCE_S)
+                    with peer:
+                        peer.recv(2**16)
+                        peer.sendall(each)
+            server = threading.Thread(target=play)
+            server.start()
+            with Client(folder + "/sock", timeout=PATIENCE_S) as client:
+                try:
+                    for _ in range(1 if then is None else 2):
+                        try:
+                            outcome: Union[Image, BaseException] = client.generate("x", width=64, height=64)
+                        except (NoImage, Broken, OSError) as fault:
+                            outcome = fault
+                finally:
+                    server.join()
+            return outcome
+
+    def test_they_are_told_apart(self) -> None:
+        wide = codec.build_response_head(1, 5, 128, 64) + bytes(128 * 64 * 3)
+        for answer, kind, text in (
+            (b"", ConnectionError, "1 answers early"), (wide[:-1], ConnectionError, "inside a frame"),
+            (wide, Broken, "128x64"), (b"HTTP/1.1 400 Bad", Broken, "W1-FRM-006"),
+            (codec.build_error(2, 9, "whose?"), Broken, "request_id 2"),
+            (codec.build_error(0, 23, "full"), NoImage, "BUSY: full"),
+            (struct.pack(">4sHHIIQIIH", b"WEVE", 9, 0xFF, 20, 0, 1, 500, 4242, 2) + b"\x1b!", NoImage, r"error 4242: \x1b!"),
+        ):
+            outcome = self.against(answer)
+            self.assertIsInstance(outcome, kind)
+            self.assertIn(text, str(outcome))
+
+    def test_the_next_call_connects_anew(self) -> None:
+        image = codec.build_response_head(2, 5, 64, 64) + bytes(64 * 64 * 3)
+        for broken in (b"", b"HTTP/1.1 400 Bad", codec.build_error(0, 23, "full")):
+            self.assertEqual(self.against(broken, image), Image(64, 64, 3, bytes(64 * 64 * 3), 5))
+
+
+class Images(unittest.TestCase):
+    PIXELS = {3: bytes(i % 251 for i in range(128 * 64 * 3)), 4: bytes(i % 251 for i in range(128 * 64 * 4))}
+
+    def test_png(self) -> None:
+        for channels, pixels in self.PIXELS.items():
+            png = Image(128, 64, channels, pixels, 0).png()
+            self.assertEqual(png[:8], b"\x89PNG\r\n\x1a\n")
+            chunks, at = {}, 8
+            while at < len(png):
+                size, kind = struct.unpack_from(">I4s", png, at)
+                chunks[kind] = png[at + 8:at + 8 + size]
+                self.assertEqual(struct.unpack_from(">I", png, at + 8 + size)[0], zlib.crc32(png[at + 4:at + 8 + size]))
+                at += size + 12
+            self.assertEqual(list(chunks), [b"IHDR", b"IDAT", b"IEND"])
+            self.assertEqual(struct.unpack(">IIBBBBB", chunks[b"IHDR"]), (128, 64, 8, {3: 2, 4: 6}[channels], 0, 0, 0))
+            rows, stride = zlib.decompress(chunks[b"IDAT"]), 128 * channels + 1
+            self.assertEqual(b"".join(rows[y * stride + 1:][:stride - 1] for y in range(64)), pixels)
+
+    def test_numpy(self) -> None:
+        try:
+            import numpy
+        except ImportError:
+            self.skipTest("NumPy is not installed")
+        for channels, pixels in self.PIXELS.items():
+            array = Image(128, 64, channels, pixels, 0).numpy()
+            self.assertEqual((array.shape, array.dtype), ((64, 128, channels), numpy.uint8))
+            self.assertEqual(array[1, 2].tolist(), list(pixels[(128 + 2) * channels:][:channels]))
+
+    def test_pil(self) -> None:
+        try:
+            import PIL.Image
+        except ImportError:
+            self.skipTest("Pillow is not installed")
+        for channels, pixels in self.PIXELS.items():
+            image = Image(128, 64, channels, pixels, 0)
+            made = image.pil()
+            self.assertEqual((made.size, made.mode, made.tobytes()), ((128, 64), "RGBA"[:channels], pixels))
+            with tempfile.TemporaryDirectory() as folder:
+                image.save(folder + "/image.png")
+                with PIL.Image.open(folder + "/image.png") as read:
+                    self.assertEqual((read.size, read.mode, read.tobytes()), ((128, 64), "RGBA"[:channels], pixels))
+
+
+class Settings(unittest.TestCase):
+    def test_where_it_looks(self) -> None:
+        for environment, address in (({"WEAVE_SOCKET": "/a"}, "/a"), ({"XDG_RUNTIME_DIR": "/r"}, "/r/weave/weave.sock"),
+                                     ({"WEAVE_SOCKET": "tcp://a:1", "XDG_RUNTIME_DIR": "/r"}, ("a", 1))):
+            with mock.patch.dict(os.environ, environment, clear=True):
+                self.assertEqual(Client().address, address)
+        for useless in ({}, {"WEAVE_SOCKET": "", "XDG_RUNTIME_DIR": "relative"}):
+            with mock.patch.dict(os.environ, useless, clear=True), self.assertRaisesRegex(ValueError, "WEAVE_SOCKET"):
+                default_address()
+
+    def test_bad_ones(self) -> None:
+        for bad in ({"token": "short"}, {"token": "g" * 64}, {"token": TOKEN + "\n"}, {"timeout": 0}, {"timeout": float("nan")}):
+            with self.assertRaises(ValueError):
+                Client("/a", **bad)
+
+
+if __name__ == "__main__":
+    unittest.main()
