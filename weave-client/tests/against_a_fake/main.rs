@@ -7,3 +7,5 @@ mod client;
 #[cfg(feature = "cli")]
 mod command;
 mod fake;
+#[cfg(feature = "cli")]
+mod manual;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
 use crate::exit;
 
@@ -41,6 +42,18 @@ Examples:
   weave top --interval 10 --count 6 > minute.txt
 ";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  weave completions bash > ~/.local/share/bash-completion/completions/weave
+  weave completions zsh > ~/.zfunc/_weave             with ~/.zfunc in fpath
+  weave completions fish > ~/.config/fish/completions/weave.fish
+";
+
+const MANUAL_EXAMPLES: &str = "\
+Examples:
+  weave manual ~/.local/share/man/man1 && man weave-generate
+";
+
 const SOCKET_HELP: &str = "\
 The daemon's socket, or tcp://HOST:PORT [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
 
@@ -58,6 +71,8 @@ pub(crate) enum Command {
     Ping(Ping),
     Stats(Stats),
     Top(Top),
+    Completions(Completions),
+    Manual(Manual),
 }
 
 /// Has an image made of a prompt and writes it as a PNG file.
@@ -71,7 +86,7 @@ pub(crate) struct Generate {
     pub(crate) prompt: String,
 
     /// Where the image goes; "-" is standard output [default: weave-SEED.png]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 
     /// Replace the file if there is one already
@@ -125,22 +140,22 @@ pub(crate) struct Ping {
 /// Which daemon, and how to get in.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Daemon {
-    #[arg(long, value_name = "ADDRESS", help = SOCKET_HELP)]
+    #[arg(long, value_name = "ADDRESS", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
     pub(crate) socket: Option<PathBuf>,
 
     /// The file with the token that the daemon wants to see over TCP [default: $WEAVE_TOKEN_FILE]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Where the daemon's administrative socket is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
     pub(crate) socket: Option<PathBuf>,
 
     /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) admin_socket: Option<PathBuf>,
 }
 
@@ -173,6 +188,23 @@ pub(crate) struct Top {
     /// End after so many tables [default: go on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+/// Writes the completions for a shell to standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(COMPLETIONS_EXAMPLES))]
+pub(crate) struct Completions {
+    /// For which shell
+    pub(crate) shell: Shell,
+}
+
+/// Writes the manual's pages into a folder: weave.1, weave-generate.1 and so on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(MANUAL_EXAMPLES))]
+pub(crate) struct Manual {
+    /// Where to; made if it isn't there. Pages that are there are replaced
+    #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) folder: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

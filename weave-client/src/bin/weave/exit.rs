@@ -86,10 +86,15 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "weave: {line}");
 }
 
-/// A result on standard output. A reader that has gone wanted no more; that is no failure.
+/// A result on standard output, as a line.
 pub(crate) fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    write_out(format!("{line}\n").as_bytes())
+}
+
+/// A result on standard output. A reader that has gone wanted no more; that is no failure.
+pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Exit::Local, format_args!("can't write to standard output: {error}")))
         }

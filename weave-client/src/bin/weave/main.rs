@@ -7,6 +7,7 @@ mod args;
 mod exit;
 mod generate;
 mod interrupt;
+mod manual;
 mod output;
 mod ping;
 mod png_file;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         Command::Ping(args) => ping::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Manual(args) => manual::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
