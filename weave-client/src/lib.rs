@@ -14,9 +14,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Client::send`] and [`Client::receive`] have several requests under way on one connection. When
+//! a connection is made anew, and whether a request is sent again then, is said at [`Client`]. The
+//! folder `examples` has programs.
+//!
 //! Nothing that a peer sends is believed unchecked: an answer has to carry the request's id and the
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
-//! held for it. What goes wrong is an [`Error`], whose text says what to do next.
+//! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
 //! # The `weave` command
 //! It comes with the feature `cli`, which is on by default. A program that wants the library only
@@ -46,7 +50,7 @@ mod socket_path;
 
 pub use address::{Address, Token};
 pub use answer::{Nonsense, Refusal};
-pub use client::{Client, Error, Image, Progress};
+pub use client::{Answer, Client, Error, Image, Progress};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use weave_core;
 pub use weave_core::error::{ErrorCode, Status};

@@ -6,6 +6,7 @@
 mod client;
 #[cfg(feature = "cli")]
 mod command;
+mod examples;
 mod fake;
 #[cfg(feature = "cli")]
 mod manual;
