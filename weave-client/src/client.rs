@@ -218,6 +218,11 @@ impl Client {
     /// wait get the error that ended it. Up to 16 MiB are held for each image that has come and was not
     /// received yet.
     pub fn receive(&mut self) -> Option<Answer> {
+        self.receive_with(|_, _| ())
+    }
+
+    /// Like [`receive`](Self::receive), and says with the request_id how much of an image is there.
+    pub fn receive_with(&mut self, mut progress: impl FnMut(u64, Progress)) -> Option<Answer> {
         let deadline = Deadline::after(self.timeout);
         loop {
             match self.done.pop_front() {
@@ -225,7 +230,7 @@ impl Client {
                 Some((request_id, Err(error))) => return Some(Answer { request_id, result: Err(error) }),
                 Some((_, Ok(None))) => {}
                 None if self.waiting.is_empty() => return None,
-                None => self.read_one(deadline, &mut |_, _| ()),
+                None => self.read_one(deadline, &mut progress),
             }
         }
     }

@@ -36,6 +36,7 @@
 //! | 4 | the daemon is busy or ending; the same request may succeed later |
 //! | 5 | time ran out, on the daemon's side or by --timeout |
 //! | 7 | the daemon failed: it could not generate the image, or hung up |
+//! | 66 | a file that was named can't be read, or isn't what it should be |
 //! | 69 | no daemon answers at the socket |
 //! | 76 | what answers there doesn't speak Weave properly |
 //! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |

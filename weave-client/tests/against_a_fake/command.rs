@@ -55,35 +55,35 @@ pub(crate) fn folder() -> TempDir {
 }
 
 /// Sends the image that was asked for.
-fn good_daemon() -> Fake {
+pub(crate) fn good_daemon() -> Fake {
     Fake::serving(|stream, request| send(stream, &Response::good(request.id()).bytes()))
 }
 
 /// A daemon's socket on which nobody may call.
-fn no_daemon(folder: &Path) -> UnixListener {
+pub(crate) fn no_daemon(folder: &Path) -> UnixListener {
     let listener = UnixListener::bind(folder.join("quiet.sock")).unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }
 
 /// Names in a folder.
-fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = folder.read_dir().unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-struct Png {
-    size: (u32, u32),
+pub(crate) struct Png {
+    pub(crate) size: (u32, u32),
     color: png::ColorType,
-    pixels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
     /// Keyword and text of each tEXt, then of each iTXt chunk.
-    latin1: Vec<(String, String)>,
+    pub(crate) latin1: Vec<(String, String)>,
     utf8: Vec<(String, String)>,
 }
 
-fn decode(bytes: &[u8]) -> Png {
+pub(crate) fn decode(bytes: &[u8]) -> Png {
     let mut reader = png::Decoder::new(BufReader::new(Cursor::new(bytes))).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let frame = reader.next_frame(&mut pixels).unwrap();
@@ -119,7 +119,9 @@ fn an_image_becomes_a_png_that_says_how_it_was_made() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         settings,
-        format!("a cat\nSteps: 28, CFG scale: 7, Seed: 7, Size: 64x64, Version: Weave {version}")
+        format!(
+            "a cat\nSteps: 28, CFG scale: 7, Seed: 7, Size: 64x64, Model: SD 3.5, Version: Weave {version}"
+        )
     );
     assert_eq!(
         recipe,
@@ -531,7 +533,7 @@ fn ping_says_whether_the_daemon_answers() {
 }
 
 /// A terminal: the end that the test holds, and the end for a command.
-fn terminal() -> (File, File) {
+pub(crate) fn terminal() -> (File, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
@@ -551,7 +553,7 @@ fn no_image_is_written_into_a_terminal() {
 }
 
 /// Reads what a command writes until `words` are in it, or until it ends.
-fn read_until(master: &mut File, words: &str) -> String {
+pub(crate) fn read_until(master: &mut File, words: &str) -> String {
     let (mut seen, mut buf) = (Vec::new(), [0; 1024]);
     while !String::from_utf8_lossy(&seen).contains(words) {
         // A terminal whose other end is closed fails.

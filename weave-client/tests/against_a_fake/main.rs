@@ -9,4 +9,6 @@ mod command;
 mod examples;
 mod fake;
 #[cfg(feature = "cli")]
+mod generate;
+#[cfg(feature = "cli")]
 mod manual;

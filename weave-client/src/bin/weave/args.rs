@@ -21,6 +21,9 @@ Examples:
   weave generate \"a cat in space\"                  writes weave-SEED.png
   weave generate \"a cat in space\" -o cat.png --seed 7
                                                    the same seed draws the same image again
+  weave generate \"a cat in space\" -n 4 -o cat.png  cat-1.png to cat-4.png, with seeds one after the other
+  weave generate --prompt-file cat.txt --show      the image is shown in the terminal as well
+  fortune | weave generate - --json | jq .file     the prompt comes from standard input
   weave generate \"a cat in space\" -o - | display   the image goes to standard output
 ";
 
@@ -82,12 +85,22 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help(GENERATE_EXAMPLES))]
 pub(crate) struct Generate {
-    /// What to draw: 1 to 2048 bytes of text
-    pub(crate) prompt: String,
+    /// What to draw: 1 to 2048 bytes of text; "-" reads it from standard input
+    #[arg(required_unless_present = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// Read the prompt from this file; "-" is standard input. Line ends at its end don't count
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
 
     /// Where the image goes; "-" is standard output [default: weave-SEED.png]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+
+    /// How many images: 1 to 1000, with seeds counting up. FILE gets a number: cat.png, cat-1.png
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) count: u32,
 
     /// Replace the file if there is one already
     #[arg(short, long)]
@@ -116,13 +129,37 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) daemon: Daemon,
 
-    /// Give up after this time [default: wait as long as it takes]
+    /// Give up when an answer takes longer than this [default: wait as long as it takes]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 
-    /// Say nothing unless something goes wrong
+    /// Show the image in the terminal, which is asked what it can; --show=HOW doesn't ask
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "auto",
+        conflicts_with = "json")]
+    pub(crate) show: Option<Show>,
+
+    /// A line of JSON for each image instead of one for people
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Say nothing unless something goes wrong; with --json only what is JSON
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// How an image is shown in a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Show {
+    /// In the first of the ways below that the terminal can
+    Auto,
+    /// As kitty has it; also Ghostty, Konsole, WezTerm
+    Kitty,
+    /// As iTerm2 has it; also mintty, WezTerm
+    Iterm2,
+    /// As Sixel graphics; also foot, mlterm, Windows Terminal, xterm -ti vt340
+    Sixel,
+    /// With coloured characters
+    HalfBlocks,
 }
 
 /// Asks whether the daemon is there and answers, without troubling its engine.

@@ -35,6 +35,7 @@ exits! {
     Busy = 4, "the daemon is busy or ending; the same request may succeed later";
     Timeout = 5, "time ran out, on the daemon's side or by --timeout";
     Daemon = 7, "the daemon failed: it could not generate the image, or hung up";
+    NoInput = 66, "a file that was named can't be read, or isn't what it should be";
     NoDaemon = 69, "no daemon answers at the socket";
     NotWeave = 76, "what answers there doesn't speak Weave properly";
 }

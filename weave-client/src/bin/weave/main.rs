@@ -11,6 +11,8 @@ mod manual;
 mod output;
 mod ping;
 mod png_file;
+mod prompt;
+mod show;
 mod stats;
 mod top;
 mod waiting;

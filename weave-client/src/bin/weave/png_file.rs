@@ -54,12 +54,13 @@ pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec
     Ok(file)
 }
 
-/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings.
+/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
+/// protocol doesn't tell the sampler and the model's file; what it calls model 0 is SD 3.5.
 fn parameters(params: &Params, prompt: &str) -> String {
     let Params { width, height, steps, cfg_scale, seed } = params;
     format!(
         "{prompt}\nSteps: {steps}, CFG scale: {cfg_scale}, Seed: {seed}, Size: {width}x{height}, \
-         Version: Weave {}",
+         Model: SD 3.5, Version: Weave {}",
         env!("CARGO_PKG_VERSION")
     )
 }
