@@ -30,7 +30,7 @@
 //! | status | meaning |
 //! | --- | --- |
 //! | 0 | done |
-//! | 1 | something failed on this side: the file can't be written, for instance |
+//! | 1 | something failed on this side, or the answer is no: other pixels (verify), a bad frame (inspect) |
 //! | 2 | bad usage, or a parameter out of its range: nothing was sent |
 //! | 3 | the daemon refused the request; the same request will be refused again |
 //! | 4 | the daemon is busy or ending; the same request may succeed later |

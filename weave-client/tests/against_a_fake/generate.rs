@@ -73,12 +73,12 @@ fn a_prompt_that_cannot_be_read_is_told() {
     fs::write(folder.path().join("long"), "x".repeat(2049)).unwrap();
     fs::write(folder.path().join("book"), "x".repeat(70_000)).unwrap();
     let cases: [(&[&str], i32, &str); 7] = [
-        (&["--prompt-file=none"], 66, "can't read the prompt from none: No such file"),
-        (&["--prompt-file=."], 66, "can't read the prompt from .: Is a directory"),
+        (&["--prompt-file=none"], 66, "can't read none: No such file"),
+        (&["--prompt-file=."], 66, "can't read .: Is a directory"),
         (&["--prompt-file=latin1"], 66, "latin1 is not UTF-8 text from its byte 0 on"),
         (&["--prompt-file=empty"], 2, "say what to draw"),
         (&["--prompt-file=long"], 2, "length is 2049, must be 1 to 2048 bytes"),
-        (&["--prompt-file=book"], 2, "book has more than 65536 bytes"),
+        (&["--prompt-file=book"], 66, "book has more than 65536 bytes"),
         (&["x", "--prompt-file=long"], 2, "cannot be used with"),
     ];
     for (args, status, says) in cases {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 
+#[cfg(feature = "cli")]
+mod bench;
 mod client;
 #[cfg(feature = "cli")]
 mod command;
@@ -11,4 +13,8 @@ mod fake;
 #[cfg(feature = "cli")]
 mod generate;
 #[cfg(feature = "cli")]
+mod inspect;
+#[cfg(feature = "cli")]
 mod manual;
+#[cfg(feature = "cli")]
+mod verify;

@@ -27,6 +27,27 @@ Examples:
   weave generate \"a cat in space\" -o - | display   the image goes to standard output
 ";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  weave verify cat.png
+  weave verify cat.png --json | jq .most_difference
+";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  weave bench --width 1024 --height 1024
+  weave bench --requests 500 --connections 8 --width 64 --height 64 --steps 1 --cfg 1
+  weave bench --duration 60 --in-flight 4 --json > bench.json
+";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  weave inspect capture.bin
+  socat -u UNIX-LISTEN:here.sock - | weave inspect -     what a client sends
+  echo '57455645 0001 00ff 00000012' | weave inspect --hex -
+  xxd frame.bin | weave inspect --hex -                  also what hexdump -C writes
+";
+
 const PING_EXAMPLES: &str = "\
 Examples:
   weave ping
@@ -71,6 +92,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Generate),
+    Verify(Verify),
+    Bench(Bench),
+    Inspect(Inspect),
     Ping(Ping),
     Stats(Stats),
     Top(Top),
@@ -160,6 +184,113 @@ pub(crate) enum Show {
     Sixel,
     /// With coloured characters
     HalfBlocks,
+}
+
+/// Generates the image of a PNG file again and compares the pixels.
+///
+/// Prompt and parameters are those that `weave generate` has written into the file. The same daemon
+/// with the same model draws the same image; another device may round otherwise.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(VERIFY_EXAMPLES))]
+pub(crate) struct Verify {
+    /// A PNG file that `weave generate` has made; "-" is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+
+    /// Give up when the answer takes longer than this [default: wait as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// The result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Say nothing unless something goes wrong: the exit status is the result
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Puts a load on the daemon and measures how it bears it.
+///
+/// Each connection has so many requests under way, and sends the next one when an answer is there. A
+/// latency is the time from sending a request to its last pixel. Seeds count up. If a request fails, the
+/// exit status is that of the first that did.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(BENCH_EXAMPLES))]
+pub(crate) struct Bench {
+    /// How many requests, on all connections together
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 20, conflicts_with = "duration",
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) requests: u64,
+
+    /// Send requests for this time instead
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Connections: 1 to 1000
+    #[arg(short, long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) connections: u16,
+
+    /// Requests under way on each connection: 1 to 1000
+    #[arg(short, long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) in_flight: u16,
+
+    /// What to draw
+    #[arg(short, long, value_name = "TEXT", default_value = "a cat in space")]
+    pub(crate) prompt: String,
+
+    /// Width in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) width: u32,
+
+    /// Height in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) height: u32,
+
+    /// Denoising steps: 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 28)]
+    pub(crate) steps: u32,
+
+    /// How strictly the image follows the prompt: 0 to 20
+    #[arg(long, value_name = "X", default_value_t = 7.0, allow_negative_numbers = true)]
+    pub(crate) cfg: f32,
+
+    /// Seed of the first request
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+
+    /// Give up a connection whose next answer takes longer than this [default: wait as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// The figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Takes frames apart: each field with its place, bytes and meaning, and what is wrong with it.
+///
+/// The input is what went over a connection in one direction, or in both. Requests are judged as a server
+/// judges them, answers as a client does; behind what is wrong stands the requirement of the specification.
+/// Prompts are shown.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(INSPECT_EXAMPLES))]
+pub(crate) struct Inspect {
+    /// A file with one frame or more; "-" is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// The input is text: hexadecimal digits, with # before comments, or a dump by xxd or hexdump -C
+    #[arg(long)]
+    pub(crate) hex: bool,
 }
 
 /// Asks whether the daemon is there and answers, without troubling its engine.
