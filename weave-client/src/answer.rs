@@ -62,7 +62,7 @@ pub enum Nonsense {
     Error(ErrorParseError),
     /// It answers a request that wasn't made.
     RequestId {
-        /// The request's id.
+        /// The id of the request that has waited longest for its answer.
         sent: u64,
         /// The answer's.
         received: u64,
@@ -101,6 +101,7 @@ impl StdError for Nonsense {}
 
 /// Reads an answer up to its pixels.
 pub(crate) fn read_head(link: &mut Link) -> Result<Head, Error> {
+    link.begin_answer();
     let mut raw = [0; HEADER_LEN];
     link.fill(&mut raw)?;
     let header = Header::parse(&raw, MAX_RESPONSE_PAYLOAD).map_err(Nonsense::Frame)?;

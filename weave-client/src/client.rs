@@ -1,8 +1,10 @@
 //! Requests and their answers.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use weave_core::error::{ErrorCode, Status};
@@ -12,20 +14,81 @@ use weave_core::response::ImageSize;
 
 use crate::address::{Address, Token};
 use crate::answer::{Head, Nonsense, Refusal, read_head, read_pixels};
-use crate::link::{Deadline, Link};
+use crate::link::{Deadline, Link, Unasked};
 
-/// A connection to a daemon, which answers one request at a time.
+/// How long [`Client`]s wait for a connection unless they are told otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a daemon.
 ///
-/// It can be used again after every error: a connection that may be out of step is closed, and the
-/// next call makes a new one.
+/// [`generate`](Self::generate) asks and waits. To have several requests under way on the connection,
+/// [`send`](Self::send) them and [`receive`](Self::receive) their answers, which come in any order.
+///
+/// # Connections
+/// The first call connects. A call that fails in another way than by the daemon's refusal closes the
+/// connection, since it may be out of step, and with it goes what else was under way; the next call
+/// connects anew. So a client can be used again after every error.
+///
+/// A daemon may close a connection that is idle, and it may have been restarted. If it has closed
+/// before the next request is sent, the request goes out on a new connection. If it closes just then,
+/// before it has answered anything, nobody knows whether it took the request. Then the request is sent
+/// once more, on a new connection, if that is safe, which it is unless its seed is 0: the same seed makes
+/// the same image, and making it changes nothing else. A request with seed 0, for which the daemon
+/// draws a seed, ends with [`Error::HungUp`], as does any whose connection was made for it.
 #[derive(Debug)]
 pub struct Client {
     address: Address,
     token: Option<Token>,
     timeout: Option<Duration>,
-    /// `None` before the first call and after a call that left it out of step.
+    connect_timeout: Option<Duration>,
+    /// `None` before the first call and after a call that left it out of step. While requests wait it is
+    /// there.
     link: Option<Link>,
+    /// The link is older than the requests that wait, and none of them was answered yet: if it ends,
+    /// that may be because it was idle.
+    was_idle: bool,
+    /// Something was asked on the link.
+    was_used: bool,
+    /// How many connections were made.
+    links: u64,
     last_id: u64,
+    /// Requests under way, the oldest first.
+    waiting: VecDeque<Sent>,
+    /// What became of requests, for whoever asks for it. `None` is the answer to a ping.
+    done: VecDeque<Outcome>,
+}
+
+/// A request's id, and what became of it.
+type Outcome = (u64, Result<Option<Image>, Error>);
+
+/// A request that waits for its answer.
+struct Sent {
+    request_id: u64,
+    frame: Vec<u8>,
+    asks: Asks,
+}
+
+/// Without the frame, which has the prompt in it.
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sent").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Asks {
+    Image {
+        size: (u32, u32),
+        /// Whether asking twice makes no difference.
+        repeatable: bool,
+    },
+    Pong,
+}
+
+impl Sent {
+    fn is_repeatable(&self) -> bool {
+        matches!(self.asks, Asks::Pong | Asks::Image { repeatable: true, .. })
+    }
 }
 
 impl Client {
@@ -33,16 +96,28 @@ impl Client {
     /// `tcp://HOST:PORT`. The first call connects.
     #[must_use]
     pub fn new(address: impl Into<Address>) -> Self {
-        Self { address: address.into(), token: None, timeout: None, link: None, last_id: 0 }
+        Self {
+            address: address.into(),
+            token: None,
+            timeout: None,
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            link: None,
+            was_idle: false,
+            was_used: false,
+            links: 0,
+            last_id: 0,
+            waiting: VecDeque::new(),
+            done: VecDeque::new(),
+        }
     }
 
-    /// Connects to the daemon that listens at `address`, without a time limit.
+    /// Connects to the daemon that listens at `address`, within ten seconds.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]: nobody listens there, or not for this user.
+    /// [`Error::Unreachable`]: nobody listens there, or not for this user, or nobody accepts.
     pub fn connect(address: impl Into<Address>) -> Result<Self, Error> {
         let mut client = Self::new(address);
-        client.link = Some(client.begin()?);
+        client.link_up(Deadline::after(None))?;
         Ok(client)
     }
 
@@ -52,9 +127,19 @@ impl Client {
     }
 
     /// Limits the time that each call from now on takes as a whole, connecting included. `None`, as
-    /// in the beginning, lets it take as long as it does.
+    /// in the beginning, lets it take as long as it does. A call that runs out of time ends with
+    /// [`Error::Timeout`].
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
+    }
+
+    /// Limits the time that each call from now on waits for a connection, if it needs one: ten seconds
+    /// in the beginning. `None` leaves it to the system, which takes minutes over some TCP addresses.
+    /// A call for which this time runs out ends with [`Error::Unreachable`].
+    ///
+    /// Looking up the name of a host is not limited.
+    pub fn set_connect_timeout(&mut self, timeout: Option<Duration>) {
+        self.connect_timeout = timeout;
     }
 
     /// Where the daemon listens.
@@ -63,7 +148,10 @@ impl Client {
         &self.address
     }
 
-    /// Has an image made and waits for it.
+    /// Has an image made and waits for it. Answers to other requests that come meanwhile are kept for
+    /// [`receive`](Self::receive).
+    ///
+    /// `prompt` is 1 to 2048 bytes without a NUL.
     ///
     /// # Errors
     /// [`Error`]. Of all of them only [`Error::Invalid`] is certain to come before anything was sent.
@@ -81,55 +169,91 @@ impl Client {
         prompt: &str,
         mut progress: impl FnMut(Progress),
     ) -> Result<Image, Error> {
-        let request_id = self.next_id();
-        let request = Request { request_id, params: *params, prompts: Prompts::same(prompt) };
-        let mut frame = [0; MAX_REQUEST_FRAME];
-        let frame = request.emit(&mut frame).map_err(|error| match error {
-            EmitError::Invalid(error) => Error::Invalid(error),
-            EmitError::NoRoom(error) => Error::Io(io::Error::other(error)),
-        })?;
+        let deadline = Deadline::after(self.timeout);
+        let request = self.request(params, prompt)?;
+        let request_id = request.request_id;
+        self.submit(request, deadline)?;
+        progress(Progress::Sent);
+        let image = self.wait(request_id, deadline, &mut progress)?;
+        // Only a ping is answered without an image.
+        image.ok_or(Error::Nonsense(Nonsense::Image))
+    }
 
-        let mut link = self.begin()?;
-        match exchange(&mut link, request_id, frame, &mut progress)? {
-            Head::Image { head, trailing } => {
-                let asked = (params.width, params.height);
-                let received = (head.image.width(), head.image.height());
-                if asked != received {
-                    return Err(Nonsense::Size { asked, received }.into());
-                }
-                let pixels = read_pixels(&mut link, &head, trailing, &mut progress)?;
-                self.link = Some(link);
-                let generation_time_ms = head.generation_time_ms;
-                Ok(Image { request_id, size: head.image, generation_time_ms, pixels })
-            }
-            Head::Refusal { request_id, refusal } => {
-                self.keep_after_refusal(link, request_id);
-                Err(Error::Refused(refusal))
+    /// Sends a request without waiting for its answer, and returns the request_id that the answer will
+    /// have. Any number may be sent; a daemon refuses what is more than it takes from one client
+    /// (`weaved`: 32) with [`ErrorCode::Busy`].
+    ///
+    /// While the daemon doesn't read because it has an answer to get rid of, that answer is read, and kept
+    /// for [`receive`](Self::receive).
+    ///
+    /// ```no_run
+    /// # use weave_client::{Client, Params, default_socket_path};
+    /// let mut client = Client::connect(default_socket_path()?)?;
+    /// for seed in 1..=4 {
+    ///     let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed };
+    ///     let request_id = client.send(&params, "a cat in space")?;
+    ///     assert_eq!(request_id, seed, "a client counts its requests from 1");
+    /// }
+    /// while let Some(answer) = client.receive() {
+    ///     let image = answer.result?;
+    ///     println!("image {} took {} ms", answer.request_id, image.generation_time_ms);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: nothing was sent, and what is under way isn't touched. [`Error::Unreachable`];
+    /// [`Error::Timeout`], [`Error::Io`]: the connection is closed. That a daemon has hung up is found
+    /// out by [`receive`](Self::receive).
+    pub fn send(&mut self, params: &Params, prompt: &str) -> Result<u64, Error> {
+        let request = self.request(params, prompt)?;
+        let request_id = request.request_id;
+        self.submit(request, Deadline::after(self.timeout))?;
+        Ok(request_id)
+    }
+
+    /// Waits for the next answer, whichever request it is to, and returns it. `None`: no answer is owed.
+    ///
+    /// Each request that was [sent](Self::send) comes out of here once. If the connection fails, all that
+    /// wait get the error that ended it. Up to 16 MiB are held for each image that has come and was not
+    /// received yet.
+    pub fn receive(&mut self) -> Option<Answer> {
+        self.receive_with(|_, _| ())
+    }
+
+    /// Like [`receive`](Self::receive), and says with the request_id how much of an image is there.
+    pub fn receive_with(&mut self, mut progress: impl FnMut(u64, Progress)) -> Option<Answer> {
+        let deadline = Deadline::after(self.timeout);
+        loop {
+            match self.done.pop_front() {
+                Some((request_id, Ok(Some(image)))) => return Some(Answer { request_id, result: Ok(image) }),
+                Some((request_id, Err(error))) => return Some(Answer { request_id, result: Err(error) }),
+                Some((_, Ok(None))) => {}
+                None if self.waiting.is_empty() => return None,
+                None => self.read_one(deadline, &mut progress),
             }
         }
     }
 
+    /// How many answers [`receive`](Self::receive) has still to return.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.waiting.len() + self.done.len()
+    }
+
     /// Asks whether a daemon is there and speaks Weave, without troubling its engine. Returns the
-    /// time that it took to answer.
+    /// time that it took to answer, without connecting.
     ///
     /// # Errors
     /// [`Error`]; a daemon that is too busy to talk is [`Error::Refused`].
     pub fn ping(&mut self) -> Result<Duration, Error> {
+        let deadline = Deadline::after(self.timeout);
+        self.link_up(deadline)?;
         let request_id = self.next_id();
-        let mut link = self.begin()?;
         let start = Instant::now();
-        match exchange(&mut link, request_id, &probe(request_id), &mut |_| ())? {
-            Head::Image { .. } => Err(Nonsense::Image.into()),
-            Head::Refusal { request_id, refusal } => {
-                let took = start.elapsed();
-                self.keep_after_refusal(link, request_id);
-                match refusal.code {
-                    // What the probe is made for.
-                    ErrorCode::InvalidModelId => Ok(took),
-                    _ => Err(Error::Refused(refusal)),
-                }
-            }
-        }
+        self.submit(Sent { request_id, frame: probe(request_id).to_vec(), asks: Asks::Pong }, deadline)?;
+        self.wait(request_id, deadline, &mut |_| ())?;
+        Ok(start.elapsed())
     }
 
     /// Never 0, with which a daemon answers what it could not read.
@@ -138,52 +262,185 @@ impl Client {
         self.last_id
     }
 
-    /// The connection for the next call. Whoever takes it puts it back when the answer was complete.
-    fn begin(&mut self) -> Result<Link, Error> {
-        let deadline = Deadline::after(self.timeout);
-        match self.link.take() {
-            Some(mut link) => {
-                link.begin(deadline);
-                Ok(link)
+    fn request(&mut self, params: &Params, prompt: &str) -> Result<Sent, Error> {
+        let request_id = self.next_id();
+        let request = Request { request_id, params: *params, prompts: Prompts::same(prompt) };
+        let mut frame = [0; MAX_REQUEST_FRAME];
+        let frame = request.emit(&mut frame).map_err(|error| match error {
+            EmitError::Invalid(error) => Error::Invalid(error),
+            EmitError::NoRoom(error) => Error::Io(io::Error::other(error)),
+        })?;
+        let asks = Asks::Image { size: (params.width, params.height), repeatable: params.seed != 0 };
+        Ok(Sent { request_id, frame: frame.to_vec(), asks })
+    }
+
+    /// Sees to it that there is a connection, and that its calls end in time.
+    fn link_up(&mut self, deadline: Deadline) -> Result<(), Error> {
+        if let Some(link) = &mut self.link {
+            // What comes unasked on a new connection is a refusal, and says why.
+            let left = self.waiting.is_empty()
+                && match link.unasked() {
+                    Unasked::Nothing => false,
+                    Unasked::Bytes => self.was_used,
+                    Unasked::End => true,
+                };
+            if !left {
+                self.was_idle |= self.waiting.is_empty();
+                link.begin_call(deadline);
+                return Ok(());
             }
-            None => Link::connect(&self.address, self.token.as_ref(), deadline),
+            self.link = None;
+        }
+        let link = Link::connect(&self.address, self.token.as_ref(), deadline, self.connect_timeout)?;
+        self.link = Some(link);
+        self.links += 1;
+        (self.was_idle, self.was_used) = (false, false);
+        Ok(())
+    }
+
+    /// Sends a request. That the daemon has hung up is left to be found by whoever reads: it may have said
+    /// why.
+    fn submit(&mut self, request: Sent, deadline: Deadline) -> Result<(), Error> {
+        let (mut written, mut on) = (0, 0);
+        loop {
+            self.link_up(deadline)?;
+            let Some(link) = &mut self.link else { continue };
+            self.was_used = true;
+            // A new connection has nothing of it yet.
+            if on != self.links {
+                (written, on) = (0, self.links);
+            }
+            let frame = request.frame.get(written..).unwrap_or_default();
+            let sent = match self.waiting.is_empty() {
+                true => link.send(frame).map(|()| 0),
+                false => link.send_now(frame).map(<[u8]>::len),
+            };
+            match sent {
+                Ok(0) | Err(Error::HungUp { .. }) => {
+                    self.waiting.push_back(request);
+                    return Ok(());
+                }
+                Ok(left) => {
+                    written = request.frame.len() - left;
+                    // It reads on when it has got rid of an answer. There is one to come.
+                    self.read_one(deadline, &mut |_, _| ());
+                }
+                Err(error) => {
+                    self.lose(error.again(), deadline);
+                    return Err(error);
+                }
+            }
         }
     }
 
-    /// An error that names no request is the last thing that a daemon sends on a connection.
-    fn keep_after_refusal(&mut self, link: Link, request_id: u64) {
-        if request_id != 0 {
-            self.link = Some(link);
+    /// Reads until a request is done.
+    fn wait(
+        &mut self,
+        request_id: u64,
+        deadline: Deadline,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Option<Image>, Error> {
+        loop {
+            if let Some(at) = self.done.iter().position(|(id, _)| *id == request_id)
+                && let Some((_, result)) = self.done.remove(at)
+            {
+                return result;
+            }
+            let mut own = |id, step| {
+                if id == request_id {
+                    progress(step);
+                }
+            };
+            self.read_one(deadline, &mut own);
         }
+    }
+
+    /// Reads an answer, or finds out that none will come: afterwards one request more is done, or all
+    /// of them, or those that wait were sent again.
+    fn read_one(&mut self, deadline: Deadline, progress: &mut dyn FnMut(u64, Progress)) {
+        match self.read_answer(deadline, progress) {
+            Ok(outcome) => self.done.push_back(outcome),
+            Err(error) => self.lose(error, deadline),
+        }
+    }
+
+    fn read_answer(
+        &mut self,
+        deadline: Deadline,
+        progress: &mut dyn FnMut(u64, Progress),
+    ) -> Result<Outcome, Error> {
+        let link = self.link.as_mut().ok_or(Error::HungUp { received: 0 })?;
+        link.begin_call(deadline);
+        let head = read_head(link)?;
+        self.was_idle = false;
+        let received = head.request_id();
+        let Some(at) = self.waiting.iter().position(|sent| sent.request_id == received) else {
+            return Err(match head {
+                // It could not read an id, or didn't try, and says no more on this connection.
+                Head::Refusal { request_id: 0, refusal } => Error::Refused(refusal),
+                _ => {
+                    let sent = self.waiting.front().map_or(0, |sent| sent.request_id);
+                    Nonsense::RequestId { sent, received }.into()
+                }
+            });
+        };
+        let answer = match (head, self.waiting[at].asks) {
+            (Head::Image { head, trailing }, Asks::Image { size: asked, .. }) => {
+                let size = (head.image.width(), head.image.height());
+                if asked != size {
+                    return Err(Nonsense::Size { asked, received: size }.into());
+                }
+                let pixels = read_pixels(link, &head, trailing, &mut |step| progress(received, step))?;
+                let generation_time_ms = head.generation_time_ms;
+                Ok(Some(Image { request_id: received, size: head.image, generation_time_ms, pixels }))
+            }
+            (Head::Image { .. }, Asks::Pong) => return Err(Nonsense::Image.into()),
+            // What the probe is made for.
+            (Head::Refusal { refusal, .. }, Asks::Pong) if refusal.code == ErrorCode::InvalidModelId => {
+                Ok(None)
+            }
+            (Head::Refusal { refusal, .. }, _) => Err(Error::Refused(refusal)),
+        };
+        self.waiting.remove(at);
+        Ok((received, answer))
+    }
+
+    /// The connection can't be used any more. What waits fails, unless it can be sent again.
+    fn lose(&mut self, mut error: Error, deadline: Deadline) {
+        self.link = None;
+        let lost = mem::take(&mut self.waiting);
+        let again = self.was_idle && matches!(error, Error::HungUp { received: 0 });
+        let (again, lost): (VecDeque<_>, VecDeque<_>) =
+            lost.into_iter().partition(|sent| again && sent.is_repeatable());
+        self.fail(lost, &error);
+        if !again.is_empty() {
+            match self.send_again(&again, deadline) {
+                Ok(()) => return self.waiting = again,
+                Err(failed) => error = failed,
+            }
+            self.link = None;
+        }
+        self.fail(again, &error);
+    }
+
+    fn fail(&mut self, lost: VecDeque<Sent>, error: &Error) {
+        self.done.extend(lost.into_iter().map(|sent| (sent.request_id, Err(error.again()))));
+    }
+
+    fn send_again(&mut self, requests: &VecDeque<Sent>, deadline: Deadline) -> Result<(), Error> {
+        self.link_up(deadline)?;
+        let link = self.link.as_mut().ok_or(Error::HungUp { received: 0 })?;
+        requests.iter().try_for_each(|request| link.send(&request.frame))
     }
 }
 
-/// Sends a request and reads the head of the answer to it.
-fn exchange(
-    link: &mut Link,
-    request_id: u64,
-    frame: &[u8],
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Head, Error> {
-    let head = match link.send(frame) {
-        Ok(()) => {
-            progress(Progress::Sent);
-            read_head(link)?
-        }
-        // A daemon that has no room for another connection says so and closes, maybe before it was
-        // asked anything.
-        Err(hung_up @ Error::HungUp { .. }) => match read_head(link) {
-            Ok(head @ Head::Refusal { .. }) => head,
-            _ => return Err(hung_up),
-        },
-        Err(error) => return Err(error),
-    };
-    match (head.request_id(), &head) {
-        (received, _) if received == request_id => Ok(head),
-        // It could not read the id, or didn't try.
-        (0, Head::Refusal { .. }) => Ok(head),
-        (received, _) => Err(Nonsense::RequestId { sent: request_id, received }.into()),
-    }
+/// What became of a request that was [sent](Client::send).
+#[derive(Debug)]
+pub struct Answer {
+    /// What [`Client::send`] has returned.
+    pub request_id: u64,
+    /// The image, or why there is none.
+    pub result: Result<Image, Error>,
 }
 
 /// An image as the daemon made it.
@@ -251,6 +508,27 @@ pub enum Error {
     Timeout(Duration),
     /// The connection failed in some other way.
     Io(io::Error),
+}
+
+impl Error {
+    /// The same once more, for the next request that it has ended.
+    fn again(&self) -> Self {
+        let io = |error: &io::Error| match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Self::Unreachable { address, source } => {
+                Self::Unreachable { address: address.clone(), source: io(source) }
+            }
+            Self::Invalid(error) => Self::Invalid(*error),
+            Self::Refused(refusal) => Self::Refused(refusal.clone()),
+            Self::HungUp { received } => Self::HungUp { received: *received },
+            Self::Nonsense(nonsense) => Self::Nonsense(*nonsense),
+            Self::Timeout(limit) => Self::Timeout(*limit),
+            Self::Io(error) => Self::Io(io(error)),
+        }
+    }
 }
 
 impl From<Nonsense> for Error {

@@ -14,9 +14,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Client::send`] and [`Client::receive`] have several requests under way on one connection. When
+//! a connection is made anew, and whether a request is sent again then, is said at [`Client`]. The
+//! folder `examples` has programs.
+//!
 //! Nothing that a peer sends is believed unchecked: an answer has to carry the request's id and the
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
-//! held for it. What goes wrong is an [`Error`], whose text says what to do next.
+//! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
 //! # The `weave` command
 //! It comes with the feature `cli`, which is on by default. A program that wants the library only
@@ -26,12 +30,13 @@
 //! | status | meaning |
 //! | --- | --- |
 //! | 0 | done |
-//! | 1 | something failed on this side: the file can't be written, for instance |
+//! | 1 | something failed on this side, or the answer is no: other pixels (verify), a bad frame (inspect) |
 //! | 2 | bad usage, or a parameter out of its range: nothing was sent |
 //! | 3 | the daemon refused the request; the same request will be refused again |
 //! | 4 | the daemon is busy or ending; the same request may succeed later |
 //! | 5 | time ran out, on the daemon's side or by --timeout |
 //! | 7 | the daemon failed: it could not generate the image, or hung up |
+//! | 66 | a file that was named can't be read, or isn't what it should be |
 //! | 69 | no daemon answers at the socket |
 //! | 76 | what answers there doesn't speak Weave properly |
 //! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |
@@ -46,7 +51,7 @@ mod socket_path;
 
 pub use address::{Address, Token};
 pub use answer::{Nonsense, Refusal};
-pub use client::{Client, Error, Image, Progress};
+pub use client::{Answer, Client, Error, Image, Progress};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use weave_core;
 pub use weave_core::error::{ErrorCode, Status};

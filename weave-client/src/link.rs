@@ -1,6 +1,7 @@
 //! A connection that keeps to a deadline, and tells a peer that hung up from one that is slow.
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::ToSocketAddrs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,6 +25,16 @@ impl Deadline {
         Self { end, limit: limit.unwrap_or_default() }
     }
 
+    /// The earlier one: this, or when so much time has passed.
+    fn within(self, limit: Option<Duration>) -> Self {
+        let other = Self::after(limit);
+        match (self.end, other.end) {
+            (Some(end), Some(earlier)) if end <= earlier => self,
+            (_, Some(_)) => other,
+            (_, None) => self,
+        }
+    }
+
     /// The time that is left, as a socket's timeout: never zero, which would mean no limit.
     fn left(self) -> Result<Option<Duration>, Error> {
         let Some(end) = self.end else { return Ok(None) };
@@ -34,33 +45,44 @@ impl Deadline {
     }
 }
 
-/// A connection in the course of one call.
+/// A connection, and when the call has to be over that uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: Socket,
     deadline: Deadline,
-    /// Bytes that came since the call began.
+    /// Bytes of the answer that is being read.
     received: u64,
 }
 
 impl Link {
-    /// Connects, and shows the token if it is for TCP.
+    /// Connects within `limit`, and shows the token if it is for TCP.
     pub(crate) fn connect(
         address: &Address,
         token: Option<&Token>,
         deadline: Deadline,
+        limit: Option<Duration>,
     ) -> Result<Self, Error> {
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
-        match address {
-            Address::Unix(path) => Self::connect_unix(path, deadline)?.map_err(unreachable),
-            Address::Tcp(host_and_port) => {
-                let mut link = Self::connect_tcp(host_and_port, deadline)?.map_err(unreachable)?;
-                if let Some(token) = token {
-                    link.send(token.line().as_bytes())?;
-                }
-                Ok(link)
+        let connecting = deadline.within(limit);
+        let opened = match address {
+            Address::Unix(path) => Self::connect_unix(path, connecting),
+            Address::Tcp(host_and_port) => Self::connect_tcp(host_and_port, connecting),
+        };
+        let mut link = match opened {
+            Ok(link) => link.map_err(unreachable)?,
+            Err(Error::Timeout(limit)) => {
+                // The call's own time may be what is over.
+                deadline.left()?;
+                let why = format!("no connection within {limit:?}");
+                return Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, why)));
             }
+            Err(error) => return Err(error),
+        };
+        link.begin_call(deadline);
+        if let (Address::Tcp(_), Some(token)) = (address, token) {
+            link.send(token.line().as_bytes())?;
         }
+        Ok(link)
     }
 
     /// Within: what the system says why it can't be reached.
@@ -106,9 +128,43 @@ impl Link {
         deadline.left().map(|_| Err(last))
     }
 
-    /// Starts the next call on this connection.
-    pub(crate) fn begin(&mut self, deadline: Deadline) {
-        (self.deadline, self.received) = (deadline, 0);
+    /// From now on it is another call that uses the connection.
+    pub(crate) fn begin_call(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// What comes from now on is another answer.
+    pub(crate) fn begin_answer(&mut self) {
+        self.received = 0;
+    }
+
+    /// What there is to read while nothing was asked.
+    pub(crate) fn unasked(&self) -> Unasked {
+        let mut byte = [MaybeUninit::uninit()];
+        let found = self.stream.set_nonblocking(true).and_then(|()| self.stream.peek(&mut byte));
+        match (found, self.stream.set_nonblocking(false)) {
+            (Err(error), Ok(())) if error.kind() == io::ErrorKind::WouldBlock => Unasked::Nothing,
+            (Ok(1..), Ok(())) => Unasked::Bytes,
+            _ => Unasked::End,
+        }
+    }
+
+    /// Writes as much as the peer takes at once, and returns the rest.
+    pub(crate) fn send_now<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Error> {
+        self.stream.set_nonblocking(true).map_err(Error::Io)?;
+        let written = loop {
+            match self.stream.write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(self.failed(error)),
+            }
+            if bytes.is_empty() {
+                break Ok(bytes);
+            }
+        };
+        self.stream.set_nonblocking(false).map_err(Error::Io)?;
+        written
     }
 
     pub(crate) fn send(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
@@ -167,6 +223,16 @@ impl Link {
             _ => Error::Io(error),
         }
     }
+}
+
+/// What a peer has done on a connection on which nothing is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    Nothing,
+    /// It has sent something.
+    Bytes,
+    /// It has closed.
+    End,
 }
 
 /// Whether to try again: a signal came in between, or a socket's timeout was over, of which the

@@ -1,6 +1,6 @@
 //! The library against a daemon that says what it is told to.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -319,5 +319,279 @@ fn connecting_ends_in_time() {
     let _in_the_backlog = UnixStream::connect(&path).unwrap();
     let mut client = Client::new(&path);
     client.set_timeout(Some(Duration::from_millis(50)));
-    assert!(matches!(in_time(move || client.ping()), Err(Error::Timeout(_))));
+    let (result, mut client) = in_time(move || (client.ping(), client));
+    assert!(matches!(result, Err(Error::Timeout(_))), "{result:?}");
+    // It has a limit of its own as well.
+    client.set_timeout(Some(Duration::from_secs(20)));
+    client.set_connect_timeout(Some(Duration::from_millis(50)));
+    let result = in_time(move || client.ping());
+    let Err(Error::Unreachable { source, .. }) = &result else { panic!("{result:?}") };
+    assert_eq!(
+        (source.kind(), source.to_string().as_str()),
+        (ErrorKind::TimedOut, "no connection within 50ms")
+    );
+}
+
+/// Answers the connection's next request.
+fn answer_one(stream: &mut UnixStream) -> Request {
+    let request = Request::read(stream);
+    send(stream, &Response::good(request.id()).bytes());
+    request
+}
+
+fn client(fake: &Fake<impl Send + 'static>) -> Client {
+    let mut client = Client::new(fake.path());
+    client.set_timeout(Some(Duration::from_secs(20)));
+    client
+}
+
+#[test]
+fn several_requests_are_answered_in_any_order() {
+    let fake = Fake::serving(|stream, first| {
+        let (second, third) = (Request::read(stream), Request::read(stream));
+        let image = |request: &Request, fill| Response {
+            pixels: vec![fill; 64 * 64 * 3],
+            ..Response::good(request.id())
+        };
+        send(stream, &image(&third, 3).bytes());
+        send(stream, &error(first.id(), 500, 9, "the worker died"));
+        send(stream, &image(&second, 2).bytes());
+    });
+    let mut client = client(&fake);
+    let ids = [1, 2, 3].map(|seed| client.send(&Params { seed, ..PARAMS }, "a cat").unwrap());
+    assert_eq!((ids, client.in_flight()), ([1, 2, 3], 3));
+    let mut answers = Vec::new();
+    while let Some(answer) = client.receive() {
+        answers.push((answer.request_id, answer.result.map(|image| image.pixels[0]).ok()));
+    }
+    assert_eq!(answers, [(3, Some(3)), (1, None), (2, Some(2))]);
+    assert_eq!(client.in_flight(), 0);
+    fake.end();
+}
+
+#[test]
+fn who_waits_for_one_answer_leaves_the_others_for_later() {
+    let fake = Fake::serving(|stream, first| {
+        let second = Request::read(stream);
+        send(stream, &Response::good(first.id()).bytes());
+        send(stream, &Response { pixels: vec![7; 64 * 64 * 3], ..Response::good(second.id()) }.bytes());
+        let third = Request::read(stream);
+        send(stream, &error(third.id(), 400, 3, "model_id"));
+    });
+    let mut client = client(&fake);
+    assert_eq!(client.send(&PARAMS, "a cat").unwrap(), 1);
+    let mut steps = Vec::new();
+    let image = client.generate_with(&PARAMS, "a dog", |step| steps.push(step)).unwrap();
+    assert_eq!((image.request_id, image.pixels[0]), (2, 7));
+    // Only of its own image.
+    let sizes = steps.iter().filter(|step| matches!(step, Progress::Received { bytes: 12_288, .. }));
+    assert_eq!(sizes.count(), 1, "{steps:?}");
+    client.ping().unwrap();
+    assert_eq!(client.in_flight(), 1);
+    let answer = client.receive().unwrap();
+    assert_eq!((answer.request_id, answer.result.unwrap().pixels), (1, Response::good(1).pixels));
+    assert!(client.receive().is_none());
+    fake.end();
+}
+
+/// A daemon that writes and doesn't read, and a client that does the same: one has to give way.
+#[test]
+fn a_daemon_that_reads_no_more_before_its_answer_is_taken() {
+    const REQUESTS: u64 = 300;
+    let fake = Fake::serving(|stream, first| {
+        let large = Response {
+            width: 2048,
+            height: 2048,
+            pixels: vec![5; 2048 * 2048 * 3],
+            ..Response::good(first.id())
+        };
+        stream.write_all(&large.bytes()).unwrap();
+        for _ in 1..REQUESTS {
+            let request = Request::read(stream);
+            send(stream, &error(request.id(), 500, 23, "later"));
+        }
+    });
+    let mut client = client(&fake);
+    let answers = in_time(move || {
+        client.send(&Params { width: 2048, height: 2048, ..PARAMS }, "a cat").unwrap();
+        let prompt = "x".repeat(2048);
+        for _ in 1..REQUESTS {
+            client.send(&PARAMS, &prompt).unwrap();
+        }
+        std::iter::from_fn(move || client.receive()).map(|answer| answer.result.is_ok()).collect::<Vec<_>>()
+    });
+    assert_eq!(answers.len() as u64, REQUESTS);
+    assert!(answers[0] && !answers[1..].contains(&true));
+    fake.end();
+}
+
+/// A frame that was begun on a connection that then ends is begun anew on the next one.
+#[test]
+fn a_frame_is_never_sent_in_two_parts() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.set_recv_buffer_size(4096).unwrap();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(8).unwrap();
+    let listener = std::net::TcpListener::from(listener);
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let fake = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // The next connection need not be such a small hole.
+        socket2::SockRef::from(&listener).set_recv_buffer_size(1 << 20).unwrap();
+        let first = Request::read(&mut stream);
+        let pixels = vec![5; 2048 * 2048 * 3];
+        let large = Response { width: 2048, height: 2048, pixels, ..Response::good(first.id()) }.bytes();
+        // More than fits between the two: the client takes it when it can write no more.
+        stream.write_all(&large[..large.len() - 1]).unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut count = 0;
+        while stream.peek(&mut [0]).is_ok_and(|there| there > 0) {
+            let request = Request::read(&mut stream);
+            assert_eq!(request.0.len(), 76 + 3 * 2048);
+            let _ = stream.write_all(&error(request.id(), 500, 23, "later"));
+            count += 1;
+        }
+        count
+    });
+    let mut client = Client::new(address);
+    client.set_timeout(Some(Duration::from_secs(20)));
+    in_time(move || {
+        client.send(&Params { width: 2048, height: 2048, ..PARAMS }, "a cat").unwrap();
+        let prompt = "x".repeat(2048);
+        for _ in 0..2000 {
+            client.send(&PARAMS, &prompt).unwrap();
+        }
+        while client.receive().is_some() {}
+    });
+    assert!(fake.join().unwrap() > 0);
+}
+
+#[test]
+fn all_that_wait_learn_why_the_connection_has_ended() {
+    type Ends = fn(&mut UnixStream);
+    type IsWhy = fn(&Error) -> bool;
+    let cases: [(Ends, IsWhy); 3] = [
+        (
+            |stream| send(stream, &Response::good(2).bytes()[..1000]),
+            |error| matches!(error, Error::HungUp { received: 1000 }),
+        ),
+        (
+            |stream| send(stream, &error(0, 400, 21, "payload_len")),
+            |error| matches!(error, Error::Refused(refusal) if refusal.code == ErrorCode::TooLarge),
+        ),
+        (
+            |stream| send(stream, &Response::good(9).bytes()),
+            |error| matches!(error, Error::Nonsense(Nonsense::RequestId { sent: 2, received: 9 })),
+        ),
+    ];
+    for (ends, is_why) in cases {
+        let fake = Fake::listening(move |listener: UnixListener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let requests = [(); 4].map(|()| Request::read(&mut stream));
+            send(&mut stream, &Response::good(requests[0].id()).bytes());
+            ends(&mut stream);
+            drop(stream);
+            answer_one(&mut listener.accept().unwrap().0);
+        });
+        let mut client = client(&fake);
+        for _ in 0..4 {
+            client.send(&PARAMS, "a cat").unwrap();
+        }
+        assert!(client.receive().unwrap().result.is_ok());
+        for request_id in 2..=4 {
+            let answer = client.receive().unwrap();
+            assert_eq!(answer.request_id, request_id);
+            assert!(is_why(answer.result.as_ref().unwrap_err()), "{answer:?}");
+        }
+        assert!(client.receive().is_none());
+        assert_eq!(client.generate(&PARAMS, "a cat").unwrap().request_id, 5, "on a new connection");
+        fake.end();
+    }
+}
+
+#[test]
+fn a_connection_that_was_closed_while_idle_is_replaced() {
+    let (closed, wait) = std::sync::mpsc::channel();
+    let fake = Fake::listening(move |listener: UnixListener| {
+        for last_words in [false, true, false] {
+            let (mut stream, _) = listener.accept().unwrap();
+            answer_one(&mut stream);
+            if last_words {
+                send(&mut stream, &error(0, 500, 24, "ending"));
+            }
+            drop(stream);
+            closed.send(()).unwrap();
+        }
+    });
+    let mut client = client(&fake);
+    // Also one whose answer would be another each time: it was not sent before.
+    for seed in [1, 0, 0] {
+        client.generate(&Params { seed, ..PARAMS }, "a cat").unwrap();
+        wait.recv().unwrap();
+    }
+    fake.end();
+}
+
+/// The daemon closes just when the next request arrives: whether it took it can't be known.
+#[test]
+fn a_request_is_sent_again_only_if_that_is_safe() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let accept = || listener.accept().unwrap().0;
+        let mut stream = accept();
+        answer_one(&mut stream);
+        let request = Request::read(&mut stream);
+        let ping = Request::read(&mut stream);
+        drop(stream);
+        // The same once more, and its answer.
+        let mut stream = accept();
+        assert_eq!(Request::read(&mut stream).0, request.0);
+        assert_eq!(Request::read(&mut stream).0, ping.0);
+        send(&mut stream, &error(ping.id(), 400, 3, "model_id"));
+        send(&mut stream, &Response::good(request.id()).bytes());
+        // One whose seed is the daemon's to choose is not sent again.
+        Request::read(&mut stream);
+        drop(stream);
+        // Nor one on a connection that was made for it.
+        Request::read(&mut accept());
+        // Nor one that was sent again already.
+        let mut stream = accept();
+        answer_one(&mut stream);
+        Request::read(&mut stream);
+        drop(stream);
+        Request::read(&mut accept());
+        // Nor one that waits while another was answered: the connection wasn't idle.
+        let mut stream = accept();
+        answer_one(&mut stream);
+        let requests = [(); 2].map(|()| Request::read(&mut stream));
+        send(&mut stream, &Response::good(requests[0].id()).bytes());
+        drop(stream);
+        answer_one(&mut accept()).id()
+    });
+    let mut client = client(&fake);
+    let hung_up = |result| matches!(result, Err(Error::HungUp { received: 0 }));
+    client.generate(&PARAMS, "a cat").unwrap();
+    assert_eq!(client.send(&PARAMS, "a cat").unwrap(), 2);
+    client.ping().unwrap();
+    assert!(client.receive().unwrap().result.is_ok());
+    assert!(hung_up(client.generate(&Params { seed: 0, ..PARAMS }, "a cat")));
+    assert!(hung_up(client.generate(&PARAMS, "a cat")));
+    client.generate(&PARAMS, "a cat").unwrap();
+    assert!(hung_up(client.generate(&PARAMS, "a cat")));
+    client.generate(&PARAMS, "a cat").unwrap();
+    client.send(&PARAMS, "a cat").unwrap();
+    client.send(&PARAMS, "a cat").unwrap();
+    assert!(client.receive().unwrap().result.is_ok());
+    assert!(hung_up(client.receive().unwrap().result));
+    client.generate(&PARAMS, "a cat").unwrap();
+    assert_eq!(fake.end(), 11);
+}
+
+#[test]
+fn a_daemon_that_has_gone_meanwhile_is_unreachable() {
+    let fake = Fake::serving(|stream, request| send(stream, &Response::good(request.id()).bytes()));
+    let mut client = client(&fake);
+    client.generate(&PARAMS, "a cat").unwrap();
+    fake.end();
+    assert!(matches!(client.generate(&PARAMS, "a cat"), Err(Error::Unreachable { .. })));
 }

@@ -3,7 +3,18 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 
+#[cfg(feature = "cli")]
+mod bench;
 mod client;
 #[cfg(feature = "cli")]
 mod command;
+mod examples;
 mod fake;
+#[cfg(feature = "cli")]
+mod generate;
+#[cfg(feature = "cli")]
+mod inspect;
+#[cfg(feature = "cli")]
+mod manual;
+#[cfg(feature = "cli")]
+mod verify;

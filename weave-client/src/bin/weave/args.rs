@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
 use crate::exit;
 
@@ -20,7 +21,31 @@ Examples:
   weave generate \"a cat in space\"                  writes weave-SEED.png
   weave generate \"a cat in space\" -o cat.png --seed 7
                                                    the same seed draws the same image again
+  weave generate \"a cat in space\" -n 4 -o cat.png  cat-1.png to cat-4.png, with seeds one after the other
+  weave generate --prompt-file cat.txt --show      the image is shown in the terminal as well
+  fortune | weave generate - --json | jq .file     the prompt comes from standard input
   weave generate \"a cat in space\" -o - | display   the image goes to standard output
+";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  weave verify cat.png
+  weave verify cat.png --json | jq .most_difference
+";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  weave bench --width 1024 --height 1024
+  weave bench --requests 500 --connections 8 --width 64 --height 64 --steps 1 --cfg 1
+  weave bench --duration 60 --in-flight 4 --json > bench.json
+";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  weave inspect capture.bin
+  socat -u UNIX-LISTEN:here.sock - | weave inspect -     what a client sends
+  echo '57455645 0001 00ff 00000012' | weave inspect --hex -
+  xxd frame.bin | weave inspect --hex -                  also what hexdump -C writes
 ";
 
 const PING_EXAMPLES: &str = "\
@@ -41,6 +66,18 @@ Examples:
   weave top --interval 10 --count 6 > minute.txt
 ";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  weave completions bash > ~/.local/share/bash-completion/completions/weave
+  weave completions zsh > ~/.zfunc/_weave             with ~/.zfunc in fpath
+  weave completions fish > ~/.config/fish/completions/weave.fish
+";
+
+const MANUAL_EXAMPLES: &str = "\
+Examples:
+  weave manual ~/.local/share/man/man1 && man weave-generate
+";
+
 const SOCKET_HELP: &str = "\
 The daemon's socket, or tcp://HOST:PORT [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
 
@@ -55,9 +92,14 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Generate(Generate),
+    Verify(Verify),
+    Bench(Bench),
+    Inspect(Inspect),
     Ping(Ping),
     Stats(Stats),
     Top(Top),
+    Completions(Completions),
+    Manual(Manual),
 }
 
 /// Has an image made of a prompt and writes it as a PNG file.
@@ -67,12 +109,22 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help(GENERATE_EXAMPLES))]
 pub(crate) struct Generate {
-    /// What to draw: 1 to 2048 bytes of text
-    pub(crate) prompt: String,
+    /// What to draw: 1 to 2048 bytes of text; "-" reads it from standard input
+    #[arg(required_unless_present = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// Read the prompt from this file; "-" is standard input. Line ends at its end don't count
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
 
     /// Where the image goes; "-" is standard output [default: weave-SEED.png]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+
+    /// How many images: 1 to 1000, with seeds counting up. FILE gets a number: cat.png, cat-1.png
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) count: u32,
 
     /// Replace the file if there is one already
     #[arg(short, long)]
@@ -101,13 +153,144 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) daemon: Daemon,
 
-    /// Give up after this time [default: wait as long as it takes]
+    /// Give up when an answer takes longer than this [default: wait as long as it takes]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 
-    /// Say nothing unless something goes wrong
+    /// Show the image in the terminal, which is asked what it can; --show=HOW doesn't ask
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "auto",
+        conflicts_with = "json")]
+    pub(crate) show: Option<Show>,
+
+    /// A line of JSON for each image instead of one for people
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Say nothing unless something goes wrong; with --json only what is JSON
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// How an image is shown in a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Show {
+    /// In the first of the ways below that the terminal can
+    Auto,
+    /// As kitty has it; also Ghostty, Konsole, WezTerm
+    Kitty,
+    /// As iTerm2 has it; also mintty, WezTerm
+    Iterm2,
+    /// As Sixel graphics; also foot, mlterm, Windows Terminal, xterm -ti vt340
+    Sixel,
+    /// With coloured characters
+    HalfBlocks,
+}
+
+/// Generates the image of a PNG file again and compares the pixels.
+///
+/// Prompt and parameters are those that `weave generate` has written into the file. The same daemon
+/// with the same model draws the same image; another device may round otherwise.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(VERIFY_EXAMPLES))]
+pub(crate) struct Verify {
+    /// A PNG file that `weave generate` has made; "-" is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+
+    /// Give up when the answer takes longer than this [default: wait as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// The result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Say nothing unless something goes wrong: the exit status is the result
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+/// Puts a load on the daemon and measures how it bears it.
+///
+/// Each connection has so many requests under way, and sends the next one when an answer is there. A
+/// latency is the time from sending a request to its last pixel. Seeds count up. If a request fails, the
+/// exit status is that of the first that did.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(BENCH_EXAMPLES))]
+pub(crate) struct Bench {
+    /// How many requests, on all connections together
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 20, conflicts_with = "duration",
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) requests: u64,
+
+    /// Send requests for this time instead
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Connections: 1 to 1000
+    #[arg(short, long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) connections: u16,
+
+    /// Requests under way on each connection: 1 to 1000
+    #[arg(short, long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) in_flight: u16,
+
+    /// What to draw
+    #[arg(short, long, value_name = "TEXT", default_value = "a cat in space")]
+    pub(crate) prompt: String,
+
+    /// Width in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) width: u32,
+
+    /// Height in pixels: 64 to 2048, a multiple of 64
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) height: u32,
+
+    /// Denoising steps: 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 28)]
+    pub(crate) steps: u32,
+
+    /// How strictly the image follows the prompt: 0 to 20
+    #[arg(long, value_name = "X", default_value_t = 7.0, allow_negative_numbers = true)]
+    pub(crate) cfg: f32,
+
+    /// Seed of the first request
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) daemon: Daemon,
+
+    /// Give up a connection whose next answer takes longer than this [default: wait as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// The figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Takes frames apart: each field with its place, bytes and meaning, and what is wrong with it.
+///
+/// The input is what went over a connection in one direction, or in both. Requests are judged as a server
+/// judges them, answers as a client does; behind what is wrong stands the requirement of the specification.
+/// Prompts are shown.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(INSPECT_EXAMPLES))]
+pub(crate) struct Inspect {
+    /// A file with one frame or more; "-" is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// The input is text: hexadecimal digits, with # before comments, or a dump by xxd or hexdump -C
+    #[arg(long)]
+    pub(crate) hex: bool,
 }
 
 /// Asks whether the daemon is there and answers, without troubling its engine.
@@ -125,22 +308,22 @@ pub(crate) struct Ping {
 /// Which daemon, and how to get in.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Daemon {
-    #[arg(long, value_name = "ADDRESS", help = SOCKET_HELP)]
+    #[arg(long, value_name = "ADDRESS", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
     pub(crate) socket: Option<PathBuf>,
 
     /// The file with the token that the daemon wants to see over TCP [default: $WEAVE_TOKEN_FILE]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Where the daemon's administrative socket is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    #[arg(long, value_name = "PATH", help = SOCKET_HELP)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
     pub(crate) socket: Option<PathBuf>,
 
     /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) admin_socket: Option<PathBuf>,
 }
 
@@ -173,6 +356,23 @@ pub(crate) struct Top {
     /// End after so many tables [default: go on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+/// Writes the completions for a shell to standard output.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(COMPLETIONS_EXAMPLES))]
+pub(crate) struct Completions {
+    /// For which shell
+    pub(crate) shell: Shell,
+}
+
+/// Writes the manual's pages into a folder: weave.1, weave-generate.1 and so on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help(MANUAL_EXAMPLES))]
+pub(crate) struct Manual {
+    /// Where to; made if it isn't there. Pages that are there are replaced
+    #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) folder: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,8 +1,9 @@
 //! How the command ends when it doesn't succeed.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use weave_client::{
@@ -29,12 +30,13 @@ macro_rules! exits {
 }
 
 exits! {
-    Local = 1, "something failed on this side: the file can't be written, for instance";
+    Local = 1, "something failed on this side, or the answer is no: other pixels (verify), a bad frame (inspect)";
     Usage = 2, "bad usage, or a parameter out of its range: nothing was sent";
     Refused = 3, "the daemon refused the request; the same request will be refused again";
     Busy = 4, "the daemon is busy or ending; the same request may succeed later";
     Timeout = 5, "time ran out, on the daemon's side or by --timeout";
     Daemon = 7, "the daemon failed: it could not generate the image, or hung up";
+    NoInput = 66, "a file that was named can't be read, or isn't what it should be";
     NoDaemon = 69, "no daemon answers at the socket";
     NotWeave = 76, "what answers there doesn't speak Weave properly";
 }
@@ -86,14 +88,35 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "weave: {line}");
 }
 
-/// A result on standard output. A reader that has gone wanted no more; that is no failure.
+/// A result on standard output, as a line.
 pub(crate) fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    write_out(format!("{line}\n").as_bytes())
+}
+
+/// A result on standard output. A reader that has gone wanted no more; that is no failure.
+pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Exit::Local, format_args!("can't write to standard output: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// All of a file that was named, or of standard input for "-"; at most `most` bytes.
+pub(crate) fn read_in(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    let (name, source): (String, io::Result<Box<dyn Read>>) = match path.to_str() {
+        Some("-") => ("standard input".to_owned(), Ok(Box::new(io::stdin().lock()))),
+        _ => (path.display().to_string(), File::open(path).map(|file| Box::new(file) as _)),
+    };
+    let mut bytes = Vec::new();
+    source
+        .and_then(|source| source.take(most.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(|error| Failure::new(Exit::NoInput, format_args!("can't read {name}: {error}")))?;
+    match bytes.len() as u64 > most {
+        true => Err(Failure::new(Exit::NoInput, format_args!("{name} has more than {most} bytes"))),
+        false => Ok(bytes),
     }
 }
 

@@ -4,14 +4,20 @@
 
 mod admin;
 mod args;
+mod bench;
 mod exit;
 mod generate;
+mod inspect;
 mod interrupt;
+mod manual;
 mod output;
 mod ping;
 mod png_file;
+mod prompt;
+mod show;
 mod stats;
 mod top;
+mod verify;
 mod waiting;
 
 use std::process::ExitCode;
@@ -19,16 +25,21 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Args, Command};
+use crate::exit::Exit;
 
 fn main() -> ExitCode {
+    let yes = |()| ExitCode::SUCCESS;
+    let verdict = |yes| if yes { ExitCode::SUCCESS } else { ExitCode::from(Exit::Local as u8) };
     let done = match Args::parse().command {
-        Command::Generate(args) => generate::run(&args),
-        Command::Ping(args) => ping::run(&args),
-        Command::Stats(args) => stats::run(&args),
-        Command::Top(args) => top::run(&args),
+        Command::Generate(args) => generate::run(&args).map(yes),
+        Command::Verify(args) => verify::run(&args).map(verdict),
+        Command::Bench(args) => bench::run(&args).map(yes),
+        Command::Inspect(args) => inspect::run(&args).map(verdict),
+        Command::Ping(args) => ping::run(&args).map(yes),
+        Command::Stats(args) => stats::run(&args).map(yes),
+        Command::Top(args) => top::run(&args).map(yes),
+        Command::Completions(args) => manual::completions(&args).map(yes),
+        Command::Manual(args) => manual::run(&args).map(yes),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    done.unwrap_or_else(exit::Failure::report)
 }

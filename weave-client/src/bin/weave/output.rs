@@ -36,6 +36,11 @@ pub(crate) enum Output {
 }
 
 impl Output {
+    /// Checks that a file of this name may be made.
+    pub(crate) fn check(path: &Path, force: bool) -> Result<(), Failure> {
+        may_be_made(path, force)
+    }
+
     /// Checks all that can be checked while there is no image yet, which takes long to come.
     pub(crate) fn prepare(path: PathBuf, force: bool, unfinished: &Unfinished) -> Result<Self, Failure> {
         if path.as_os_str() != "-" {

@@ -1,17 +1,22 @@
 //! The image as a PNG file that says how it was made.
 
-use png::{BitDepth, ColorType, Encoder, EncodingError};
-use serde::Serialize;
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
+use serde::{Deserialize, Serialize};
 use weave_client::weave_core::limits::{MODEL_ID_SD35, VERSION};
-use weave_client::{Channels, Image, Params};
+use weave_client::weave_core::request::Prompts;
+use weave_client::{Channels, Image, Params, RequestError};
 
 /// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
 /// the same image gives the same file.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Recipe<'a> {
     protocol: u16,
     model_id: u32,
-    prompt: &'a str,
+    prompt: Cow<'a, str>,
     width: u32,
     height: u32,
     steps: u32,
@@ -19,12 +24,14 @@ struct Recipe<'a> {
     seed: u64,
 }
 
+const RECIPE: &str = "Weave";
+
 /// Makes the file's bytes. `params` are those of the request, with the seed that was used.
 pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec<u8>, EncodingError> {
     let recipe = Recipe {
         protocol: VERSION,
         model_id: MODEL_ID_SD35,
-        prompt,
+        prompt: prompt.into(),
         width: params.width,
         height: params.height,
         steps: params.steps,
@@ -40,7 +47,7 @@ pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec
         Channels::Rgb => ColorType::Rgb,
         Channels::Rgba => ColorType::Rgba,
     });
-    for (keyword, text) in [("parameters", parameters(params, prompt)), ("Weave", recipe)] {
+    for (keyword, text) in [("parameters", parameters(params, prompt)), (RECIPE, recipe)] {
         // tEXt is read everywhere, but holds Latin-1 only.
         if text.chars().all(|c| u32::from(c) <= 0xFF) {
             encoder.add_text_chunk(keyword.to_owned(), text)?;
@@ -54,12 +61,69 @@ pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec
     Ok(file)
 }
 
-/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings.
+/// What a file holds.
+pub(crate) struct Decoded {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// Red, green, blue, alpha.
+    pub(crate) pixels: Vec<[u8; 4]>,
+    pub(crate) params: Params,
+    pub(crate) prompt: String,
+}
+
+/// Reads an image and how it was made, or says why that can't be read.
+pub(crate) fn decode(file: &[u8]) -> Result<Decoded, String> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(file), Limits { bytes: 1 << 28 });
+    decoder.set_transformations(Transformations::normalize_to_color8());
+    let not_png = |error: DecodingError| match error {
+        DecodingError::IoError(_) => "is cut off, or no PNG file".to_owned(),
+        error => format!("is no sound PNG file: {error}"),
+    };
+    let mut reader = decoder.read_info().map_err(not_png)?;
+    let size = reader.output_buffer_size().ok_or("is too large")?;
+    let mut bytes = vec![0; size];
+    let frame = reader.next_frame(&mut bytes).map_err(not_png)?;
+    // Text may also stand behind the pixels.
+    reader.finish().map_err(not_png)?;
+    let info = reader.info();
+    let latin1 = info.uncompressed_latin1_text.iter().map(|chunk| (&chunk.keyword, Some(chunk.text.clone())));
+    let utf8 = info.utf8_text.iter().map(|chunk| (&chunk.keyword, chunk.get_text().ok()));
+    let recipe = latin1.chain(utf8).find_map(|(keyword, text)| text.filter(|_| keyword == RECIPE));
+    let recipe = recipe.ok_or(
+        "doesn't say how to make it: it has no text \"Weave\", which `weave generate` writes and some programs drop",
+    )?;
+    let unreadable = |error: &dyn fmt::Display| format!("has parameters that can't be used: {error}");
+    let recipe: Recipe<'_> = serde_json::from_str(&recipe).map_err(|error| unreadable(&error))?;
+    let Recipe { width, height, steps, cfg_scale, seed, .. } = recipe;
+    let params = Params { width, height, steps, cfg_scale, seed };
+    params
+        .check()
+        .and_then(|()| Prompts::same(&recipe.prompt).check())
+        .and(match recipe.model_id {
+            MODEL_ID_SD35 => Ok(()),
+            other => Err(RequestError::ModelId(other)),
+        })
+        .map_err(|error| unreadable(&error))?;
+    if seed == 0 {
+        return Err(unreadable(&"seed is 0, which is another image each time"));
+    }
+    let pixels = match frame.color_type {
+        ColorType::Rgba => bytes.chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect(),
+        ColorType::Rgb => bytes.chunks_exact(3).map(|p| [p[0], p[1], p[2], 255]).collect(),
+        ColorType::GrayscaleAlpha => bytes.chunks_exact(2).map(|p| [p[0], p[0], p[0], p[1]]).collect(),
+        _ => bytes.iter().map(|p| [*p, *p, *p, 255]).collect(),
+    };
+    let prompt = recipe.prompt.into_owned();
+    Ok(Decoded { width: frame.width, height: frame.height, pixels, params, prompt })
+}
+
+/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
+/// protocol doesn't tell the sampler and the model's file; what it calls model 0 is SD 3.5.
 fn parameters(params: &Params, prompt: &str) -> String {
     let Params { width, height, steps, cfg_scale, seed } = params;
     format!(
         "{prompt}\nSteps: {steps}, CFG scale: {cfg_scale}, Seed: {seed}, Size: {width}x{height}, \
-         Version: Weave {}",
+         Model: SD 3.5, Version: Weave {}",
         env!("CARGO_PKG_VERSION")
     )
 }

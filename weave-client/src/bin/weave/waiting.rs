@@ -24,19 +24,43 @@ pub(crate) enum Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn start(what: String, quiet: bool) -> Self {
+    pub(crate) fn start(quiet: bool) -> Self {
         if quiet {
             return Self::Silent;
         }
         let bar = ProgressBar::new_spinner();
         // Standard error is no terminal, or one that can't move its cursor.
         if bar.is_hidden() {
-            return Self::Lines { what, lines: None };
+            return Self::Lines { what: String::new(), lines: None };
         }
-        bar.set_style(style("{spinner} {msg}, {elapsed}"));
-        bar.set_message(what);
-        bar.enable_steady_tick(Duration::from_millis(100));
         Self::Bar(bar)
+    }
+
+    /// From now on it is this that is waited for.
+    pub(crate) fn wait_for(&mut self, next: String) {
+        match self {
+            Self::Silent => {}
+            Self::Bar(bar) => {
+                bar.unset_length();
+                bar.set_style(style("{spinner} {msg}, {elapsed}"));
+                bar.set_message(next);
+                bar.reset();
+                bar.enable_steady_tick(Duration::from_millis(100));
+            }
+            Self::Lines { what, lines } => {
+                *lines = None;
+                *what = next;
+            }
+        }
+    }
+
+    /// Takes the line that moves away, to write where it stands.
+    pub(crate) fn pause(&mut self) {
+        match self {
+            Self::Silent => {}
+            Self::Bar(bar) => bar.finish_and_clear(),
+            Self::Lines { lines, .. } => *lines = None,
+        }
     }
 
     pub(crate) fn show(&mut self, progress: Progress) {
@@ -48,7 +72,9 @@ impl Waiting {
                 }
                 bar.set_position(bytes as u64);
             }
-            (Self::Lines { what, lines }, Progress::Sent) => *lines = Some(Lines::start(what)),
+            (Self::Lines { what, lines }, Progress::Sent) if lines.is_none() => {
+                *lines = Some(Lines::start(what));
+            }
             _ => {}
         }
     }
