@@ -291,9 +291,16 @@ impl Process {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Its last words.
+    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold its outputs.
     #[must_use]
-    pub fn last_words(&self) -> String {
+    pub fn last_words(&mut self) -> String {
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.ended().is_some()
+            && !self.followers.iter().all(JoinHandle::is_finished)
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")

@@ -125,6 +125,95 @@ fn a_testee_that_ends_crashes_or_is_silent_is_told_apart() {
     expect(&[&["codec", "--exec", "yes"], &filter[..]].concat(), 1, &["FAIL", "no JSON"]);
 }
 
+/// A command that runs a Python program with `{address}` as its first argument, and more.
+fn python(program: &str, more: &str) -> String {
+    let file = scratch(&format!("{:x}.py", program.len()));
+    std::fs::write(&file, program).unwrap();
+    format!("python3 {} {{address}} {more}", file.display())
+}
+
+#[test]
+fn a_server_that_crashes_is_in_the_report_and_started_again() {
+    let exec = python(
+        "import os, signal, socket, sys\n\
+         listener = socket.socket(socket.AF_UNIX)\n\
+         listener.bind(sys.argv[1])\n\
+         listener.listen()\n\
+         while not listener.accept()[0].recv(1): pass\n\
+         print('out of luck', file=sys.stderr, flush=True)\n\
+         os.unlink(sys.argv[1])\n\
+         os.kill(os.getpid(), signal.SIGSEGV)\n",
+        "",
+    );
+    let (json, junit) = (scratch("crash.json"), scratch("crash.xml"));
+    let reports = ["--json", json.to_str().unwrap(), "--junit", junit.to_str().unwrap()];
+    let filter = ["--filter", "W1-REQ-001c", "--filter", "W1-FRM-004a"];
+    expect(&[&["server", "--exec", &exec], &filter[..], &reports].concat(), 1, &["CRASH", "2 cases"]);
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        assert_eq!((&case["verdict"], &case["counts_against"]), (&"crash".into(), &true.into()), "{case}");
+        let problem = case["failures"][0]["problem"].as_str().unwrap();
+        assert!(problem.contains("signal 11") && problem.contains("out of luck"), "{problem}");
+    }
+    assert_eq!(report["conformant"], false);
+    assert!(std::fs::read_to_string(&junit).unwrap().contains(r#"tests="2" failures="2""#));
+}
+
+#[test]
+fn a_case_that_is_repeated_fails_if_it_fails_once() {
+    let file = scratch("asked");
+    // Nothing comes on an empty stream: it is right so many times, and once it is not.
+    let tried = |right: usize, more: &[&str], status: i32| {
+        let exec = format!(
+            r#"sh -c 'while read -r line; do echo >>{0}; frames=; [ $(wc -l <{0}) != {1} ] || frames=1
+               echo "{{\"frames\": [$frames], \"end\": \"between-frames\"}}"; done'"#,
+            file.display(),
+            right + 1
+        );
+        let _ = std::fs::remove_file(&file);
+        let args = ["codec", "--exec", &exec, "--filter", "W1-FRM-009c"];
+        expect(&[&args[..], more].concat(), status, &["1 cases"]);
+        std::fs::read_to_string(&file).unwrap().len()
+    };
+    let once = tried(1_000_000, &[], 0);
+    assert_eq!(tried(1_000_000, &["--repeat", "3"], 0), 3 * once);
+    assert_eq!(tried(once, &["--repeat", "3"], 1), 3 * once);
+    assert_eq!(tried(once, &[], 0), once);
+}
+
+#[test]
+fn a_seed_makes_the_same_noise_each_time() {
+    // Keeps what it reads of so many connections, and answers none.
+    let exec = python(
+        "import socket, sys\n\
+         listener = socket.socket(socket.AF_UNIX)\n\
+         listener.bind(sys.argv[1])\n\
+         listener.listen()\n\
+         left = 20\n\
+         while left:\n\
+        \x20    with listener.accept()[0] as connection, open(sys.argv[2], 'ab') as file:\n\
+        \x20        said = connection.makefile('rb').read()\n\
+        \x20        left -= len(said) > 0\n\
+        \x20        file.write(said)\n",
+        &scratch("noise").display().to_string(),
+    );
+    let noise = |seed: &str| {
+        let _ = std::fs::remove_file(scratch("noise"));
+        let json = scratch("noise.json");
+        let report = ["--json", json.to_str().unwrap()];
+        let args = ["server", "--exec", &exec, "--filter", "W1-SEC-001a", "--seed", seed];
+        expect(&[&args[..], &report].concat(), 1, &["W1-SEC-001a"]);
+        let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        assert_eq!(report["seed"].to_string(), seed);
+        std::fs::read(scratch("noise")).unwrap()
+    };
+    let seven = noise("7");
+    assert!(seven.len() > 10_000, "{}", seven.len());
+    assert!(noise("7") == seven && noise("8") != seven);
+}
+
 #[test]
 fn a_server_that_cannot_be_started_is_trouble_of_the_suite() {
     let filter = ["--filter", "W1-REQ-001c", "--timeout", "0.5"];
