@@ -76,6 +76,10 @@ MUTANTS = [
     ("codec", "codec.py", 'text.decode("utf-8")\n', 'text.decode("latin-1")\n', "W1-REQ-003a"),
     ("codec", "codec.py", "check(0 not in data[offset:offset + length],", "check(True,", "W1-REQ-003c"),
     ("codec", "codec.py", "check(0 not in data[offset:offset + length],", "check(0 not in data,", "W1-REQ-006a"),
+    ("codec", "codec.py", """    for name, offset, length in prompts:
+        check(0 not in data[offset:offset + length], ErrorCode.INVALID_PROMPT, name, "text with a byte 0", "without")
+""", """    prompts = [(name, offset, (data[offset:offset + length] + b"\\0").index(0)) for name, offset, length in prompts]
+""", "W1-REQ-003c"),
     ("codec", "codec.py", "check(is_utf8(data[offset:offset + length]),", "check(is_utf8(data),", "W1-REQ-006a"),
     ("codec", "codec.py", "payload_len >= REQUEST_HEAD.size,", "payload_len >= 8,", "W1-VAL-001b"),
     ("codec", "codec.py", "check(payload_len >= REQUEST.size,", "check(payload_len > REQUEST.size,", "W1-VAL-001b"),
@@ -132,6 +136,17 @@ MUTANTS = [
     ("server", "server.py", "        if not data:  # the client", "        if len(data) < 16:  # the client", "W1-TRN-001a"),
     ("server", "server.py", "        for outcome in reader.feed(data):\n            yield from send(sock, server.answer(outcome))",
      "        for outcome in list(reader.feed(data))[:1]:\n            yield from send(sock, server.answer(outcome))", "W1-CON-001a"),
+    ("server", "server.py", "            yield from send(sock, server.answer(outcome))  #",
+     """            yield from send(sock, server.answer(outcome))
+            if isinstance(outcome, codec.Refusal):
+                return
+            #""", "W1-CON-005a"),
+    ("server", "server.py", """        for outcome in reader.feed(data):
+            yield from send(sock, server.answer(outcome))  #""", """        import itertools
+        answers = [server.answer(outcome) for outcome in reader.feed(data)]
+        in_turns = [piece for pieces in itertools.zip_longest(*answers) for piece in pieces if piece]
+        yield from send(sock, in_turns)
+        #""", "W1-CON-006a"),
     ("server", "server.py", "            connection.sock.shutdown(socket.SHUT_RD)  #", "            connection.sock.close()  #",
      "W1-CON-009a"),
     ("server", "codec.py", 'f"{field} is {value}, must be {allowed}")\n        self.error_code', '"bad request")\n        self.error_code',
