@@ -51,18 +51,23 @@ fn a_frame_has_to_be_complete_in_time_however_much_of_it_comes() {
 }
 
 #[test]
-fn a_frame_that_is_there_is_not_late_because_the_daemon_stood_still() {
-    let limit = Duration::from_secs(1);
-    let daemon = Daemon::pattern(&[&format!("--frame-timeout={}", limit.as_secs())]);
-    let mut client = daemon.connect();
-    let whole = request(7, "in time", 1);
-    client.write(&whole[..70]);
-    wait_until_read(&daemon, 70);
+fn nobody_is_late_because_the_daemon_stood_still() {
+    let limits = ["--frame-timeout=1", "--idle-timeout=1", "--generation-timeout=1"];
+    let daemon = Daemon::pattern(&[&limits[..], &["--workers=2", "--faults=slow=0.3"]].concat());
+    let (mut half, mut idle, mut waiting) = (daemon.connect(), daemon.connect(), daemon.connect());
+    let whole = request(1, "half", 1);
+    half.write(&whole[..70]);
+    waiting.send(2, "made meanwhile", 2);
+    wait_until_read(&daemon, 70 + request(2, "made meanwhile", 2).len());
     daemon.freeze();
-    client.write(&whole[70..]);
-    std::thread::sleep(limit + limit / 4);
+    // The rest of a frame, a first word after a long time, and an image: all are there when it goes on.
+    half.write(&whole[70..]);
+    idle.send(3, "a word", 3);
+    std::thread::sleep(Duration::from_millis(1200));
     daemon.signal(Signal::CONT);
-    client.expect_gradient(7, "in time", 1);
+    half.expect_gradient(1, "half", 1);
+    waiting.expect_gradient(2, "made meanwhile", 2);
+    idle.expect_gradient(3, "a word", 3);
 }
 
 #[test]
