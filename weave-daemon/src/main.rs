@@ -11,9 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use lexopt::Arg;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Signal, getpid, kill_process};
 use weave_daemon::config::{
     AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, default_file,
     unknown_variables,
@@ -503,13 +505,7 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
     let stream = match &connect {
         Some(path) => UnixStream::connect(path)
             .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
-        None => {
-            // Without this a worker whose daemon was killed would finish its image first.
-            if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-                log::warn!("this worker may outlive its daemon for the time of an image: {error}");
-            }
-            inherited_socket()?
-        }
+        None => inherited_socket()?,
     };
     let control = inherited_scoreboard();
     if config.is_sandboxed() {
@@ -521,16 +517,29 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             ),
         }
     }
+    // If whoever started this process is gone, so are we, whatever the engine is doing.
     if connect.is_some() {
-        // Whoever started this process holds the other end of standard input: if that ends, so do
-        // we, whatever the engine is doing.
         thread::spawn(|| {
             let mut input = std::io::stdin().lock();
             while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
             std::process::exit(0);
         });
+    } else {
+        let other_end = stream.try_clone().map_err(|error| Failure::Other(error.to_string()))?;
+        thread::spawn(move || end_with(&other_end));
     }
     worker::run(config, stream, control).map_err(Failure::Other)
+}
+
+/// Ends this process when nobody has the other end of its stream any more. The kernel's signal for the death of a
+/// parent would not do: the parent may be a script.
+fn end_with(stream: &UnixStream) {
+    // Nothing but the end: what comes is for the engine.
+    let mut end = [PollFd::new(stream, PollFlags::empty())];
+    while poll(&mut end, None).is_err() {}
+    // Who isn't busy sees it, and ends well.
+    thread::sleep(Duration::from_millis(100));
+    let _ = kill_process(getpid(), Signal::KILL);
 }
 
 /// Where the daemon looks how far this worker is. Taken before the sandbox closes the way to it.

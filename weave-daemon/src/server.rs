@@ -734,7 +734,7 @@ impl Server {
             (link.worker, link.scoreboard) = (None, None);
             let mut log = link.log.take();
             if let Some(log) = &mut log {
-                while log.pass_on() {}
+                log.pass_on_rest();
             }
             match log.as_ref().and_then(WorkerLog::last_line) {
                 Some(line) => log::warn!("worker {}: {death}; it said last: {line}", id.0),

@@ -16,6 +16,8 @@ use crate::logger;
 const LINE_LEN: usize = 256;
 /// Bytes that are passed on before it is somebody else's turn.
 const TURN: usize = 16 * 1024;
+/// Bytes that a pipe holds.
+const PIPE_LEN: usize = 64 * 1024;
 
 /// The daemon's end of a worker's standard error.
 #[derive(Debug)]
@@ -68,6 +70,11 @@ impl WorkerLog {
             }
         }
         true
+    }
+
+    /// Passes on what a worker that is dead has left, and not what a process of its own goes on to write.
+    pub fn pass_on_rest(&mut self) {
+        let _ = (0..=PIPE_LEN / TURN).all(|_| self.pass_on());
     }
 
     /// The last line that isn't empty, as far as it is kept and can be shown.

@@ -11,10 +11,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Client, Daemon, SIDE, eventually, gradient, is_alive, metric, private_folder, request,
-    sized_request, wait, weaved,
+    Answer, Client, Daemon, SIDE, assert_gone_within_a_second, eventually, gradient, is_alive, metric,
+    private_folder, request, sized_request, wait, weaved,
 };
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use weave_core::error::ErrorCode;
 
 #[test]
@@ -556,17 +556,10 @@ fn sigterm_waits_for_nothing_that_nobody_waits_for() {
     idle.expect_close();
 }
 
-/// A second is what a supervisor may take to start the next one.
-fn assert_gone_within_a_second(workers: &[i32]) {
-    let started = Instant::now();
-    eventually("the workers are gone", || !workers.iter().any(|pid| is_alive(*pid)));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-}
-
 #[test]
 fn a_killed_daemon_leaves_no_worker_whatever_that_does() {
     let mut daemon = Daemon::pattern(&["--workers=3", "--faults=hang@hang"]);
-    // One generates, one sends what nobody reads, one is idle; and there is half a request.
+    // One generates, one sends what nobody reads, one stands still; and there is half a request.
     let mut clients = [(); 3].map(|()| daemon.connect());
     clients[0].send(1, "hang", 1);
     daemon.log.wait("request 1:");
@@ -575,6 +568,7 @@ fn a_killed_daemon_leaves_no_worker_whatever_that_does() {
     clients[2].write(&request(3, "half", 1)[..70]);
     let workers = daemon.workers();
     assert_eq!(workers.len(), 3);
+    kill_process(Pid::from_raw(workers[2]).unwrap(), Signal::STOP).unwrap();
     daemon.signal(Signal::KILL);
     daemon.wait();
     assert_gone_within_a_second(&workers);

@@ -43,6 +43,35 @@ fn another_program_serves_with_the_same_settings() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// The process that the daemon knows is the shell, and the engine's is not its own child.
+#[test]
+fn a_script_that_stays_in_between_is_no_hiding_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = script(folder.path(), &format!("{WEAVED} worker \"$@\"\ntrue"));
+    let flags = ["--worker-command", &command, "--faults=hang@hang"];
+    let mut daemon = Daemon::pattern(&flags);
+    let mut client = daemon.connect();
+    client.send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    let [shell] = daemon.workers()[..] else { panic!() };
+    let [worker] = harness::children(shell)[..] else { panic!() };
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait();
+    harness::assert_gone_within_a_second(&[shell, worker]);
+
+    // It is gone as well when the daemon has lost its patience.
+    let daemon = Daemon::pattern(&[&flags[..], &["--generation-timeout=1", "--cancel-timeout=0.1"]].concat());
+    let mut client = daemon.connect();
+    client.send(1, "hang", 1);
+    daemon.log.wait("request 1:");
+    let [shell] = daemon.workers()[..] else { panic!() };
+    let [worker] = harness::children(shell)[..] else { panic!() };
+    client.expect_error(1, ErrorCode::Timeout);
+    daemon.log.wait("was killed by signal 9");
+    harness::assert_gone_within_a_second(&[shell, worker]);
+    daemon.assert_serves();
+}
+
 #[test]
 fn it_gets_all_settings_but_its_own() {
     let folder = tempfile::tempdir().unwrap();

@@ -131,9 +131,7 @@ impl Daemon {
 
     /// The process ids of the daemon's children.
     pub fn workers(&self) -> Vec<i32> {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+        children(self.child.id().try_into().unwrap())
     }
 
     pub fn kill_worker(&self) {
@@ -217,6 +215,19 @@ pub fn metric(daemon: &Daemon, sample: &str) -> f64 {
     let (_, text) = get(&admin(daemon), "/metrics");
     let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("{sample} is not there")).parse().unwrap()
+}
+
+/// What a process has started.
+pub fn children(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// A second is what a supervisor may take to start the next one.
+pub fn assert_gone_within_a_second(processes: &[i32]) {
+    let started = Instant::now();
+    eventually("they are gone", || !processes.iter().any(|pid| is_alive(*pid)));
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
 /// Whether a process exists and is no zombie.
