@@ -89,6 +89,31 @@ fn so_many_requests_on_so_many_connections() {
 }
 
 #[test]
+fn so_many_are_under_way_and_no_more() {
+    let folder = folder();
+    let fake = Fake::serving(|stream, ping| {
+        send(stream, &error(ping.id(), 400, 3, "model_id"));
+        let mut requests = vec![Request::read(stream), Request::read(stream), Request::read(stream)];
+        for _ in 0..2 {
+            assert!(!there_is_more(stream), "a fourth one came before an answer");
+            let request = requests.remove(0);
+            send(stream, &Response::good(request.id()).bytes());
+            requests.push(Request::read(stream));
+        }
+        requests.iter().for_each(|request| send(stream, &Response::good(request.id()).bytes()));
+    });
+    let run = run(bench(folder.path(), &fake.path(), &["--requests=5", "--in-flight=3"]));
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    fake.end();
+}
+
+/// Whether something has come already.
+fn there_is_more(stream: &UnixStream) -> bool {
+    use rustix::net::RecvFlags;
+    rustix::net::recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+}
+
+#[test]
 fn errors_are_counted_by_code_and_the_first_decides() {
     let folder = folder();
     let (fake, _) = daemon(|request| match request.u64(44) % 4 {

@@ -111,3 +111,32 @@ fn the_manual_has_a_page_for_each_command() {
     assert_eq!(run.status, Some(1));
     assert!(run.stderr.contains("file/man1: Not a directory"), "{}", run.stderr);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn help_that_cannot_be_written_is_a_failure() {
+    let folder = folder();
+    for args in [&["--help"][..], &["--version"], &["generate", "--help"], &["completions", "bash"]] {
+        let mut command = weave(folder.path());
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command.args(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(
+            String::from_utf8(output.stderr).unwrap().contains("can't write to standard output: No space")
+        );
+    }
+}
+
+#[test]
+fn a_prompt_without_quotes_is_seen_as_such() {
+    let folder = folder();
+    for (args, hint) in
+        [(&["generate", "a", "cat"][..], true), (&["generate", "a", "--cat"], false), (&["ping", "a"], false)]
+    {
+        let mut command = weave(folder.path());
+        command.args(args);
+        let run = run(command);
+        assert_eq!(run.status, Some(2));
+        assert_eq!(run.stderr.contains("a prompt of several words needs quotes"), hint, "{}", run.stderr);
+    }
+}

@@ -1,8 +1,10 @@
 //! What the command line says.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
@@ -12,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   weave generate \"a cat in space\" -o cat.png
   weave generate \"a red circle on a blue background\" --width 128 --height 128 --steps 8 --cfg 1
+  weave verify cat.png
   weave ping
   weave top
 ";
@@ -373,6 +376,29 @@ pub(crate) struct Manual {
     /// Where to; made if it isn't there. Pages that are there are replaced
     #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub(crate) folder: PathBuf,
+}
+
+/// What the command line says, or how the command ends because of what it says.
+pub(crate) fn parse() -> Result<Args, ExitCode> {
+    Args::try_parse().map_err(|error| {
+        // Help and version are results like others, and not written is not done.
+        if !error.use_stderr() {
+            let shown = exit::write_out(error.to_string().as_bytes());
+            return shown.map_or_else(exit::Failure::report, |()| ExitCode::SUCCESS);
+        }
+        // There is nobody to tell if this can't be told.
+        let _ = error.print();
+        let unknown = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(argument)) if error.kind() == ErrorKind::UnknownArgument => argument,
+            _ => "-",
+        };
+        if !unknown.starts_with('-') && std::env::args().nth(1).is_some_and(|command| command == "generate") {
+            exit::say(format_args!(
+                "a prompt of several words needs quotes: weave generate \"a cat in space\""
+            ));
+        }
+        ExitCode::from(exit::Exit::Usage as u8)
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

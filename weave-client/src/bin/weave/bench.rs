@@ -64,6 +64,10 @@ fn load(mut client: Client, args: &Bench, params: Params, tally: &Mutex<Tally>) 
     let tally = || tally.lock().unwrap_or_else(PoisonError::into_inner);
     let mut sent = Vec::new();
     let mut reachable = true;
+    let failed = |error: Error, reachable: &mut bool| {
+        *reachable &= !matches!(error, Error::Unreachable { .. });
+        tally().failed(error);
+    };
     loop {
         while reachable
             && sent.len() < usize::from(args.in_flight)
@@ -73,10 +77,7 @@ fn load(mut client: Client, args: &Bench, params: Params, tally: &Mutex<Tally>) 
             let since = Instant::now();
             match client.send(&params, &args.prompt) {
                 Ok(request_id) => sent.push((request_id, since)),
-                Err(error) => {
-                    reachable = !matches!(error, Error::Unreachable { .. });
-                    tally().failed(error);
-                }
+                Err(error) => failed(error, &mut reachable),
             }
         }
         let Some(answer) = client.receive() else { return };
@@ -85,10 +86,7 @@ fn load(mut client: Client, args: &Bench, params: Params, tally: &Mutex<Tally>) 
         let (_, since) = sent.swap_remove(at);
         match answer.result {
             Ok(image) => tally().made(&image, now - since),
-            Err(error) => {
-                reachable = reachable && !matches!(error, Error::Unreachable { .. });
-                tally().failed(error);
-            }
+            Err(error) => failed(error, &mut reachable),
         }
     }
 }

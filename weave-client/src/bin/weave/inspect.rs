@@ -608,6 +608,41 @@ mod tests {
         assert!(!report.text.contains(&"a".repeat(64)), "the token is shown");
     }
 
+    fn a_request() -> Vec<u8> {
+        let params = request::Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 7 };
+        let prompts = request::Prompts::each("cat", "dog", "cat");
+        request::Request { request_id: 7, params, prompts }.emit(&mut [0; 256]).unwrap().to_vec()
+    }
+
+    #[test]
+    fn a_length_that_is_not_believed_hides_nothing() {
+        let mut bytes = a_request();
+        bytes[8] = 0xFF;
+        bytes.extend(a_request());
+        let report = inspected(&bytes);
+        assert!(report.text.contains("payload_len is 4278190149, must be at most 10485760 (W1-FRM-002)"));
+        let follows = format!("\nframe 2 at offset {}: request\n", a_request().len());
+        assert!(report.text.contains(&follows), "{}", report.text);
+    }
+
+    #[test]
+    fn what_is_legal_and_odd_is_noted() {
+        let mut bytes = a_request();
+        bytes.extend(*b"spare");
+        bytes[11] += 5;
+        let report = inspected(&bytes);
+        assert!(report.sound, "{}", report.text);
+        let notes: Vec<_> = report.text.lines().filter(|line| line.starts_with("  note: ")).collect();
+        assert_eq!(
+            notes,
+            [
+                "  note: 5 bytes of prompt_data belong to no prompt and are ignored (W1-REQ-006)",
+                "  note: the prompts differ: an engine that takes one uses that of CLIP-L (W1-REQ-008)"
+            ]
+        );
+        assert!(!inspected(&a_request()).text.contains("W1-REQ-006"));
+    }
+
     #[test]
     fn hexadecimal_digits_come_in_many_forms() {
         let frame = b"WEVE\x00\x01\x00\xFF\x00\x00\x00\x12\x00\x00\x00\x00\x00|".to_vec();

@@ -22,15 +22,17 @@ mod waiting;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Args, Command};
+use crate::args::Command;
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
     let yes = |()| ExitCode::SUCCESS;
     let verdict = |yes| if yes { ExitCode::SUCCESS } else { ExitCode::from(Exit::Local as u8) };
-    let done = match Args::parse().command {
+    let args = match args::parse() {
+        Ok(args) => args,
+        Err(ended) => return ended,
+    };
+    let done = match args.command {
         Command::Generate(args) => generate::run(&args).map(yes),
         Command::Verify(args) => verify::run(&args).map(verdict),
         Command::Bench(args) => bench::run(&args).map(yes),
