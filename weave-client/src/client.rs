@@ -284,6 +284,9 @@ impl Client {
 
     /// Sees to it that there is a connection, and that its calls end in time.
     fn link_up(&mut self, deadline: Deadline) -> Result<(), Error> {
+        if self.stopper.is_stopped() {
+            return Err(Error::Stopped);
+        }
         if let Some(link) = &mut self.link {
             // What comes unasked on a new connection is a refusal, and says why.
             let left = self.waiting.is_empty()
@@ -295,7 +298,7 @@ impl Client {
             if !left {
                 self.was_idle |= self.waiting.is_empty();
                 link.begin_call(deadline);
-                return if link.obey(&self.stopper) { Ok(()) } else { Err(Error::Stopped) };
+                return Ok(());
             }
             self.link = None;
         }
