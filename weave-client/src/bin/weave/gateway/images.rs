@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
+use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Error, Params, RequestError, Stopper};
 
@@ -26,7 +27,7 @@ const MODEL: &str = "sd3.5";
 /// Longest body of a request: a prompt of 2048 bytes, each written as an escape, and the rest.
 const MAX_BODY: usize = 64 << 10;
 /// Longest time for it to arrive.
-const BODY_TIME: Duration = Duration::from_secs(15);
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// Most images of one request, as OpenAI has it.
 const MAX_IMAGES: u64 = 10;
 /// Most pixels of all of them, which are held until the last one is there.
@@ -331,7 +332,13 @@ fn invalid(error: &RequestError) -> Refusal {
         RequestError::CfgScale(_) => "cfg",
         _ => "prompt",
     };
-    Refusal::field(name, "invalid_value", error.to_string())
+    let message = match error {
+        RequestError::PromptLength { length, .. } => {
+            format!("prompt has {length} bytes, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN}")
+        }
+        error => error.to_string(),
+    };
+    Refusal::field(name, "invalid_value", message)
 }
 
 /// `WIDTHxHEIGHT`.

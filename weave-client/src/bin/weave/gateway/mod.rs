@@ -40,7 +40,7 @@ use crate::secret::Secret;
 /// Connections at once. More wait in the kernel.
 const CONNECTIONS: usize = 256;
 /// Longest time for a request's head, and for the next one on a connection.
-const HEAD_TIME: Duration = Duration::from_secs(15);
+const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head of a request.
 const HEAD_LEN: usize = 16 << 10;
 /// Longest time for which a client may take nothing of an answer.
