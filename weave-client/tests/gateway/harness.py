@@ -68,7 +68,7 @@ class Weaved(Program):
         self.socket = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "weave.sock"
         command = [WEAVED, "--no-config", "--engine=pattern", "--pattern=gradient", "--socket=%s" % self.socket, *flags]
         super().__init__(folder, "weaved", command, {})
-        eventually("weaved listens", lambda: self.socket.exists())
+        eventually("weaved listens", lambda: self.socket.with_name("weave-admin.sock").exists())
         eventually("weaved is ready", lambda: self.stats()["weave_ready"] == 1)
 
     def stats(self):
