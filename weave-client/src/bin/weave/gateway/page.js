@@ -230,7 +230,7 @@ async function draw() {
     if (stop.signal.aborted) news("Stopped.");
     else if (error.status === 401) {
       $("token-field").hidden = false;
-      problem(error.message, "token");
+      problem("The token is missing or wrong.", "token");
     } else problem(error instanceof Refused ? error.message : "The gateway does not answer.", error.param);
   } finally {
     over.abort();
@@ -280,9 +280,8 @@ $("clear").addEventListener("click", async () => {
   $("prompt").focus();
 });
 
-$("size").append(...SIZES.map((size) => new Option(times(size), size)));
+$("size").append(new Option("default", "auto"), ...SIZES.map((size) => new Option(times(size), size)));
 json("/status").then(({ defaults }) => use(defaults)).catch((error) => {
-  use({ size: "512x512" });
   if (error.status === 401) $("token-field").hidden = false;
 });
 entries().then((all) => {
