@@ -159,10 +159,6 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 
-    #[cfg(feature = "gateway")]
-    #[command(flatten)]
-    pub(crate) providers: crate::provider::Settings,
-
     /// Show the image in the terminal, which is asked what it can; --show=HOW doesn't ask
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "auto",
         conflicts_with = "json")]
@@ -175,6 +171,11 @@ pub(crate) struct Generate {
     /// Say nothing unless something goes wrong; with --json only what is JSON
     #[arg(short, long)]
     pub(crate) quiet: bool,
+
+    // The last, because its heading would be that of what comes after it.
+    #[cfg(feature = "gateway")]
+    #[command(flatten)]
+    pub(crate) providers: crate::provider::Settings,
 }
 
 /// How an image is shown in a terminal.

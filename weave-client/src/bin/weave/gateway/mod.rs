@@ -64,15 +64,27 @@ Examples:
 #[command(after_help = exit::help(EXAMPLES))]
 pub(crate) struct Gateway {
     /// Where to listen; beyond this machine it takes --token-file
-    #[arg(long, value_name = "ADDRESS:PORT", env = "WEAVE_GATEWAY_LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "WEAVE_GATEWAY_LISTEN",
+        hide_env_values = true,
+        default_value = "127.0.0.1:8080"
+    )]
     listen: SocketAddr,
 
     /// A file of mode 0600 with the token that clients have to show, as OpenAI's take an API key
-    #[arg(long, value_name = "FILE", env = "WEAVE_GATEWAY_TOKEN_FILE")]
+    #[arg(long, value_name = "FILE", env = "WEAVE_GATEWAY_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
 
     /// Names that clients may call it by, besides localhost and addresses
-    #[arg(long, value_name = "LIST", env = "WEAVE_GATEWAY_ALLOW_HOST", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "WEAVE_GATEWAY_ALLOW_HOST",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
     allow_host: Vec<String>,
 
     /// Size of images for which none is asked, or auto

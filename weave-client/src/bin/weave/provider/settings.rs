@@ -24,53 +24,66 @@ pub(crate) struct Settings {
         long,
         value_name = "LIST",
         env = "WEAVE_PROVIDERS",
+        hide_env_values = true,
         value_delimiter = ',',
         default_value = "local"
     )]
     providers: Vec<Name>,
 
     /// How long the daemon may answer BUSY before the next provider is asked
-    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_BUSY_WAIT", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_BUSY_WAIT", hide_env_values = true, value_parser = seconds, default_value = "10")]
     busy_wait: Duration,
 
     /// Longest time for the daemon before the next provider is asked [default: as long as it takes]
-    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_LOCAL_TIMEOUT", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_LOCAL_TIMEOUT", hide_env_values = true, value_parser = seconds)]
     local_timeout: Option<Duration>,
 
     /// Longest time for a cloud
-    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_CLOUD_TIMEOUT", value_parser = seconds, default_value = "300")]
+    #[arg(long, value_name = "SECONDS", env = "WEAVE_PROVIDERS_CLOUD_TIMEOUT", hide_env_values = true, value_parser = seconds, default_value = "300")]
     cloud_timeout: Duration,
 
     /// Where OpenAI's API is
-    #[arg(long, value_name = "URL", env = "WEAVE_OPENAI_URL", default_value = "https://api.openai.com/v1")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WEAVE_OPENAI_URL",
+        hide_env_values = true,
+        default_value = "https://api.openai.com/v1"
+    )]
     openai_url: String,
 
     /// OpenAI's model
-    #[arg(long, value_name = "NAME", env = "WEAVE_OPENAI_MODEL", default_value = "gpt-image-1")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WEAVE_OPENAI_MODEL",
+        hide_env_values = true,
+        default_value = "gpt-image-1"
+    )]
     openai_model: String,
 
     /// A file of mode 0600 with the key for OpenAI [default: the key itself in $OPENAI_API_KEY]
-    #[arg(long, value_name = "FILE", env = "WEAVE_OPENAI_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "WEAVE_OPENAI_KEY_FILE", hide_env_values = true)]
     openai_key_file: Option<PathBuf>,
 
     /// The resource's endpoint, as https://NAME.openai.azure.com
-    #[arg(long, value_name = "URL", env = "WEAVE_AZURE_URL")]
+    #[arg(long, value_name = "URL", env = "WEAVE_AZURE_URL", hide_env_values = true)]
     azure_url: Option<String>,
 
     /// The deployment's name
-    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_DEPLOYMENT")]
+    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_DEPLOYMENT", hide_env_values = true)]
     azure_deployment: Option<String>,
 
     /// Which model the deployment has, if its name isn't the model's
-    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_MODEL")]
+    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_MODEL", hide_env_values = true)]
     azure_model: Option<String>,
 
     /// For /openai/deployments/NAME/… with this api-version [default: /openai/v1/…]
-    #[arg(long, value_name = "VERSION", env = "WEAVE_AZURE_API_VERSION")]
+    #[arg(long, value_name = "VERSION", env = "WEAVE_AZURE_API_VERSION", hide_env_values = true)]
     azure_api_version: Option<String>,
 
     /// A file of mode 0600 with the key for Azure [default: the key itself in $AZURE_OPENAI_API_KEY]
-    #[arg(long, value_name = "FILE", env = "WEAVE_AZURE_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "WEAVE_AZURE_KEY_FILE", hide_env_values = true)]
     azure_key_file: Option<PathBuf>,
 }
 
