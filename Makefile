@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build other-systems prebuilt cuda vulkan check-vulkan install uninstall test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build gateway other-systems prebuilt cuda vulkan check-vulkan install uninstall test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -32,7 +32,7 @@ uninstall: ## remove what `make install` has put there
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit double docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
+test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
@@ -49,6 +49,7 @@ lint: ## formatting and clippy, with and without the engine
 	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p weave-client --no-default-features --features cli --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -78,6 +79,11 @@ dissector: ## the Wireshark dissector, with tshark, on the vectors and on real t
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
 	cargo build --locked --quiet -p weave-client --target-dir target/example
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
+
+gateway: ## weave gateway with OpenAI's clients for Python and JavaScript, a browser, and clouds that misbehave
+	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+	cargo build --locked --quiet -p weave-client --target-dir target/example
+	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/tests/gateway/run
 
 haproxy: ## the real HAProxy in front of three weaved, one of which is killed, stopped, drained, or hangs
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example

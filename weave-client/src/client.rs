@@ -15,6 +15,7 @@ use weave_core::response::ImageSize;
 use crate::address::{Address, Token};
 use crate::answer::{Head, Nonsense, Refusal, read_head, read_pixels};
 use crate::link::{Deadline, Link, Unasked};
+use crate::stopper::Stopper;
 
 /// How long [`Client`]s wait for a connection unless they are told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +42,7 @@ pub struct Client {
     token: Option<Token>,
     timeout: Option<Duration>,
     connect_timeout: Option<Duration>,
+    stopper: Stopper,
     /// `None` before the first call and after a call that left it out of step. While requests wait it is
     /// there.
     link: Option<Link>,
@@ -101,6 +103,7 @@ impl Client {
             token: None,
             timeout: None,
             connect_timeout: Some(CONNECT_TIMEOUT),
+            stopper: Stopper::default(),
             link: None,
             was_idle: false,
             was_used: false,
@@ -140,6 +143,11 @@ impl Client {
     /// Looking up the name of a host is not limited.
     pub fn set_connect_timeout(&mut self, timeout: Option<Duration>) {
         self.connect_timeout = timeout;
+    }
+
+    /// From now on `stopper` can end what is under way.
+    pub fn set_stopper(&mut self, stopper: Stopper) {
+        self.stopper = stopper;
     }
 
     /// Where the daemon listens.
@@ -276,6 +284,9 @@ impl Client {
 
     /// Sees to it that there is a connection, and that its calls end in time.
     fn link_up(&mut self, deadline: Deadline) -> Result<(), Error> {
+        if self.stopper.is_stopped() {
+            return Err(Error::Stopped);
+        }
         if let Some(link) = &mut self.link {
             // What comes unasked on a new connection is a refusal, and says why.
             let left = self.waiting.is_empty()
@@ -292,6 +303,9 @@ impl Client {
             self.link = None;
         }
         let link = Link::connect(&self.address, self.token.as_ref(), deadline, self.connect_timeout)?;
+        if !link.obey(&self.stopper) {
+            return Err(Error::Stopped);
+        }
         self.link = Some(link);
         self.links += 1;
         (self.was_idle, self.was_used) = (false, false);
@@ -408,6 +422,10 @@ impl Client {
     /// The connection can't be used any more. What waits fails, unless it can be sent again.
     fn lose(&mut self, mut error: Error, deadline: Deadline) {
         self.link = None;
+        // A connection that was closed here looks like one that the daemon has closed.
+        if self.stopper.is_stopped() {
+            error = Error::Stopped;
+        }
         let lost = mem::take(&mut self.waiting);
         let again = self.was_idle && matches!(error, Error::HungUp { received: 0 });
         let (again, lost): (VecDeque<_>, VecDeque<_>) =
@@ -506,6 +524,8 @@ pub enum Error {
     Nonsense(Nonsense),
     /// The time is over that the call was given.
     Timeout(Duration),
+    /// A [`Stopper`] ended the call.
+    Stopped,
     /// The connection failed in some other way.
     Io(io::Error),
 }
@@ -526,6 +546,7 @@ impl Error {
             Self::HungUp { received } => Self::HungUp { received: *received },
             Self::Nonsense(nonsense) => Self::Nonsense(*nonsense),
             Self::Timeout(limit) => Self::Timeout(*limit),
+            Self::Stopped => Self::Stopped,
             Self::Io(error) => Self::Io(io(error)),
         }
     }
@@ -583,6 +604,7 @@ impl fmt::Display for Error {
             Self::Timeout(limit) => {
                 write!(f, "no complete answer within {limit:?}; allow more time, or ask for less")
             }
+            Self::Stopped => f.write_str("the call was stopped before the answer was complete"),
             Self::Io(error) => write!(f, "the connection failed: {error}; try again"),
         }
     }
@@ -594,7 +616,7 @@ impl StdError for Error {
             Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
             Self::Invalid(error) => Some(error),
             Self::Nonsense(nonsense) => Some(nonsense),
-            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) => None,
+            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) | Self::Stopped => None,
         }
     }
 }

@@ -48,11 +48,13 @@ mod answer;
 mod client;
 mod link;
 mod socket_path;
+mod stopper;
 
 pub use address::{Address, Token};
 pub use answer::{Nonsense, Refusal};
 pub use client::{Answer, Client, Error, Image, Progress};
 pub use socket_path::{NoSocketPath, default_socket_path};
+pub use stopper::Stopper;
 pub use weave_core;
 pub use weave_core::error::{ErrorCode, Status};
 pub use weave_core::request::{Params, RequestError};

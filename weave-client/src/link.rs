@@ -4,11 +4,12 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::ToSocketAddrs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{Address, Error, Token};
+use crate::{Address, Error, Stopper, Token};
 
 /// When a call has to be over.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,8 @@ impl Deadline {
 /// A connection, and when the call has to be over that uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: Socket,
+    /// Shared with whoever may stop the call.
+    stream: Arc<Socket>,
     deadline: Deadline,
     /// Bytes of the answer that is being read.
     received: u64,
@@ -97,7 +99,7 @@ impl Link {
             // kernel counts that as sending.
             stream.set_write_timeout(deadline.left()?).map_err(Error::Io)?;
             match stream.connect(&address) {
-                Ok(()) => return Ok(Ok(Self { stream, deadline, received: 0 })),
+                Ok(()) => return Ok(Ok(Self::new(stream, deadline))),
                 Err(error) if is_retry(&error) => {}
                 Err(error) => return Ok(Err(error)),
             }
@@ -120,12 +122,21 @@ impl Link {
                 None => stream.connect(&address.into()),
             };
             match connected {
-                Ok(()) => return Ok(Ok(Self { stream, deadline, received: 0 })),
+                Ok(()) => return Ok(Ok(Self::new(stream, deadline))),
                 Err(error) => last = error,
             }
         }
         // If the time is over, that is why.
         deadline.left().map(|_| Err(last))
+    }
+
+    fn new(stream: Socket, deadline: Deadline) -> Self {
+        Self { stream: Arc::new(stream), deadline, received: 0 }
+    }
+
+    /// Lets `stopper` end the calls on this connection. `false`: it has stopped already.
+    pub(crate) fn obey(&self, stopper: &Stopper) -> bool {
+        stopper.watch(&self.stream)
     }
 
     /// From now on it is another call that uses the connection.
@@ -153,7 +164,7 @@ impl Link {
     pub(crate) fn send_now<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Error> {
         self.stream.set_nonblocking(true).map_err(Error::Io)?;
         let written = loop {
-            match self.stream.write(bytes) {
+            match (&*self.stream).write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -170,7 +181,7 @@ impl Link {
     pub(crate) fn send(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             self.stream.set_write_timeout(self.deadline.left()?).map_err(Error::Io)?;
-            match self.stream.write(bytes) {
+            match (&*self.stream).write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if is_retry(&error) => {}
                 Err(error) => return Err(self.failed(error)),
@@ -183,7 +194,7 @@ impl Link {
     pub(crate) fn receive(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
         loop {
             self.stream.set_read_timeout(self.deadline.left()?).map_err(Error::Io)?;
-            match self.stream.read(buf) {
+            match (&*self.stream).read(buf) {
                 Ok(0) => return Err(Error::HungUp { received: self.received }),
                 Ok(count) => {
                     self.received = self.received.saturating_add(count as u64);

@@ -1087,9 +1087,12 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator
     // The last ones are the build's.
     const OTHERS: [&str; 5] =
         ["WEAVE_CONFIG", "WEAVE_CACHE_DIR", "WEAVE_NATIVE", "WEAVE_CUDA_ARCHITECTURES", "WEAVE_CUDA_SETUP"];
+    // These, and what begins with them, are the `weave` command's.
+    const CLIENTS: [&str; 4] = ["WEAVE_AZURE_", "WEAVE_GATEWAY_", "WEAVE_OPENAI_", "WEAVE_PROVIDERS"];
     names.filter_map(|name| name.into_string().ok()).filter(|name| {
         name.starts_with("WEAVE_")
             && !OTHERS.contains(&name.as_str())
+            && !CLIENTS.iter().any(|clients| name.starts_with(clients))
             && !SETTINGS.iter().any(|setting| setting.variable() == *name)
     })
 }

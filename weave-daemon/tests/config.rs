@@ -83,7 +83,7 @@ fn what_cannot_be_used_is_named_with_its_place() {
         let error = resolve(&[(name, value)], &[], None).unwrap_err();
         assert!(error.contains(words), "{error}");
     }
-    let names = ["WEAVE_QUEU", "WEAVE_QUEUE", "WEAVE_CONFIG", "PATH"].map(OsString::from);
+    let names = ["WEAVE_QUEU", "WEAVE_QUEUE", "WEAVE_CONFIG", "WEAVE_OPENAI_URL", "PATH"].map(OsString::from);
     assert_eq!(unknown_variables(names.into_iter()).collect::<Vec<_>>(), ["WEAVE_QUEU"]);
     let error = resolve(&[], &[("WEAVE_THREADS", "many")], None).unwrap_err();
     assert_eq!(error, "WEAVE_THREADS: threads is \"many\", must be a whole number from 1 to 256");

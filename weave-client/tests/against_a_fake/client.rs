@@ -8,7 +8,7 @@ use weave_client::weave_core::error::ErrorParseError;
 use weave_client::weave_core::frame::FrameError;
 use weave_client::weave_core::response::ResponseError;
 use weave_client::{
-    Address, Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status,
+    Address, Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status, Stopper,
 };
 
 use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed, with};
@@ -286,6 +286,32 @@ fn a_call_ends_in_time_wherever_the_daemon_stops() {
         assert!(matches!(result, Err(Error::Timeout(limit)) if limit == timeout), "{sent}: {result:?}");
         fake.end();
     }
+}
+
+/// Wherever the daemon is with its answer; and it is told, by a connection that closes.
+#[test]
+fn a_call_is_stopped_from_another_thread() {
+    for sent in [0, 5, 48, 5000] {
+        let stopper = Stopper::default();
+        let stop = stopper.clone();
+        let fake = Fake::serving(move |stream, request| {
+            send(stream, &Response::good(request.id()).bytes()[..sent]);
+            stop.stop();
+            until_closed(stream);
+        });
+        let mut client = Client::new(fake.path());
+        client.set_stopper(stopper.clone());
+        let mut client = in_time(move || {
+            let result = client.generate(&PARAMS, "a cat");
+            assert!(matches!(result, Err(Error::Stopped)), "{sent}: {result:?}");
+            client
+        });
+        assert!(stopper.is_stopped());
+        assert!(stopper.wait(Duration::MAX));
+        assert!(matches!(client.ping(), Err(Error::Stopped)));
+        fake.end();
+    }
+    assert!(!Stopper::default().wait(Duration::from_millis(1)));
 }
 
 /// The limit is for the whole call: bytes that keep coming don't extend it.

@@ -20,7 +20,14 @@ use crate::fake::{Fake, Request, Response, error, in_time, send, until_closed};
 pub(crate) fn weave(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weave"));
     command.current_dir(folder).stdin(Stdio::null());
-    for name in ["WEAVE_SOCKET", "WEAVE_ADMIN_SOCKET", "WEAVE_TOKEN_FILE", "XDG_RUNTIME_DIR", "NO_COLOR"] {
+    for name in [
+        "WEAVE_SOCKET",
+        "WEAVE_ADMIN_SOCKET",
+        "WEAVE_TOKEN_FILE",
+        "XDG_RUNTIME_DIR",
+        "NO_COLOR",
+        "WEAVE_PROVIDERS",
+    ] {
         command.env_remove(name);
     }
     command
@@ -125,7 +132,7 @@ fn an_image_becomes_a_png_that_says_how_it_was_made() {
     );
     assert_eq!(
         recipe,
-        r#"{"protocol":1,"model_id":0,"prompt":"a cat","width":64,"height":64,"steps":28,"cfg_scale":7.0,"seed":7}"#
+        r#"{"protocol":1,"model_id":0,"prompt":"a cat","width":64,"height":64,"steps":28,"cfg_scale":7.0,"seed":7,"provider":"local"}"#
     );
     fake.end();
 }

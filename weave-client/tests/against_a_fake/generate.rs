@@ -212,7 +212,7 @@ fn json_has_a_line_for_each_image() {
         assert_eq!(
             serde_json::Value::from(report),
             serde_json::json!({
-                "bytes": bytes, "width": 64, "height": 64, "channels": 3, "steps": 28, "cfg_scale": 7.0,
+                "bytes": bytes, "width": 64, "height": 64, "channels": 3, "provider": "local", "steps": 28, "cfg_scale": 7.0,
                 "seed": seed, "generation_seconds": 1.234
             })
         );

@@ -81,7 +81,7 @@ Examples:
   weave manual ~/.local/share/man/man1 && man weave-generate
 ";
 
-const SOCKET_HELP: &str = "\
+pub(crate) const SOCKET_HELP: &str = "\
 The daemon's socket, or tcp://HOST:PORT [default: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock]";
 
 /// Makes images with a Weave daemon.
@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Ping(Ping),
     Stats(Stats),
     Top(Top),
+    #[cfg(feature = "gateway")]
+    Gateway(crate::gateway::Gateway),
     Completions(Completions),
     Manual(Manual),
 }
@@ -133,21 +135,21 @@ pub(crate) struct Generate {
     #[arg(short, long)]
     pub(crate) force: bool,
 
-    /// Width in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub(crate) width: u32,
+    /// Width in pixels: 64 to 2048, a multiple of 64 [default: 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) width: Option<u32>,
 
-    /// Height in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub(crate) height: u32,
+    /// Height in pixels: 64 to 2048, a multiple of 64 [default: 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) height: Option<u32>,
 
-    /// Denoising steps: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = 28)]
-    pub(crate) steps: u32,
+    /// Denoising steps: 1 to 100 [default: 28]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u32>,
 
-    /// How strictly the image follows the prompt: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = 7.0, allow_negative_numbers = true)]
-    pub(crate) cfg: f32,
+    /// How strictly the image follows the prompt: 0 to 20 [default: 7]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) cfg: Option<f32>,
 
     /// Which of the possible images: the same seed draws the same one; 0 draws a random seed
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -172,6 +174,11 @@ pub(crate) struct Generate {
     /// Say nothing unless something goes wrong; with --json only what is JSON
     #[arg(short, long)]
     pub(crate) quiet: bool,
+
+    // The last, because its heading would be that of what comes after it.
+    #[cfg(feature = "gateway")]
+    #[command(flatten)]
+    pub(crate) providers: crate::provider::Settings,
 }
 
 /// How an image is shown in a terminal.
@@ -401,7 +408,7 @@ pub(crate) fn parse() -> Result<Args, ExitCode> {
     })
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.filter(|time| !time.is_zero()).ok_or_else(|| "must be a number of seconds above 0".to_owned())
 }

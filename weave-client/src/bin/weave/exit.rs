@@ -130,22 +130,31 @@ pub(crate) fn address(named: Option<&PathBuf>) -> Result<Address, Failure> {
 
 /// A client for the daemon that was named, or for the usual one.
 pub(crate) fn client(daemon: &Daemon) -> Result<Client, Failure> {
-    let mut client = Client::new(address(daemon.socket.as_ref())?);
-    if matches!(client.address(), Address::Tcp(_)) {
-        let named =
-            || std::env::var_os("WEAVE_TOKEN_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);
-        if let Some(file) = daemon.token_file.clone().or_else(named) {
-            let token = Token::read(&file).map_err(|error| {
-                Failure::new(Exit::Usage, format_args!("can't read the token in {}: {error}", file.display()))
-                    .next("it takes the file that the daemon was given as --token-file")
-            })?;
-            client.set_token(Some(token));
-        }
-    } else if daemon.token_file.is_some() {
-        return Err(Failure::new(Exit::Usage, "--token-file is for daemons at tcp://HOST:PORT")
-            .next("a Unix socket needs no token: the kernel says who connects"));
-    }
+    let (address, token) = self::daemon(daemon)?;
+    let mut client = Client::new(address);
+    client.set_token(token);
     Ok(client)
+}
+
+/// Where that daemon is, and what it wants to see.
+pub(crate) fn daemon(daemon: &Daemon) -> Result<(Address, Option<Token>), Failure> {
+    let address = address(daemon.socket.as_ref())?;
+    if !matches!(address, Address::Tcp(_)) {
+        return match daemon.token_file {
+            None => Ok((address, None)),
+            Some(_) => Err(Failure::new(Exit::Usage, "--token-file is for daemons at tcp://HOST:PORT")
+                .next("a Unix socket needs no token: the kernel says who connects")),
+        };
+    }
+    let named = || std::env::var_os("WEAVE_TOKEN_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);
+    let token = match daemon.token_file.clone().or_else(named) {
+        None => None,
+        Some(file) => Some(Token::read(&file).map_err(|error| {
+            Failure::new(Exit::Usage, format_args!("can't read the token in {}: {error}", file.display()))
+                .next("it takes the file that the daemon was given as --token-file")
+        })?),
+    };
+    Ok((address, token))
 }
 
 impl From<NoSocketPath> for Failure {

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Client, Error, ErrorCode, Image, Params, Progress};
+use weave_client::{Client, Error, ErrorCode, Params, Progress, Stopper};
 
 use crate::args::Generate;
 use crate::exit::{self, Exit, Failure, say, tell, write_out};
 use crate::output::{Output, Unfinished};
+use crate::provider::{Ask, How, Made, Named, Providers};
 use crate::show::Screen;
 use crate::waiting::Waiting;
 use crate::{interrupt, png_file, prompt};
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
         let what = "-o - writes one image to standard output, and nothing else";
         return Err(Failure::new(Exit::Usage, what).next("leave out -n, --json and --show, or name a file"));
     }
-    let client = exit::client(&args.daemon)?;
+    let source = source(args)?;
     let screen = args.show.map(Screen::find).transpose()?;
 
     let waiting = Waiting::start(args.quiet);
@@ -45,14 +46,36 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Local, format_args!("can't watch for signals: {error}")))?;
 
     let count = report(&made, args.count);
-    let mut work = Work { args, params, prompt, screen, client, waiting, unfinished, made };
-    work.client.set_timeout(args.timeout);
-    let done = work.run();
+    let mut work = Work { args, params, prompt, screen, waiting, unfinished, made };
+    let done = match source {
+        Source::Daemon(mut client) => work.ask_daemon(&mut client),
+        Source::Providers(providers) => work.ask_providers(&providers),
+    };
     drop(work);
     if done.is_err() {
         count();
     }
     done
+}
+
+/// Who makes the images.
+enum Source {
+    /// The daemon and nobody else: with some under way, so that no worker waits for this client.
+    Daemon(Box<Client>),
+    /// Whoever can, one after the other.
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "clouds need it"))]
+    Providers(Providers),
+}
+
+fn source(args: &Generate) -> Result<Source, Failure> {
+    #[cfg(feature = "gateway")]
+    if !args.providers.is_local() {
+        let providers = args.providers.providers(|| exit::daemon(&args.daemon), args.timeout)?;
+        return Ok(Source::Providers(providers));
+    }
+    let mut client = exit::client(&args.daemon)?;
+    client.set_timeout(args.timeout);
+    Ok(Source::Daemon(Box::new(client)))
 }
 
 /// Says how many of several images there are.
@@ -70,20 +93,18 @@ fn report(made: &Arc<AtomicU32>, count: u32) -> impl FnOnce() + Send + use<> {
 /// daemon, which would not tell it.
 fn params(args: &Generate, prompt: &str) -> Result<Params, Failure> {
     let mut params = Params {
-        width: args.width,
-        height: args.height,
-        steps: args.steps,
-        cfg_scale: args.cfg,
+        width: args.width.unwrap_or(512),
+        height: args.height.unwrap_or(512),
+        steps: args.steps.unwrap_or(28),
+        cfg_scale: args.cfg.unwrap_or(7.0),
         seed: args.seed,
     };
     params.check().and_then(|()| Prompts::same(prompt).check()).map_err(Error::Invalid)?;
     if params.seed == 0 {
-        // 32 bits are what other programs take, and not too much to type.
-        let drawn = getrandom::u32().map_err(|error| {
+        params.seed = random_seed().map_err(|error| {
             Failure::new(Exit::Local, format_args!("the system gives no random numbers: {error}"))
                 .next("choose a seed with --seed N")
         })?;
-        params.seed = u64::from(drawn.max(1));
     }
     let last = u64::from(args.count - 1);
     if params.seed.checked_add(last).is_none() {
@@ -94,13 +115,17 @@ fn params(args: &Generate, prompt: &str) -> Result<Params, Failure> {
     Ok(params)
 }
 
+/// 32 bits are what other programs take, and not too much to type.
+pub(crate) fn random_seed() -> Result<u64, getrandom::Error> {
+    getrandom::u32().map(|drawn| u64::from(drawn.max(1)))
+}
+
 struct Work<'a> {
     args: &'a Generate,
     /// Of the first image.
     params: Params,
     prompt: String,
     screen: Option<Screen>,
-    client: Client,
     waiting: Waiting,
     unfinished: Unfinished,
     made: Arc<AtomicU32>,
@@ -114,10 +139,40 @@ struct Asked {
 }
 
 impl Work<'_> {
-    fn run(&mut self) -> Result<(), Failure> {
+    fn ask_providers(&mut self, providers: &Providers) -> Result<(), Failure> {
+        self.check_places()?;
+        let named = Named {
+            size: self.args.width.is_some() || self.args.height.is_some(),
+            steps: self.args.steps.is_some(),
+            cfg: self.args.cfg.is_some(),
+            seed: self.args.seed != 0,
+        };
         for index in 0..self.args.count {
-            Output::check(&self.path(index), self.args.force)?;
+            let place = self.prepare(index)?;
+            let ask = Ask { prompt: self.prompt.clone(), params: self.params(index), named };
+            self.wait_for_next();
+            let (since, waiting) = (Instant::now(), &mut self.waiting);
+            let made = providers.make(
+                &ask,
+                &Stopper::default(),
+                |progress| waiting.show(progress),
+                |attempt| {
+                    say(format_args!("{attempt}; asking the next provider"));
+                },
+            )?;
+            self.waiting.pause();
+            self.finish(place, &made, since.elapsed())?;
+            self.made.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    fn check_places(&self) -> Result<(), Failure> {
+        (0..self.args.count).try_for_each(|index| Output::check(&self.path(index), self.args.force))
+    }
+
+    fn ask_daemon(&mut self, client: &mut Client) -> Result<(), Failure> {
+        self.check_places()?;
         let mut output = Some(self.prepare(0)?);
         let mut to_ask: VecDeque<u32> = (0..self.args.count).collect();
         let mut asked: Vec<Asked> = Vec::new();
@@ -127,12 +182,12 @@ impl Work<'_> {
                 && let Some(index) = to_ask.pop_front()
             {
                 let since = Instant::now();
-                let request_id = self.client.send(&self.params(index), &self.prompt)?;
+                let request_id = client.send(&self.params(index), &self.prompt)?;
                 asked.push(Asked { request_id, index, since });
                 self.waiting.show(Progress::Sent);
             }
             let waiting = &mut self.waiting;
-            let Some(answer) = self.client.receive_with(|_, progress| waiting.show(progress)) else {
+            let Some(answer) = client.receive_with(|_, progress| waiting.show(progress)) else {
                 return Ok(());
             };
             let Some(at) = asked.iter().position(|asked| asked.request_id == answer.request_id) else {
@@ -157,7 +212,8 @@ impl Work<'_> {
                     self.prepare(index)?
                 }
             };
-            self.finish(place, &image, index, since.elapsed())?;
+            let made = Made::local(image, self.params(index));
+            self.finish(place, &made, since.elapsed())?;
             self.made.fetch_add(1, Ordering::Relaxed);
             if !(asked.is_empty() && to_ask.is_empty()) {
                 self.wait_for_next();
@@ -193,43 +249,24 @@ impl Work<'_> {
         });
     }
 
-    fn finish(&self, place: Output, image: &Image, index: u32, took: Duration) -> Result<(), Failure> {
-        let params = self.params(index);
-        let png = png_file::encode(image, &params, &self.prompt).map_err(|error| {
+    fn finish(&self, place: Output, made: &Made, took: Duration) -> Result<(), Failure> {
+        let png = png_file::encode(made, &self.prompt).map_err(|error| {
             Failure::new(Exit::Local, format_args!("can't make a PNG of the image: {error}"))
         })?;
         let file = place.finish(&png)?;
         if let Some(screen) = &self.screen {
-            write_out(&screen.picture(image, &png))?;
+            write_out(&screen.picture(made, &png))?;
         }
         if self.args.json {
-            let report = Report {
-                file: file.unwrap_or_default().display().to_string(),
-                bytes: png.len(),
-                width: params.width,
-                height: params.height,
-                channels: image.size.channels().count(),
-                steps: params.steps,
-                cfg_scale: params.cfg_scale,
-                seed: params.seed,
-                generation_seconds: f64::from(image.generation_time_ms) / 1e3,
-                total_seconds: took.as_secs_f64(),
-            };
-            let report = serde_json::to_string(&report)
+            let file = file.unwrap_or_default().display().to_string();
+            let report = serde_json::to_string(&Report::of(made, file, png.len(), took))
                 .map_err(|error| Failure::new(Exit::Local, format_args!("can't make JSON: {error}")))?;
             return tell(format_args!("{report}"));
         }
         if self.args.quiet {
             return Ok(());
         }
-        let result = format!(
-            "{}×{}, seed {}, generated in {:.1} s ({:.1} s in all)",
-            image.size.width(),
-            image.size.height(),
-            params.seed,
-            Duration::from_millis(image.generation_time_ms.into()).as_secs_f64(),
-            took.as_secs_f64()
-        );
+        let result = result(made, took.as_secs_f64());
         match file {
             Some(path) => tell(format_args!("{}: {result}", path.display())),
             None => {
@@ -240,19 +277,68 @@ impl Work<'_> {
     }
 }
 
+/// The line for people.
+fn result(made: &Made, in_all: f64) -> String {
+    let (width, height) = (made.width, made.height);
+    match &made.how {
+        How::Local { params, generation_time_ms } => format!(
+            "{width}×{height}, seed {}, generated in {:.1} s ({in_all:.1} s in all)",
+            params.seed,
+            Duration::from_millis((*generation_time_ms).into()).as_secs_f64(),
+        ),
+        How::Cloud { model, dropped, .. } => {
+            let dropped = match dropped.as_slice() {
+                [] => String::new(),
+                dropped => format!(", without {}, which it doesn't take", dropped.join(" and ")),
+            };
+            format!("{width}×{height}, made by {} ({model}) in {in_all:.1} s{dropped}", made.by.as_str())
+        }
+    }
+}
+
 /// What `--json` says of an image.
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     file: String,
     bytes: usize,
     width: u32,
     height: u32,
     channels: u32,
-    steps: u32,
-    cfg_scale: f32,
-    seed: u64,
-    generation_seconds: f64,
+    provider: &'static str,
+    #[serde(flatten)]
+    how: ReportHow<'a>,
     total_seconds: f64,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ReportHow<'a> {
+    Local { steps: u32, cfg_scale: f32, seed: u64, generation_seconds: f64 },
+    Cloud { model: &'a str, dropped: &'a [&'static str] },
+}
+
+impl<'a> Report<'a> {
+    fn of(made: &'a Made, file: String, bytes: usize, took: Duration) -> Self {
+        let how = match &made.how {
+            How::Local { params, generation_time_ms } => ReportHow::Local {
+                steps: params.steps,
+                cfg_scale: params.cfg_scale,
+                seed: params.seed,
+                generation_seconds: f64::from(*generation_time_ms) / 1e3,
+            },
+            How::Cloud { model, dropped, .. } => ReportHow::Cloud { model, dropped },
+        };
+        Self {
+            file,
+            bytes,
+            width: made.width,
+            height: made.height,
+            channels: made.channels.count(),
+            provider: made.by.as_str(),
+            how,
+            total_seconds: took.as_secs_f64(),
+        }
+    }
 }
 
 /// `cat.png` as `cat-07.png`, if it is the seventh of ten to 99.

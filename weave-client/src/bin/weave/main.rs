@@ -6,6 +6,8 @@ mod admin;
 mod args;
 mod bench;
 mod exit;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -14,6 +16,10 @@ mod output;
 mod ping;
 mod png_file;
 mod prompt;
+#[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "clouds need it"))]
+mod provider;
+#[cfg(feature = "gateway")]
+mod secret;
 mod show;
 mod stats;
 mod top;
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
         Command::Ping(args) => ping::run(&args).map(yes),
         Command::Stats(args) => stats::run(&args).map(yes),
         Command::Top(args) => top::run(&args).map(yes),
+        #[cfg(feature = "gateway")]
+        Command::Gateway(args) => gateway::run(&args).map(yes),
         Command::Completions(args) => manual::completions(&args).map(yes),
         Command::Manual(args) => manual::run(&args).map(yes),
     };

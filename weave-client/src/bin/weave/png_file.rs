@@ -8,7 +8,9 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, L
 use serde::{Deserialize, Serialize};
 use weave_client::weave_core::limits::{MODEL_ID_SD35, VERSION};
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Channels, Image, Params, RequestError};
+use weave_client::{Channels, Params, RequestError};
+
+use crate::provider::{How, Made, Name};
 
 /// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
 /// the same image gives the same file.
@@ -22,32 +24,57 @@ struct Recipe<'a> {
     steps: u32,
     cfg_scale: f32,
     seed: u64,
+    /// Earlier versions had none.
+    #[serde(default)]
+    provider: Cow<'a, str>,
+}
+
+/// The same text of an image that can't be made again.
+#[derive(Serialize)]
+struct Origin<'a> {
+    prompt: &'a str,
+    width: u32,
+    height: u32,
+    provider: &'a str,
+    model: &'a str,
+}
+
+/// What both say.
+#[derive(Deserialize)]
+struct Maker<'a> {
+    #[serde(default)]
+    provider: Cow<'a, str>,
 }
 
 const RECIPE: &str = "Weave";
 
-/// Makes the file's bytes. `params` are those of the request, with the seed that was used.
-pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec<u8>, EncodingError> {
-    let recipe = Recipe {
-        protocol: VERSION,
-        model_id: MODEL_ID_SD35,
-        prompt: prompt.into(),
-        width: params.width,
-        height: params.height,
-        steps: params.steps,
-        cfg_scale: params.cfg_scale,
-        seed: params.seed,
+/// Makes the file's bytes.
+pub(crate) fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
+    let (width, height, provider) = (made.width, made.height, made.by.as_str());
+    let recipe = match &made.how {
+        How::Local { params, .. } => serde_json::to_string(&Recipe {
+            protocol: VERSION,
+            model_id: MODEL_ID_SD35,
+            prompt: prompt.into(),
+            width,
+            height,
+            steps: params.steps,
+            cfg_scale: params.cfg_scale,
+            seed: params.seed,
+            provider: provider.into(),
+        }),
+        How::Cloud { model, .. } => serde_json::to_string(&Origin { prompt, width, height, provider, model }),
     };
-    let recipe = serde_json::to_string(&recipe).map_err(|error| EncodingError::IoError(error.into()))?;
+    let recipe = recipe.map_err(|error| EncodingError::IoError(error.into()))?;
 
     let mut file = Vec::new();
-    let mut encoder = Encoder::new(&mut file, image.size.width(), image.size.height());
+    let mut encoder = Encoder::new(&mut file, made.width, made.height);
     encoder.set_depth(BitDepth::Eight);
-    encoder.set_color(match image.size.channels() {
+    encoder.set_color(match made.channels {
         Channels::Rgb => ColorType::Rgb,
         Channels::Rgba => ColorType::Rgba,
     });
-    for (keyword, text) in [("parameters", parameters(params, prompt)), (RECIPE, recipe)] {
+    for (keyword, text) in [("parameters", parameters(made, prompt)), (RECIPE, recipe)] {
         // tEXt is read everywhere, but holds Latin-1 only.
         if text.chars().all(|c| u32::from(c) <= 0xFF) {
             encoder.add_text_chunk(keyword.to_owned(), text)?;
@@ -56,7 +83,7 @@ pub(crate) fn encode(image: &Image, params: &Params, prompt: &str) -> Result<Vec
         }
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&image.pixels)?;
+    writer.write_image_data(&made.pixels)?;
     writer.finish()?;
     Ok(file)
 }
@@ -93,6 +120,11 @@ pub(crate) fn decode(file: &[u8]) -> Result<Decoded, String> {
         "doesn't say how to make it: it has no text \"Weave\", which `weave generate` writes and some programs drop",
     )?;
     let unreadable = |error: &dyn fmt::Display| format!("has parameters that can't be used: {error}");
+    if let Ok(Maker { provider }) = serde_json::from_str(&recipe)
+        && !["", Name::Local.as_str()].contains(&provider.as_ref())
+    {
+        return Err(format!("was made by {provider:?}, which can't make the same image again"));
+    }
     let recipe: Recipe<'_> = serde_json::from_str(&recipe).map_err(|error| unreadable(&error))?;
     let Recipe { width, height, steps, cfg_scale, seed, .. } = recipe;
     let params = Params { width, height, steps, cfg_scale, seed };
@@ -119,11 +151,17 @@ pub(crate) fn decode(file: &[u8]) -> Result<Decoded, String> {
 
 /// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
 /// protocol doesn't tell the sampler and the model's file; what it calls model 0 is SD 3.5.
-fn parameters(params: &Params, prompt: &str) -> String {
-    let Params { width, height, steps, cfg_scale, seed } = params;
+fn parameters(made: &Made, prompt: &str) -> String {
+    let (settings, model) = match &made.how {
+        How::Local { params: Params { steps, cfg_scale, seed, .. }, .. } => {
+            (format!("Steps: {steps}, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
+        }
+        How::Cloud { model, .. } => (String::new(), model.as_str()),
+    };
     format!(
-        "{prompt}\nSteps: {steps}, CFG scale: {cfg_scale}, Seed: {seed}, Size: {width}x{height}, \
-         Model: SD 3.5, Version: Weave {}",
+        "{prompt}\n{settings}Size: {}x{}, Model: {model}, Version: Weave {}",
+        made.width,
+        made.height,
         env!("CARGO_PKG_VERSION")
     )
 }

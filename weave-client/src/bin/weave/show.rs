@@ -13,7 +13,9 @@ use rustix::process::getpgrp;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
 };
-use weave_client::{Channels, Image};
+use weave_client::Channels;
+
+use crate::provider::Made;
 
 use crate::args::Show;
 use crate::exit::{Exit, Failure};
@@ -72,7 +74,7 @@ impl Screen {
     }
 
     /// What to write so that the terminal shows the image, of which `png` is a file.
-    pub(crate) fn picture(&self, image: &Image, png: &[u8]) -> Vec<u8> {
+    pub(crate) fn picture(&self, image: &Made, png: &[u8]) -> Vec<u8> {
         match self.way {
             Way::Kitty => kitty(image, png, self.size),
             Way::Iterm2 => iterm2(image, png, self.size),
@@ -193,8 +195,8 @@ impl Size {
     }
 
     /// The columns that an image may take, if it has to be made smaller.
-    fn columns_for(self, image: &Image) -> Option<u32> {
-        let (width, height) = (image.size.width(), image.size.height());
+    fn columns_for(self, image: &Made) -> Option<u32> {
+        let (width, height) = (image.width, image.height);
         let (most_width, most_height) = self.pixels();
         let (fits, _) = fit((width, height), (most_width, most_height));
         (fits < width).then(|| (fits / self.cell.0).max(1))
@@ -214,7 +216,7 @@ fn fit((width, height): (u32, u32), (most_width, most_height): (u32, u32)) -> (u
 }
 
 /// kitty takes a PNG file in pieces of at most 4096 bytes.
-fn kitty(image: &Image, png: &[u8], size: Size) -> Vec<u8> {
+fn kitty(image: &Made, png: &[u8], size: Size) -> Vec<u8> {
     let data = BASE64.encode(png);
     let columns = size.columns_for(image).map_or(String::new(), |columns| format!(",c={columns}"));
     let mut keys = format!("a=T,f=100,q=2{columns},");
@@ -230,10 +232,10 @@ fn kitty(image: &Image, png: &[u8], size: Size) -> Vec<u8> {
     out
 }
 
-fn iterm2(image: &Image, png: &[u8], size: Size) -> Vec<u8> {
+fn iterm2(image: &Made, png: &[u8], size: Size) -> Vec<u8> {
     let width = match size.columns_for(image) {
         Some(columns) => columns.to_string(),
-        None => format!("{}px", image.size.width()),
+        None => format!("{}px", image.width),
     };
     let (length, data) = (png.len(), BASE64.encode(png));
     format!("\x1b]1337;File=inline=1;size={length};width={width};preserveAspectRatio=1:{data}\x07\n").into()
@@ -247,15 +249,15 @@ struct Picture {
 }
 
 impl Picture {
-    fn of(image: &Image) -> Self {
-        let pixels = match image.size.channels() {
+    fn of(image: &Made) -> Self {
+        let pixels = match image.channels {
             Channels::Rgb => image.pixels.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect(),
             Channels::Rgba => {
                 let over = |value: u8, alpha: u8| byte(u32::from(value) * u32::from(alpha) / 255);
                 image.pixels.chunks_exact(4).map(|p| [p[0], p[1], p[2]].map(|v| over(v, p[3]))).collect()
             }
         };
-        Self { width: image.size.width(), height: image.size.height(), pixels }
+        Self { width: image.width, height: image.height, pixels }
     }
 
     /// Made smaller, if that's what it takes, each pixel the mean of those in its place.
