@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use harness::{Daemon, admin, eventually, get, metric, request, sized_request, weaved};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use weave_core::error::ErrorCode;
 
 /// A request that the router refuses by itself, at once.
@@ -119,6 +119,24 @@ fn who_holds_a_worker_by_not_reading_has_less_time_once_others_wait() {
     let mut rest = Vec::new();
     let _ = still.stream.read_to_end(&mut rest);
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
+}
+
+#[test]
+fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
+    let daemon = Daemon::pattern(&["--stall-timeout=0.3"]);
+    let mut client = daemon.connect();
+    client.write(&sized_request(1, "large", 1, 2048, 2048, 1));
+    client.stream.read_exact(&mut [0; 48]).unwrap();
+    let [worker] = daemon.workers()[..] else { panic!() };
+    let worker = Pid::from_raw(worker).unwrap();
+    kill_process(worker, Signal::STOP).unwrap();
+    let mut rest = Vec::new();
+    let _ = client.stream.read_to_end(&mut rest);
+    assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
+    daemon.log.wait("took too little for 300ms; closing");
+    daemon.log.wait("worker 0: its image stood still; ending it");
+    daemon.assert_serves();
+    assert_eq!(metric(&daemon, "weave_worker_kills_total{reason=\"nonsense\"}"), 1.0);
 }
 
 // ------------------------------------------------------------------------------------ number
