@@ -8,25 +8,13 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use harness::{Answer, Client, Daemon, sized_request};
+use harness::{Answer, Client, Daemon, sized_request, weave};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 use weave_daemon::demo;
 
 fn daemon() -> Daemon {
     Daemon::start(&["--threads=1"])
-}
-
-/// The `weave` command, built by the cargo that runs these tests.
-fn weave() -> Command {
-    let weaved = Path::new(env!("CARGO_BIN_EXE_weaved"));
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "-p", "weave-client", "--bin", "weave"])
-        .args(if cfg!(debug_assertions) { None } else { Some("--release") })
-        .status()
-        .unwrap();
-    assert!(built.success());
-    Command::new(weaved.with_file_name("weave"))
 }
 
 /// What there is to draw, and how.

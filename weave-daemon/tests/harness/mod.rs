@@ -73,6 +73,18 @@ pub fn weaved() -> Command {
     command
 }
 
+/// The `weave` command, built by the cargo that runs these tests.
+pub fn weave() -> Command {
+    let weaved = Path::new(env!("CARGO_BIN_EXE_weaved"));
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "-p", "weave-client", "--bin", "weave"])
+        .args(if cfg!(debug_assertions) { None } else { Some("--release") })
+        .status()
+        .unwrap();
+    assert!(built.success());
+    Command::new(weaved.with_file_name("weave"))
+}
+
 /// A running daemon with a folder of its own. Killed when dropped.
 pub struct Daemon {
     pub child: Child,
