@@ -467,6 +467,13 @@ class Fallback(unittest.TestCase):
         self.assertIn("asking the next provider", run.stderr)
         texts = read_png(run.file.read_bytes())[3]
         self.assertEqual(json.loads(texts["Weave"])["provider"], "openai")
+        verify = subprocess.run([WEAVE, "verify", run.file], env=CLEAN, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(verify.returncode, 66)
+        self.assertIn("was made by \"openai\", which can't make the same image again", verify.stderr)
+        run = generate(NOWHERE, *self.flags("--width=64", "--height=64", "--steps=3", "--json", "-n2"))
+        reports = [json.loads(line) for line in run.stdout.splitlines()]
+        self.assertEqual([(report["provider"], report["model"], report["dropped"], report["width"]) for report in reports],
+                         [("openai", "sd3.5", ["steps"], 64)] * 2)
         self.assertEqual(generate(NOWHERE, *self.flags("--seed=7")).returncode, 69)
         run = generate(NOWHERE, *self.flags(), env={})
         self.assertEqual((run.returncode, "OPENAI_API_KEY" in run.stderr), (2, True))
