@@ -7,8 +7,10 @@ import base64
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -272,6 +274,40 @@ class Limits(Served):
         self.assertEqual(ends[2:], [b"HTTP/1.1 200", b"HTTP/1.1 408"])
         for sock in socks:
             sock.close()
+
+    def test_a_client_that_reads_slowly_gets_it_all(self):
+        """More than the kernel holds, for longer than a request's head may take."""
+        width, height = 2048, 1024
+        noise = os.urandom(3 * width * height)
+        head = struct.pack(">6I", 200, 1, width, height, 3, len(noise))
+
+        def answer(ask):
+            return b"WEVE\0\1\0\2" + struct.pack(">II", 32 + len(noise), 0) + ask[16:24] + head + noise
+
+        with FakeDaemon(answer) as path, Gateway(FOLDER.name, path) as gateway, socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.settimeout(PATIENCE)
+            sock.connect(("127.0.0.1", gateway.port))
+            body = json.dumps({"prompt": "x", "size": "%dx%d" % (width, height)}).encode()
+            sock.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                         b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            text = sock.recv(4096)
+            began = time.monotonic()
+            while b"\r\n\r\n" not in text:
+                text += sock.recv(4096)
+            head, text = text.split(b"\r\n\r\n", 1)
+            length = int(re.search(rb"content-length: (\d+)", head)[1])
+            self.assertGreater(length, 8 << 20)
+            while len(text) < length:
+                more = sock.recv(65536)
+                self.assertNotEqual(more, b"", "cut off after %d of %d bytes" % (len(text), length))
+                text += more
+                # So that half of it is left after 12 s, and then as fast as it goes.
+                due = began + 12 * 2 * len(text) / length
+                if len(text) < length / 2:
+                    time.sleep(max(0, due - time.monotonic()))
+            self.assertGreater(time.monotonic() - began, 11)
+            self.assertEqual(len(json.loads(text)["data"]), 1)
 
     def test_what_is_too_large(self):
         status, _, text = self.gateway.ask("POST", "/v1/images/generations", b" " * 65537)
