@@ -23,9 +23,9 @@
 //! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
 //! # The `weave` command
-//! It comes with the feature `cli`, which is on by default. A program that wants the library only
-//! depends on this crate with `default-features = false`. `weave --help` explains the command; its
-//! exit status is one of
+//! It comes with the feature `cli`; `weave gateway` and `--providers` come with the feature `gateway`. Both
+//! are on by default. A program that wants the library only depends on this crate with
+//! `default-features = false`. `weave --help` explains the command; its exit status is one of
 //!
 //! | status | meaning |
 //! | --- | --- |

@@ -66,8 +66,13 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "FILE", env = "WEAVE_OPENAI_KEY_FILE", hide_env_values = true)]
     openai_key_file: Option<PathBuf>,
 
-    /// The resource's endpoint, as https://NAME.openai.azure.com
-    #[arg(long, value_name = "URL", env = "WEAVE_AZURE_URL", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WEAVE_AZURE_URL",
+        hide_env_values = true,
+        help = "The resource's endpoint, as https://NAME.openai.azure.com"
+    )]
     azure_url: Option<String>,
 
     /// The deployment's name
