@@ -47,13 +47,22 @@ book: ## the documentation as pages: target/book/html
 	@.ci/need book
 	@docs/build
 
+# With the programs that `make demo` has built: `make check-deb` is the same for those that are for other processors.
+check-packages: ## make install, the package and the container files, with the programs for this processor
+	cargo build --release --locked --quiet -p weave-daemon -p weave-client -p weave-conformance
+	@packaging/check-install
+	@rm -rf target/check-packages
+	@BUILT=target/release OUT=target/check-packages packaging/deb
+	@packaging/check-deb target/check-packages/weave_*.deb
+	@packaging/check-containers
+
 check-containers: ## the container files, as far as that goes without an engine for them
 	@packaging/check-containers
 
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
+test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo check-packages pages prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
