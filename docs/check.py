@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -132,7 +133,23 @@ def links(page):
             yield "%s: %s leads nowhere" % (page.relative_to(ROOT), target)
 
 
+def book(folder):
+    """The links of the pages that mdBook has made, which lead nowhere."""
+    bad = set()
+    for page in folder.rglob("*.html"):
+        if page.name in ("print.html", "404.html", "toc.html"):
+            continue
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8")):
+            if not re.match(r"\w+:|//", target) and not (page.parent / urllib.parse.unquote(target)).exists():
+                bad.add("%s: %s leads nowhere" % (page.relative_to(folder), target))
+    return sorted(bad)
+
+
 def main():
+    if sys.argv[1:2] == ["--book"]:
+        faults = book(pathlib.Path(sys.argv[2]))
+        print("\n".join(faults + ["book: %d links lead nowhere" % len(faults)]))
+        return bool(faults)
     programs = {name: pathlib.Path(os.environ[name.upper()]).resolve() for name in ("weaved", "weave")}
     pages = [pathlib.Path(name).resolve() for name in sys.argv[1:]] or [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
     faults, number = [], 0
