@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build gateway other-systems prebuilt cuda vulkan check-vulkan install uninstall test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build gateway other-systems prebuilt cuda vulkan check-vulkan install uninstall deb check-deb dist pages book check-containers check-packages test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -24,15 +24,45 @@ check-vulkan: vulkan ## the same picture with Vulkan as on the CPU; without a GP
 
 # Installs what `make` has built: as root, if PREFIX is not your own.
 install: ## programs, units, manual and completions under PREFIX (/usr/local); DESTDIR= stages them
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" packaging/install
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" BUILT="$(BUILT)" packaging/install
 
 uninstall: ## remove what `make install` has put there
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" packaging/install --remove
 
+deb: tools ## a package for Debian and Ubuntu: target/dist
+	@packaging/deb
+
+check-deb: deb ## install that in a system of its own, use it, remove it; as root
+	@packaging/check-deb target/dist/weave_*.deb
+
+dist: tools ## the package, what is in it, and checksums: target/dist
+	@packaging/dist
+
+pages: ## the commands of README.md and docs/, against weaved; links
+	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+	cargo build --locked --quiet -p weave-client --target-dir target/example
+	@WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved docs/check.py
+
+book: ## the documentation as pages: target/book/html
+	@.ci/need book
+	@docs/build
+
+# With the programs that `make demo` has built: `make check-deb` is the same for those that are for other processors.
+check-packages: ## make install, the package and the container files, with the programs for this processor
+	cargo build --release --locked --quiet -p weave-daemon -p weave-client -p weave-conformance
+	@packaging/check-install
+	@rm -rf target/check-packages
+	@BUILT=target/release OUT=target/check-packages packaging/deb
+	@packaging/check-deb target/check-packages/weave_*.deb
+	@packaging/check-containers
+
+check-containers: ## the container files, as far as that goes without an engine for them
+	@packaging/check-containers
+
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo prebuilt other-systems ## every check there is
+test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo check-packages pages prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
 quick: ## formatting, lints and the fast tests, without the engine
