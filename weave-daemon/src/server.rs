@@ -393,12 +393,6 @@ impl Server {
     fn turn(&mut self, now: Instant) {
         self.accept(now);
         self.take_actions(now);
-        if self.noisy {
-            self.noisy = false;
-            for log in self.links.iter_mut().filter_map(|link| link.log.as_mut()) {
-                self.noisy |= log.pass_on();
-            }
-        }
         for _ in 0..self.ready.list.len() {
             let Some(action) = self.ready.pop() else { break };
             let unfinished = match action {
@@ -410,6 +404,13 @@ impl Server {
                 self.ready.push(action);
             }
             self.take_actions(now);
+        }
+        // What workers log is in no hurry.
+        if self.noisy {
+            self.noisy = false;
+            for log in self.links.iter_mut().filter_map(|link| link.log.as_mut()) {
+                self.noisy |= log.pass_on();
+            }
         }
     }
 

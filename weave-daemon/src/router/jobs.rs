@@ -72,6 +72,11 @@ impl List {
         }
     }
 
+    fn push_front(&mut self, table: &mut [Job], index: usize) {
+        table[index].next = self.first.replace(index);
+        self.last = self.last.or(Some(index));
+    }
+
     /// Puts a job before those that have not waited as long. To be found near the front.
     fn insert_by_age(&mut self, table: &mut [Job], index: usize) {
         let (mut before, mut at) = (None, self.first);
@@ -108,7 +113,9 @@ struct Share {
 
 /// The table.
 pub(super) struct Jobs {
-    table: Box<[Job]>,
+    /// As many as there ever were at once, in memory that is reserved for all that may be.
+    table: Vec<Job>,
+    limit: usize,
     free: List,
     shares: Box<[Share]>,
     /// Clients that have something queued, each once; the next one is in front.
@@ -117,27 +124,11 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(jobs: usize, clients: usize, now: Instant) -> Self {
-        let job = || Job {
-            state: JobState::Free,
-            client: None,
-            request_id: 0,
-            width: 0,
-            height: 0,
-            since: now,
-            attempts: 0,
-            frame: [0; MAX_REQUEST_FRAME],
-            len: 0,
-            code: ErrorCode::None,
-            next: None,
-        };
-        let mut table: Box<[Job]> = std::iter::repeat_with(job).take(jobs).collect();
-        let mut free = List::default();
-        for index in 0..jobs {
-            free.push_back(&mut table, index);
-        }
+    pub(super) fn new(jobs: usize, clients: usize) -> Self {
         let shares = vec![Share::default(); clients].into();
-        Self { table, free, shares, turns: VecDeque::with_capacity(clients), queued_len: 0 }
+        let table = Vec::with_capacity(jobs);
+        let turns = VecDeque::with_capacity(clients);
+        Self { table, limit: jobs, free: List::default(), shares, turns, queued_len: 0 }
     }
 
     pub(super) fn get(&self, index: usize) -> &Job {
@@ -164,8 +155,25 @@ impl Jobs {
     }
 
     /// A free slot. It is the caller's until it is enqueued or released.
-    pub(super) fn take_free(&mut self) -> Option<usize> {
-        self.free.pop_front(&mut self.table)
+    pub(super) fn take_free(&mut self, now: Instant) -> Option<usize> {
+        let free = self.free.pop_front(&mut self.table);
+        if free.is_some() || self.table.len() == self.limit {
+            return free;
+        }
+        self.table.push(Job {
+            state: JobState::Free,
+            client: None,
+            request_id: 0,
+            width: 0,
+            height: 0,
+            since: now,
+            attempts: 0,
+            frame: [0; MAX_REQUEST_FRAME],
+            len: 0,
+            code: ErrorCode::None,
+            next: None,
+        });
+        Some(self.table.len() - 1)
     }
 
     /// Puts a job behind those of its client, which has to be set.
@@ -264,7 +272,7 @@ impl Jobs {
     pub(super) fn release(&mut self, index: usize) {
         let job = &mut self.table[index];
         (job.state, job.client) = (JobState::Free, None);
-        self.free.push_back(&mut self.table, index);
+        self.free.push_front(&mut self.table, index);
     }
 }
 

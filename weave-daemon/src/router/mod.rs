@@ -17,7 +17,7 @@
 //! - *Getters*: [`wake_at`](Router::wake_at), [`is_drained`](Router::is_drained).
 //!
 //! Time is an argument. Memory is fixed: a table of clients, a table of jobs, one small output
-//! buffer a client. An answer never waits for memory: a job's own slot holds the error that ends it
+//! buffer a client. It is reserved at the start, and what was never needed is never touched. An answer never waits for memory: a job's own slot holds the error that ends it
 //! until the client takes it, and input of a client whose output is full is not read.
 //!
 //! Nobody can hold up the others for long: clients with waiting requests are served in turns, each
@@ -43,7 +43,7 @@ use crate::counters::{Counters, Cut, Kill, Outcome, Reason};
 use jobs::{Job, JobState, Jobs};
 use suspects::Suspects;
 
-/// Bounds of the router. All memory is taken when it is made.
+/// Bounds of the router. All memory is reserved when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Clients at once.
@@ -455,7 +455,8 @@ struct Worker {
 /// See the module's documentation.
 pub struct Router {
     limits: Limits,
-    clients: Box<[Client]>,
+    /// As many as there ever were at once, in memory that is reserved for all that may be.
+    clients: Vec<Client>,
     /// Places in that table where nobody is.
     free_clients: Vec<ClientId>,
     jobs: Jobs,
@@ -475,7 +476,6 @@ impl Router {
     /// A router whose workers are all to be started. `now` is the clock's first reading.
     #[must_use]
     pub fn new(limits: Limits, now: Instant) -> Self {
-        let client = || Client::new();
         let worker = || Worker {
             link: Link::Down(Some(now)),
             task: None,
@@ -500,9 +500,9 @@ impl Router {
         };
         Self {
             limits,
-            free_clients: (0..limits.connections).rev().map(ClientId).collect(),
-            clients: std::iter::repeat_with(client).take(limits.connections).collect(),
-            jobs: Jobs::new(limits.queue + limits.workers, limits.connections, now),
+            free_clients: Vec::with_capacity(limits.connections),
+            clients: Vec::with_capacity(limits.connections),
+            jobs: Jobs::new(limits.queue + limits.workers, limits.connections),
             suspects: Suspects::new(),
             warm_up: heapless::Vec::from_slice(warm_up).unwrap_or_default(),
             workers: std::iter::repeat_with(worker).take(limits.workers).collect(),
@@ -620,10 +620,17 @@ impl Router {
 
     /// Somebody connected. `None`: the table is full ([`no_room_answer`]).
     pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
-        let Some(id) = self.free_clients.pop() else {
-            self.counters.refused_full += 1;
-            self.counters.error(ErrorCode::Busy);
-            return None;
+        let id = match self.free_clients.pop() {
+            Some(id) => id,
+            None if self.clients.len() < self.limits.connections => {
+                self.clients.push(Client::new());
+                ClientId(self.clients.len() - 1)
+            }
+            None => {
+                self.counters.refused_full += 1;
+                self.counters.error(ErrorCode::Busy);
+                return None;
+            }
         };
         self.counters.connections += 1;
         let client = &mut self.clients[id.0];
@@ -958,7 +965,7 @@ impl Router {
             } else if client.outstanding >= self.limits.in_flight {
                 Refusal::TooManyInFlight { limit: self.limits.in_flight }
             } else if self.jobs.queued_len() < self.limits.queue
-                && let Some(free) = self.jobs.take_free()
+                && let Some(free) = self.jobs.take_free(now)
             {
                 let job = self.jobs.get_mut(free);
                 job.len = request.emit(&mut job.frame).map_or(0, <[u8]>::len);
