@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use lexopt::Arg;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
 use weave_daemon::config::{
     AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, default_file,
     unknown_variables,
@@ -505,7 +505,11 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
     let stream = match &connect {
         Some(path) => UnixStream::connect(path)
             .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
-        None => inherited_socket()?,
+        None => {
+            // Also while this process itself is stopped. If it can't be had, the stream's end does it.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            inherited_socket()?
+        }
     };
     let control = inherited_scoreboard();
     if config.is_sandboxed() {
@@ -531,8 +535,8 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
     worker::run(config, stream, control).map_err(Failure::Other)
 }
 
-/// Ends this process when nobody has the other end of its stream any more. The kernel's signal for the death of a
-/// parent would not do: the parent may be a script.
+/// Ends this process when nobody has the other end of its stream any more. The signal of a parent's death alone would
+/// not do: the parent may be a script.
 fn end_with(stream: &UnixStream) {
     // Nothing but the end: what comes is for the engine.
     let mut end = [PollFd::new(stream, PollFlags::empty())];

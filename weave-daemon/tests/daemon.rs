@@ -14,7 +14,7 @@ use harness::{
     Answer, Client, Daemon, SIDE, assert_gone_within_a_second, eventually, gradient, is_alive, metric,
     private_folder, request, sized_request, wait, weaved,
 };
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use weave_core::error::ErrorCode;
 
 #[test]
@@ -568,7 +568,7 @@ fn a_killed_daemon_leaves_no_worker_whatever_that_does() {
     clients[2].write(&request(3, "half", 1)[..70]);
     let workers = daemon.workers();
     assert_eq!(workers.len(), 3);
-    kill_process(Pid::from_raw(workers[2]).unwrap(), Signal::STOP).unwrap();
+    harness::freeze(workers[2]);
     daemon.signal(Signal::KILL);
     daemon.wait();
     assert_gone_within_a_second(&workers);

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use harness::{Daemon, admin, eventually, get, metric, request, sized_request, weaved};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
 /// A request that the router refuses by itself, at once.
@@ -128,8 +128,7 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     client.write(&sized_request(1, "large", 1, 2048, 2048, 1));
     client.stream.read_exact(&mut [0; 48]).unwrap();
     let [worker] = daemon.workers()[..] else { panic!() };
-    let worker = Pid::from_raw(worker).unwrap();
-    kill_process(worker, Signal::STOP).unwrap();
+    harness::freeze(worker);
     let mut rest = Vec::new();
     let _ = client.stream.read_to_end(&mut rest);
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");

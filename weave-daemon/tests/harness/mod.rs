@@ -134,11 +134,9 @@ impl Daemon {
 
     /// Has it stand still while it waits for something to happen. SIGCONT ends that.
     pub fn freeze(&self) {
-        let stat = format!("/proc/{}/stat", self.child.id());
-        let state = || std::fs::read_to_string(&stat).unwrap().rsplit(')').next().unwrap()[1..2].to_owned();
-        eventually("it waits", || state() == "S");
-        self.signal(Signal::STOP);
-        eventually("it stands still", || state() == "T");
+        let pid = self.child.id().try_into().unwrap();
+        eventually("it waits", || state(pid) == Some('S'));
+        freeze(pid);
     }
 
     /// The process ids of the daemon's children.
@@ -242,10 +240,21 @@ pub fn assert_gone_within_a_second(processes: &[i32]) {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
+/// The letter that the kernel has for what a process does; `None`: it is gone.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
 /// Whether a process exists and is no zombie.
 pub fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+    state(pid).is_some_and(|state| state != 'Z')
+}
+
+/// Stops a process. One in the middle of a system call goes on to the end of that, or until it has to wait.
+pub fn freeze(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    eventually("it stands still", || state(pid) == Some('T'));
 }
 
 /// An answer as it came.
