@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::case::{Case, Failure, Level, MAX_FAILURES, Remark, Run, Told, Verdict, vectors};
 use crate::server::{Cut, checkerboard};
-use crate::testee::{Folder, Listener, Process, Stream, how_it_ended};
+use crate::testee::{Folder, Listener, Process, START, Stream, how_it_ended};
 use crate::wire::{
     Draft, End, HEADER_LEN, MAX_REQUEST_PAYLOAD, Outcome, REQUEST, Receiver, Segment, read, size,
 };
@@ -251,7 +251,7 @@ impl Client {
         let address = listener.address().map_err(harness)?;
         let command = command.replace("{count}", &count.to_string());
         let mut process = Process::start(&command, Some(&address), Stdio::null(), true).map_err(harness)?;
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.patience.max(START);
         let accepted = listener.accept(until, || process.ended().is_some()).map_err(harness)?;
         let Some(mut stream) = accepted else {
             let ended = process.ended();
@@ -261,6 +261,7 @@ impl Client {
                 format!("the client did not connect: {how}; it said last:\n{}", process.last_words());
             return Err(Box::new(Failure::new("", problem, "a connection").with(verdict)));
         };
+        let until = Instant::now() + self.patience;
         let mut requests = Vec::new();
         while requests.len() < count {
             match frame(&mut stream, until) {

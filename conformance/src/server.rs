@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::case::{Failure, Remark, Told, Verdict, vectors};
-use crate::testee::{Address, Process, Stream, how_it_ended};
+use crate::testee::{Address, Process, START, Stream, how_it_ended};
 use crate::wire::{
     Draft, End, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Outcome, Receiver, Segment, code, code_name, read,
 };
@@ -539,7 +539,7 @@ impl Server {
         }
         let mut process = Process::start(command, Some(&self.address), std::process::Stdio::null(), true)
             .map_err(|error| harness(format!("{command}: {error}")))?;
-        let until = Instant::now() + self.patience.max(Duration::from_secs(20));
+        let until = Instant::now() + self.patience.max(START);
         loop {
             if self.address.connect().is_ok() {
                 self.process = Some(process);

@@ -207,6 +207,10 @@ pub struct Process {
     followers: Vec<JoinHandle<()>>,
 }
 
+/// How long a process may take until it listens or connects, where answers have to be there sooner: it has to start
+/// first, on a machine that may be busy.
+pub const START: Duration = Duration::from_secs(20);
+
 /// What is kept of what a process says.
 const MAX_LINES: usize = 20_000;
 

@@ -125,6 +125,21 @@ fn a_testee_that_ends_crashes_or_is_silent_is_told_apart() {
     expect(&[&["codec", "--exec", "yes"], &filter[..]].concat(), 1, &["FAIL", "no JSON"]);
 }
 
+#[test]
+fn a_client_may_take_its_time_to_start_but_not_to_ask() {
+    let filter = ["client", "--filter", "W1-HDR-001b", "--timeout", "0.3", "--exec"];
+    let late = &[&filter[..], &["sh -c 'sleep 1; exit 5' {address}"]].concat();
+    expect(late, 1, &["FAIL", "did not connect: exit status 5"]);
+    let silent = python(
+        "import socket, sys\n\
+         client = socket.socket(socket.AF_UNIX)\n\
+         client.connect(sys.argv[1])\n\
+         client.recv(1)\n",
+        "",
+    );
+    expect(&[&filter[..], &[&silent]].concat(), 1, &["W1-HDR-001b", "no whole request"]);
+}
+
 /// A command that runs a Python program with `{address}` as its first argument, and more.
 fn python(program: &str, more: &str) -> String {
     let file = scratch(&format!("{:x}.py", program.len()));
