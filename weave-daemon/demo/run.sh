@@ -56,3 +56,4 @@ else
 fi
 echo "  $target/release/weave ping"
 echo "  $target/release/weave generate 'a yellow triangle on black' $settings -o triangle.png"
+echo "  $target/release/weave gateway --size 128x128 --steps 8 --cfg 1    # OpenAI's API, and a page at http://127.0.0.1:8080"

@@ -20,7 +20,11 @@ function check(name, holds, detail = "") {
 
 const browser = await chromium.launch({
   executablePath: browserPath,
-  args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"],
+  args: [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+    // A name that somebody has made to point here.
+    "--host-resolver-rules=MAP evil.example 127.0.0.1",
+  ],
 });
 
 async function open(address, options = {}) {
@@ -244,6 +248,18 @@ for (const [name, options] of [
   await page.waitForSelector("#figure:not([hidden])");
   check("what is left open is the gateway's to say", (await fact(page, "Size")) === "64×64" && (await fact(page, "Steps")) === "1");
   check("the token is not kept for good", !(await page.evaluate(() => JSON.stringify(localStorage))).includes(token));
+  await page.context().close();
+}
+
+// Pages of others.
+{
+  const page = await (await browser.newContext()).newPage();
+  const answer = await page.goto(`http://evil.example:${new URL(url).port}/`);
+  check("a name that was made to point here", answer.status() === 403, answer.status());
+  const asked = await page.evaluate((url) => fetch(`${url}/v1/images/generations`, {
+    method: "POST", headers: { "content-type": "application/json" }, body: '{"prompt": "x", "size": "64x64"}',
+  }).then((response) => `answered ${response.status}`, (error) => error.name), url);
+  check("a page of another origin gets no answer", asked === "TypeError", asked);
   await page.context().close();
 }
 

@@ -645,6 +645,10 @@ class AnyCloud(unittest.TestCase):
                 run = self.openai()
                 self.assertEqual((run.returncode, "redirect (%d)" % status in run.stderr), (7, True), run.stderr)
             self.assertTrue(other.asked.empty())
+            self.cloud.draws(64, 64)
+            proxies = dict.fromkeys(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"], other.url)
+            self.assertEqual(self.openai(env={"OPENAI_API_KEY": KEY, **proxies}).returncode, 0)
+            self.assertTrue(other.asked.empty(), "nor in the clear to a proxy")
         for url in ["http://cloud.example/v1", "http://192.0.2.1", "ftp://127.0.0.1", "https://me:%s@cloud.example" % KEY]:
             run = generate(NOWHERE, "--providers=openai", "--openai-url=" + url)
             self.assertEqual(run.returncode, 2, run.stderr)

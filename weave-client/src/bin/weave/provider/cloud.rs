@@ -69,9 +69,11 @@ impl Cloud {
             .timeout_connect(Some(CONNECT_TIMEOUT.min(timeout)))
             .timeout_global(Some(timeout))
             .user_agent(concat!("weave/", env!("CARGO_PKG_VERSION")));
-        if url.starts_with("https:") {
-            agent = agent.https_only(true).tls_config(tls()?);
-        }
+        agent = match url.starts_with("https:") {
+            true => agent.https_only(true).tls_config(tls()?),
+            // On this machine; a proxy would be elsewhere, and read the key.
+            false => agent.proxy(None),
+        };
         Ok(Self { dialect, url, model, kind, key, agent: agent.build().new_agent() })
     }
 
