@@ -182,10 +182,11 @@ reliability: ## weaved under load and abuse, with large numbers: prints what wea
 	RELIABILITY=long cargo test --release --locked --quiet -p weave-daemon --no-default-features \
 		--target-dir target/example --test reliability -- --nocapture --test-threads=1
 
-bench: ## how long the codec takes
-	cargo bench --locked -p weave-benches --bench codec
+bench: ## measure everything, in less than 20 minutes: benches/RESULTS.md
+	@.ci/need bench
+	benches/run
 
-instructions: ## instruction counts of the codec against their baseline
+instructions: ## instruction counts of codec and router against their baseline
 	.ci/instructions
 
 tools:

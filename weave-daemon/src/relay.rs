@@ -16,11 +16,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// Bytes that one step moves at most.
+/// Bytes that one step moves at most, and a pipe has room for: what everybody may ask for
+/// (`fs.pipe-max-size`).
 const RELAY_LEN: usize = 1024 * 1024;
-/// What a pipe is to hold, in pages' worth. Pieces of a Unix socket's buffers are up to eight pages each, so that a
-/// quarter of [`RELAY_LEN`] has room for all of it.
-const PIPE_LEN: usize = 256 * 1024;
 /// The buffer where there is no pipe.
 const BUFFER_LEN: usize = 64 * 1024;
 
@@ -164,7 +162,7 @@ impl Pipe {
     fn new() -> io::Result<Self> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A smaller one does as well, only in more steps.
-        let _ = fcntl_setpipe_size(&into, PIPE_LEN);
+        let _ = fcntl_setpipe_size(&into, RELAY_LEN);
         Ok(Self { out, into, held: 0, given_up: false })
     }
 }
