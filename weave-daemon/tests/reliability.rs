@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Answer, Client, Daemon, PATIENCE, SIDE, eventually, gradient, is_alive, private_folder, request,
-    sized_gradient, sized_request, weaved,
+    Answer, Client, Daemon, PATIENCE, SIDE, eventually, freeze, gradient, is_alive, metric, private_folder,
+    request, sized_gradient, sized_request, weaved,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use weave_core::error::ErrorCode;
@@ -107,6 +107,24 @@ fn assert_has_not_grown(what: &str, before: u64, now: u64) {
     assert!(now <= before + before / 100, "{what}: grew from {before} to {now} bytes");
 }
 
+/// Has the daemon use all memory that its queue and so many clients at once ever take.
+fn fill_tables(daemon: &Daemon, clients: usize) {
+    daemon.assert_serves();
+    let [worker] = daemon.workers()[..] else { panic!() };
+    freeze(worker);
+    let mut crowd: Vec<_> = (0..clients).map(|_| daemon.connect()).collect();
+    // Of 96 requests the default queue takes 64, besides the one that the worker has.
+    for client in &mut crowd[..3] {
+        (0..32).for_each(|id| client.send(id, "fill", 1));
+    }
+    eventually("its queue is full", || metric(daemon, "weave_queue_length") == 64.0);
+    eventually("all are accepted", || metric(daemon, "weave_connections") == clients as f64);
+    kill_process(Pid::from_raw(worker).unwrap(), Signal::CONT).unwrap();
+    drop(crowd);
+    eventually("all are gone", || metric(daemon, "weave_connections") == 0.0);
+    daemon.assert_serves();
+}
+
 // ------------------------------------------------------------------------------------ size
 
 #[test]
@@ -128,8 +146,7 @@ fn thousands_of_idle_connections_neither_swell_it_nor_starve_the_active() {
     };
     let together = |clients: &[Times]| Times(clients.iter().flat_map(|times| times.0.clone()).collect());
 
-    // Its tables are filled once.
-    drop((0..idle + active).map(|_| daemon.connect()).collect::<Vec<_>>());
+    fill_tables(&daemon, idle + active);
     let (mut alone, mut crowded, mut worst, mut before) = (vec![], vec![], 0.0_f64, 0);
     for _ in 0..pick(1, 5) {
         eventually("the others are gone", || descriptors(pid) < 100);
@@ -359,7 +376,10 @@ fn a_worker_killed_in_the_middle_of_an_image_closes_that_connection_and_no_other
         client.write(&sized_request(1, "large", round, 2048, 2048, 1));
         client.stream.read_exact(&mut [0; 1000]).unwrap();
         waiting.send(round, "waiting", round);
+        let [worker] = daemon.workers()[..] else { panic!() };
         daemon.kill_worker();
+        // It could finish its system call, were the image taken from it meanwhile.
+        eventually("it is dead", || !is_alive(worker));
         let (started, mut rest) = (Instant::now(), Vec::new());
         client.stream.read_to_end(&mut rest).expect("it is closed");
         assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
@@ -506,6 +526,7 @@ fn hanging_up_after_any_byte_of_request_or_answer_leaves_nothing_behind() {
         }
         daemon.assert_serves();
     };
+    fill_tables(&daemon, 1000);
     hang_ups();
     eventually("all are gone", || descriptors(pid) < 30);
     let before = (resident(pid), descriptors(pid));
