@@ -528,6 +528,13 @@ fn ping_says_whether_the_daemon_answers() {
     let time = run_.stdout.strip_prefix(&format!("{}: answered in ", fake.path().display())).unwrap();
     assert!(time.strip_suffix(" ms\n").unwrap().parse::<f64>().unwrap() < 5000.0);
 
+    let fake = Fake::serving(|stream, request| send(stream, &error(request.id(), 400, 3, "model_id")));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--json", "--socket"]).arg(fake.path());
+    let said: serde_json::Value = serde_json::from_str(&run(command).stdout).unwrap();
+    assert_eq!(said["address"], fake.path().to_str().unwrap());
+    assert!(said["seconds"].as_f64().unwrap() < 5.0);
+
     let fake = Fake::serving(|stream, _| send(stream, &error(0, 500, 23, "too many connections")));
     let mut command = weave(folder.path());
     command.args(["ping", "--socket"]).arg(fake.path());
