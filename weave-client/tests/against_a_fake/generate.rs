@@ -244,6 +244,7 @@ fn other_programs_find_the_parameters() {
         settings,
         [
             ("Steps", "28"),
+            ("Sampler", "unknown"),
             ("CFG scale", "7"),
             ("Seed", "7"),
             ("Size", "64x64"),
