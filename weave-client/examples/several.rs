@@ -27,8 +27,9 @@ pub(crate) fn draw(
     let mut client = Client::connect(daemon)?;
     let mut seeds: Vec<u64> = (1..=count).rev().collect();
     let mut sent = Vec::new();
+    let mut most = UNDER_WAY;
     loop {
-        while client.in_flight() < UNDER_WAY
+        while client.in_flight() < most
             && let Some(seed) = seeds.pop()
         {
             let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed };
@@ -38,11 +39,15 @@ pub(crate) fn draw(
         let at = sent.iter().position(|(id, _)| *id == answer.request_id).ok_or("an unknown request")?;
         let (_, seed) = sent.swap_remove(at);
         match answer.result {
-            Ok(image) => done(seed, &image.pixels),
-            // It can take it when one of those that are under way is done.
+            Ok(image) => {
+                most = UNDER_WAY.min(most + 1);
+                done(seed, &image.pixels);
+            }
+            // It can take it when one of those that are under way is done, and not before.
             Err(weave_client::Error::Refused(refusal))
                 if refusal.code == ErrorCode::Busy && client.in_flight() > 0 =>
             {
+                most = client.in_flight();
                 seeds.push(seed);
             }
             Err(error) => return Err(error.into()),

@@ -127,7 +127,8 @@ fn an_image_becomes_a_png_that_says_how_it_was_made() {
     assert_eq!(
         settings,
         format!(
-            "a cat\nSteps: 28, CFG scale: 7, Seed: 7, Size: 64x64, Model: SD 3.5, Version: Weave {version}"
+            "a cat\nSteps: 28, Sampler: unknown, CFG scale: 7, Seed: 7, Size: 64x64, Model: SD 3.5, \
+             Version: Weave {version}"
         )
     );
     assert_eq!(
@@ -163,9 +164,9 @@ fn alpha_and_any_language_survive() {
     assert_eq!((png.color, png.pixels), (png::ColorType::Rgba, fake.end()));
     assert_eq!(png.latin1, []);
     let [(_, settings), (_, recipe)] = png.utf8.try_into().unwrap();
-    assert!(
-        settings.starts_with("一只猫 \"x\"\nüber\nSteps: 28, CFG scale: 7.1, Seed: 18446744073709551615,")
-    );
+    assert!(settings.starts_with(
+        "一只猫 \"x\"\nüber\nSteps: 28, Sampler: unknown, CFG scale: 7.1, Seed: 18446744073709551615,"
+    ));
     let recipe: serde_json::Value = serde_json::from_str(&recipe).unwrap();
     assert_eq!(recipe["prompt"], "一只猫 \"x\"\nüber");
     assert_eq!((&recipe["seed"], &recipe["cfg_scale"]), (&u64::MAX.into(), &7.1.into()));
@@ -527,6 +528,13 @@ fn ping_says_whether_the_daemon_answers() {
     assert_eq!((run_.status, run_.stderr.as_str()), (Some(0), ""));
     let time = run_.stdout.strip_prefix(&format!("{}: answered in ", fake.path().display())).unwrap();
     assert!(time.strip_suffix(" ms\n").unwrap().parse::<f64>().unwrap() < 5000.0);
+
+    let fake = Fake::serving(|stream, request| send(stream, &error(request.id(), 400, 3, "model_id")));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--json", "--socket"]).arg(fake.path());
+    let said: serde_json::Value = serde_json::from_str(&run(command).stdout).unwrap();
+    assert_eq!(said["address"], fake.path().to_str().unwrap());
+    assert!(said["seconds"].as_f64().unwrap() < 5.0);
 
     let fake = Fake::serving(|stream, _| send(stream, &error(0, 500, 23, "too many connections")));
     let mut command = weave(folder.path());

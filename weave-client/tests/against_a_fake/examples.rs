@@ -7,7 +7,9 @@ mod one_image;
 #[path = "../../examples/several.rs"]
 mod several;
 
-use crate::fake::{Fake, Request, Response, error, in_time, send};
+use std::os::unix::net::UnixStream;
+
+use crate::fake::{Fake, Request, Response, error, in_time, says_nothing, send};
 
 fn image(request: &Request, channels: u32, fill: u8) -> Vec<u8> {
     let pixels = vec![fill; 512 * 512 * channels as usize];
@@ -31,14 +33,17 @@ fn several_images_and_one_that_has_to_wait() {
         let mut requests = vec![first];
         requests.extend((1..4).map(|_| Request::read(stream)));
         send(stream, &error(requests[3].id(), 500, 23, "the queue is full"));
-        // It asks again once it has heard that.
-        requests[3] = Request::read(stream);
-        for request in requests.iter().rev() {
+        says_nothing(stream);
+        let answer = |request: &Request, stream: &mut UnixStream| {
             send(stream, &image(request, 3, u8::try_from(request.u64(44)).unwrap()));
-            if request.u64(44) == 4 {
-                let last = Request::read(stream);
-                send(stream, &image(&last, 3, 5));
-            }
+        };
+        answer(&requests[2], stream);
+        // It asks again when there is room, and goes on.
+        let again = Request::read(stream);
+        answer(&requests[1], stream);
+        let last = Request::read(stream);
+        for request in [&last, &again, &requests[0]] {
+            answer(request, stream);
         }
     });
     let path = fake.path();
@@ -47,6 +52,6 @@ fn several_images_and_one_that_has_to_wait() {
         several::draw(path.into(), "a cat", 5, |seed, pixels| drawn.push((seed, pixels[0]))).unwrap();
         drawn
     });
-    assert_eq!(drawn, [(4, 4), (5, 5), (3, 3), (2, 2), (1, 1)]);
+    assert_eq!(drawn, [(3, 3), (2, 2), (5, 5), (4, 4), (1, 1)]);
     fake.end();
 }

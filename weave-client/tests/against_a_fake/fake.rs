@@ -1,7 +1,7 @@
 //! A daemon for tests: a Unix socket, and bytes that are put together here by hand, so that an error
 //! in the codec can't hide by being on both ends.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -60,6 +60,15 @@ pub(crate) fn until_closed(stream: &mut UnixStream) {
 /// Sends as much as the client takes.
 pub(crate) fn send(stream: &mut UnixStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
+}
+
+/// The client sends nothing now. One that would may not have got to it: this can miss a fault, and never sees one
+/// that isn't there.
+pub(crate) fn says_nothing(stream: &mut UnixStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let read = stream.read(&mut [0]);
+    assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    stream.set_read_timeout(None).unwrap();
 }
 
 /// A request frame, as it came.

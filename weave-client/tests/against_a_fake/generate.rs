@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::command::{decode, folder, good_daemon, names, no_daemon, read_until, run, terminal, weave};
-use crate::fake::{Fake, Request, Response, error, in_time, send, until_closed};
+use crate::fake::{Fake, Request, Response, error, in_time, says_nothing, send, until_closed};
 
 /// `weave generate` of 64×64 pixels, with the seeds from 7 on.
 fn generate(folder: &Path, socket: &Path, args: &[&str]) -> Command {
@@ -101,26 +101,30 @@ fn several_images_have_numbers_and_seeds_that_count_up() {
         send(stream, &image_of(&requests[2]));
         assert_eq!(seed(&Request::read(stream)), 11, "the next one, as soon as there is room");
         send(stream, &error(requests[3].id(), 500, 23, "the queue is full"));
+        says_nothing(stream);
+        send(stream, &image_of(&requests[1]));
         let again = Request::read(stream);
-        assert_eq!(seed(&again), 10);
-        for request in [&requests[1], &requests[0], &again] {
+        assert_eq!(seed(&again), 10, "once more, when there is room");
+        let last = Request::read(stream);
+        assert_eq!(seed(&last), 12, "and as many as before");
+        for request in [&requests[0], &again, &last] {
             send(stream, &image_of(request));
         }
         send(stream, &Response { pixels: vec![11; 64 * 64 * 3], ..Response::good(5) }.bytes());
     });
-    let run = run(generate(folder.path(), &fake.path(), &["a cat", "-n5", "-o", "cat.png"]));
+    let run = run(generate(folder.path(), &fake.path(), &["a cat", "-n6", "-o", "cat.png"]));
     assert_eq!(run.status, Some(0), "{}", run.stderr);
     fake.end();
     let files: Vec<_> = run.stdout.lines().map(|line| line.split_once(": ").unwrap().0).collect();
-    assert_eq!(files, ["cat-3.png", "cat-2.png", "cat-1.png", "cat-4.png", "cat-5.png"]);
-    assert_eq!(names(folder.path()), ["cat-1.png", "cat-2.png", "cat-3.png", "cat-4.png", "cat-5.png"]);
+    assert_eq!(files, ["cat-3.png", "cat-2.png", "cat-1.png", "cat-4.png", "cat-6.png", "cat-5.png"]);
+    assert_eq!(names(folder.path()), (1..=6).map(|n| format!("cat-{n}.png")).collect::<Vec<_>>());
     for (index, name) in names(folder.path()).iter().enumerate() {
         let png = decode(&fs::read(folder.path().join(name)).unwrap());
         let seed = 7 + u8::try_from(index).unwrap();
         assert_eq!(png.pixels, [seed; 64 * 64 * 3], "{name}");
         assert!(png.latin1[0].1.contains(&format!(", Seed: {seed}, ")), "{name}: {:?}", png.latin1);
     }
-    assert!(run.stderr.contains("weave: 1 of 5: 64×64, 28 steps, cfg 7, seeds from 7\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("weave: 1 of 6: 64×64, 28 steps, cfg 7, seeds from 7\n"), "{}", run.stderr);
 }
 
 #[test]
@@ -240,6 +244,7 @@ fn other_programs_find_the_parameters() {
         settings,
         [
             ("Steps", "28"),
+            ("Sampler", "unknown"),
             ("CFG scale", "7"),
             ("Seed", "7"),
             ("Size", "64x64"),

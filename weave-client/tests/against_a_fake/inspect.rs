@@ -10,7 +10,8 @@ use crate::fake::{error, in_time};
 fn the_exit_status_is_the_verdict() {
     let folder = folder();
     let good = error(7, 400, 6, "steps is 0");
-    let files: [(&str, &[u8]); 4] = [
+    let files: [(&str, &[u8]); 5] = [
+        ("pcap", b"\xD4\xC3\xB2\xA1\x02\0\x04\0"),
         ("good", &good),
         ("cut", &good[..20]),
         ("empty", &[]),
@@ -19,7 +20,8 @@ fn the_exit_status_is_the_verdict() {
     for (name, bytes) in files {
         fs::write(folder.path().join(name), bytes).unwrap();
     }
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["pcap"], 66, "pcap is a capture of packets"),
         (&["good"], 0, "1 frame in 44 bytes, all is sound"),
         (&["cut"], 1, "cut off: 20 of 44 bytes are there (W1-FRM-009)"),
         (&["empty"], 1, "there is nothing to inspect"),

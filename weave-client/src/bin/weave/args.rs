@@ -313,6 +313,10 @@ pub(crate) struct Ping {
     /// Give up after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5")]
     pub(crate) timeout: Duration,
+
+    /// The result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which daemon, and how to get in.

@@ -176,9 +176,10 @@ impl Work<'_> {
         let mut output = Some(self.prepare(0)?);
         let mut to_ask: VecDeque<u32> = (0..self.args.count).collect();
         let mut asked: Vec<Asked> = Vec::new();
+        let mut most = UNDER_WAY;
         self.wait_for_next();
         loop {
-            while asked.len() < UNDER_WAY
+            while asked.len() < most
                 && let Some(index) = to_ask.pop_front()
             {
                 let since = Instant::now();
@@ -196,13 +197,15 @@ impl Work<'_> {
             let Asked { index, since, .. } = asked.swap_remove(at);
             let image = match answer.result {
                 Ok(image) => image,
-                // There is room when one of the others is done.
+                // There is room when one of the others is done, and not before.
                 Err(Error::Refused(refusal)) if refusal.code == ErrorCode::Busy && !asked.is_empty() => {
+                    most = asked.len();
                     to_ask.push_front(index);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
+            most = UNDER_WAY.min(most + 1);
             self.waiting.pause();
             // The first place was prepared for the first image, which may not be the first to come.
             let place = match output.take() {

@@ -23,6 +23,15 @@ const MOST: u64 = 1 << 30;
 const TOKEN: &[u8] = b"weave-token ";
 const TOKEN_LINE: usize = TOKEN.len() + 64 + 1;
 
+/// How files of pcap (in either order of bytes, with micro- or nanoseconds) and pcapng begin.
+const PCAP: [[u8; 4]; 5] = [
+    [0xA1, 0xB2, 0xC3, 0xD4],
+    [0xD4, 0xC3, 0xB2, 0xA1],
+    [0xA1, 0xB2, 0x3C, 0x4D],
+    [0x4D, 0x3C, 0xB2, 0xA1],
+    [0x0A, 0x0D, 0x0D, 0x0A],
+];
+
 /// `false`: there is something that a receiver would refuse.
 pub(crate) fn run(args: &Inspect) -> Result<bool, Failure> {
     let mut bytes = read_in(&args.file, MOST)?;
@@ -30,6 +39,11 @@ pub(crate) fn run(args: &Inspect) -> Result<bool, Failure> {
         let text = String::from_utf8_lossy(&bytes);
         bytes = from_hex(&text)
             .map_err(|error| Failure::new(Exit::NoInput, format_args!("{} {error}", args.file.display())))?;
+    } else if bytes.first_chunk().is_some_and(|first| PCAP.contains(first)) {
+        let what =
+            format_args!("{} is a capture of packets, not the bytes of a connection", args.file.display());
+        let next = "Wireshark reads it, with the dissector spec/weave.lua, and saves what \"Follow Stream\" shows as raw";
+        return Err(Failure::new(Exit::NoInput, what).next(next));
     } else if looks_like_hex(&bytes) {
         let what = format_args!("{} is text with hexadecimal digits", args.file.display());
         return Err(Failure::new(Exit::NoInput, what).next("say --hex to have them read"));

@@ -150,11 +150,12 @@ pub(crate) fn decode(file: &[u8]) -> Result<Decoded, String> {
 }
 
 /// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
-/// protocol doesn't tell the sampler and the model's file; what it calls model 0 is SD 3.5.
+/// protocol doesn't tell the sampler, without which some of them don't take the line for settings, and the
+/// model's file; what it calls model 0 is SD 3.5.
 fn parameters(made: &Made, prompt: &str) -> String {
     let (settings, model) = match &made.how {
         How::Local { params: Params { steps, cfg_scale, seed, .. }, .. } => {
-            (format!("Steps: {steps}, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
+            (format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
         }
         How::Cloud { model, .. } => (String::new(), model.as_str()),
     };

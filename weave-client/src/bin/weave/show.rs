@@ -392,8 +392,13 @@ fn blocks(picture: &Picture, true_colour: bool) -> Vec<u8> {
     for y in (0..picture.height).step_by(2) {
         let mut before = String::new();
         for x in 0..picture.width {
-            let (upper, lower) = (colour(picture.pixel(x, y)), colour(picture.pixel(x, y + 1)));
-            let colours = format!("\x1b[38;{upper};48;{lower}m");
+            let upper = colour(picture.pixel(x, y));
+            let colours = if y + 1 < picture.height {
+                format!("\x1b[38;{upper};48;{}m", colour(picture.pixel(x, y + 1)))
+            } else {
+                // The terminal's own.
+                format!("\x1b[38;{upper};49m")
+            };
             if colours != before {
                 out.push_str(&colours);
                 before = colours;
@@ -503,7 +508,7 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert_eq!(lines[0], "\x1b[38;2;255;0;0;48;2;255;0;0m▀▀▀▀\x1b[38;2;0;0;255;48;2;0;0;255m▀▀▀▀\x1b[0m");
         // There is nothing below the last row.
-        assert!(lines[3].starts_with("\x1b[38;2;255;0;0;48;2;0;0;0m▀"), "{:?}", lines[3]);
+        assert!(lines[3].starts_with("\x1b[38;2;255;0;0;49m▀▀▀▀\x1b[38;2;0;0;255;49m▀"), "{:?}", lines[3]);
         assert!(text(false).starts_with("\x1b[38;5;196;48;5;196m▀"), "{:?}", text(false));
     }
 
