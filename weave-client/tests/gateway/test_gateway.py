@@ -4,6 +4,8 @@ OpenAI's own client for Python, plain HTTP where that would be too polite, a rea
 gateway or a server that misbehaves.
 """
 import base64
+import fcntl
+import http.client
 import json
 import os
 import pathlib
@@ -401,6 +403,21 @@ class Ends(unittest.TestCase):
             self.assertGreaterEqual(int(caught.exception.response.headers["retry-after"]), 1)
             self.assertEqual(gateway.ask("GET", "/healthz")[0], 200)
             self.assertIsNone(json.loads(gateway.ask("GET", "/status")[2])["daemon"])
+
+    def test_nobody_reads_its_log(self):
+        command = [WEAVE, "gateway", "--listen=127.0.0.1:0", "--socket=" + NOWHERE]
+        process = subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        fcntl.fcntl(process.stderr, 1031, 4096)  # F_SETPIPE_SZ
+        port = int(re.search(rb":(\d+) ", process.stdout.readline())[1])
+        for _ in range(60):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            connection.request("POST", "/v1/images/generations", '{"prompt": "x"}', {"Content-Type": "application/json"})
+            self.assertEqual(connection.getresponse().status, 503)
+            connection.close()
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE), 0)
 
     def test_an_engine_that_fails(self):
         with Weaved(FOLDER.name, "--faults=fail@boom,crash@bang") as weaved, Gateway(FOLDER.name, weaved.socket) as gateway:

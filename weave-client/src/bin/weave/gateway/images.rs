@@ -15,10 +15,9 @@ use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Error, Params, RequestError, Stopper};
 
-use super::Shared;
 use super::format::Format;
 use super::refusal::Refusal;
-use crate::exit::say;
+use super::{Shared, log};
 use crate::generate::random_seed;
 use crate::provider::{Ask, Failed, How, Kind, Made, Name, Named};
 
@@ -83,12 +82,12 @@ pub(super) async fn generate(
     let what = abandoned.not();
     match done {
         Ok(answer) => {
-            say(format_args!("{what}: by {} in {:.1} s", answer.by, began.elapsed().as_secs_f64()));
+            log(format_args!("{what}: by {} in {:.1} s", answer.by, began.elapsed().as_secs_f64()));
             Ok(answer.into_response())
         }
         Err(trouble) => {
             let refusal = trouble.refusal(&shared).await;
-            say(format_args!("{what}: {} {}", refusal.status(), refusal.message()));
+            log(format_args!("{what}: {} {}", refusal.status(), refusal.message()));
             Err(refusal)
         }
     }
@@ -110,7 +109,7 @@ impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(what) = &self.what {
             self.stopper.stop();
-            say(format_args!("{what}: given up, the client has gone"));
+            log(format_args!("{what}: given up, the client has gone"));
         }
     }
 }
@@ -232,7 +231,7 @@ impl Wanted {
                 stopper,
                 |_| (),
                 |attempt| {
-                    say(format_args!("{attempt}; asking the next provider"));
+                    log(format_args!("{attempt}; asking the next provider"));
                 },
             );
             let made = made.map_err(Trouble::Failed)?;

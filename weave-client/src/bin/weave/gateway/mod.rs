@@ -11,7 +11,7 @@ mod page;
 mod refusal;
 mod status;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -33,7 +34,7 @@ use weave_client::{Error, Params};
 use self::refusal::Refusal;
 use crate::admin;
 use crate::args::{self, seconds};
-use crate::exit::{self, Exit, Failure, say, tell};
+use crate::exit::{self, Exit, Failure, tell};
 use crate::provider::{Providers, Settings};
 use crate::secret::Secret;
 
@@ -230,10 +231,10 @@ async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> Result<(), Failure> {
         });
     }
     drop(listener);
-    say(format_args!("ending: answers under way are finished first"));
+    log(format_args!("ending: answers under way are finished first"));
     tokio::select! {
         () = connections.shutdown() => {}
-        () = tokio::time::sleep(DRAIN_TIME) => say(format_args!("ending with answers unfinished")),
+        () = tokio::time::sleep(DRAIN_TIME) => log(format_args!("ending with answers unfinished")),
         () = ends.next() => {}
     }
     Ok(())
@@ -259,11 +260,22 @@ async fn accept(
                 return (stream, place);
             }
             Err(error) => {
-                say(format_args!("can't accept connections: {error}"));
+                log(format_args!("can't accept connections: {error}"));
                 // Out of file descriptors, most likely: others have to close some.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+    }
+}
+
+/// A line on standard error, if that takes one at once: whoever reads it no more must not stop the gateway.
+fn log(line: std::fmt::Arguments<'_>) {
+    let line = format!("weave: {line}\n");
+    let stderr = io::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut ready, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        // A pipe that is ready has room for 4096 bytes, and lines are shorter. Otherwise there is nobody to tell.
+        let _ = stderr.lock().write_all(line.as_bytes());
     }
 }
 
