@@ -53,7 +53,8 @@ check-packages: ## make install, the package and the container files, with the p
 	@packaging/check-install
 	@rm -rf target/check-packages
 	@BUILT=target/release OUT=target/check-packages packaging/deb
-	@packaging/check-deb target/check-packages/weave_*.deb
+	@if unshare --mount --pid --fork true 2>/dev/null; then packaging/check-deb target/check-packages/weave_*.deb; else \
+		echo "check-packages: NOT TRIED: installing the package takes root, and namespaces"; fi
 	@packaging/check-containers
 
 check-containers: ## the container files, as far as that goes without an engine for them
