@@ -68,8 +68,13 @@ class Weaved(Program):
         self.socket = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "weave.sock"
         command = [WEAVED, "--no-config", "--engine=pattern", "--pattern=gradient", "--socket=%s" % self.socket, *flags]
         super().__init__(folder, "weaved", command, {})
-        eventually("weaved listens", lambda: self.socket.with_name("weave-admin.sock").exists())
-        eventually("weaved is ready", lambda: self.stats()["weave_ready"] == 1)
+        eventually("weaved is ready", self.is_ready)
+
+    def is_ready(self):
+        try:
+            return self.stats()["weave_ready"] == 1
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False  # It doesn't listen yet.
 
     def stats(self):
         with socket.socket(socket.AF_UNIX) as admin:
