@@ -287,7 +287,7 @@ pub fn measure() {
             Box::new(OfWeave((0..AT_ONCE).map(|_| Client::new(tcp().expect("it listens"))).collect())),
         ),
         (
-            "HTTP/1.1,_JSON,_base64_(axum)",
+            "HTTP_1.1,_JSON,_base64_(axum)",
             vec![pid(http.0.id())],
             AT_ONCE,
             Box::new(OfHttp::new(&http_address)),
