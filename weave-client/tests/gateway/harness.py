@@ -1,4 +1,5 @@
 """weaved, weave gateway and a cloud that misbehaves, each on a port or socket of its own."""
+import atexit
 import base64
 import http.client
 import http.server
@@ -43,6 +44,8 @@ class Program:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, env={**CLEAN, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # Also if it doesn't get as far as `with`.
+        atexit.register(self.process.kill)
 
     def said(self):
         return self.log.read_text()
