@@ -187,7 +187,7 @@ bench: ## measure everything, in less than 20 minutes: benches/RESULTS.md
 	@.ci/need bench
 	benches/run
 
-instructions: ## instruction counts of codec and router against their baseline
+instructions: ## instruction counts of the codec against their baseline
 	.ci/instructions
 
 tools:

@@ -2,12 +2,7 @@
 
 #![allow(missing_docs)] // What the macros make has none.
 
-#[path = "router/cycle.rs"]
-mod cycle;
-
 use std::hint::black_box;
-
-use cycle::World;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use weave_benches::{
@@ -82,17 +77,8 @@ fn stream_split(stream: &mut Stream, bytes: Bytes, cut: usize) {
     let _ = black_box(split_all(stream, bytes, cut));
 }
 
-#[library_benchmark]
-#[bench::beside_0(kept(World::new(0)))]
-#[bench::beside_1000(kept(World::new(1000)))]
-fn router_request(world: &mut World) {
-    world.ask();
-    world.answer();
-}
-
 library_benchmark_group!(
     name = codec;
-    benchmarks = request_parse, frame_split, request_emit, response_head_emit, response_parse, stream_split,
-        router_request
+    benchmarks = request_parse, frame_split, request_emit, response_head_emit, response_parse, stream_split
 );
 main!(library_benchmark_groups = codec);
