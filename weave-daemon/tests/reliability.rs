@@ -21,6 +21,9 @@ use harness::{
 use rustix::process::{Pid, Signal, kill_process};
 use weave_core::error::ErrorCode;
 
+/// The side of an image that is too large for all sockets on its way together.
+const LARGE: u32 = 2048;
+
 /// The large numbers, if those are wanted.
 fn pick<T>(quick: T, long: T) -> T {
     if std::env::var_os("RELIABILITY").is_some_and(|value| value == "long") { long } else { quick }
@@ -284,15 +287,16 @@ fn kill_workers(workers: usize, kills: u64) {
             // Small ones, and some that are too large for the sockets on their way: they die half sent.
             while !over.load(Ordering::Relaxed) && waiting.len() < 4 {
                 id += 1;
-                let side = if dice.below(4) == 0 { 1024 } else { SIDE };
+                let side = if dice.below(8) == 0 { LARGE } else { SIDE };
                 let frame = sized_request(id, &name, id, side, side, 1);
                 if client.stream.write_all(&frame).is_err() {
                     break;
                 }
                 waiting.push_back((id, side));
             }
+            // Who reads at once has an image sooner than a kill can come.
             if dice.below(4) == 0 {
-                std::thread::sleep(Duration::from_millis(3));
+                std::thread::sleep(Duration::from_millis(dice.below(20)));
             }
             match client.try_answer() {
                 Ok(Some(answer)) => {
@@ -332,7 +336,7 @@ fn kill_workers(workers: usize, kills: u64) {
             let before = images.load(Ordering::Relaxed);
             if dice.below(8) > 0 {
                 eventually("images are made again", || images.load(Ordering::Relaxed) > before);
-                std::thread::sleep(Duration::from_micros(dice.below(5_000)));
+                std::thread::sleep(Duration::from_micros(dice.below(10_000)));
             }
             let alive: Vec<_> = daemon.workers().into_iter().filter(|pid| is_alive(*pid)).collect();
             if !alive.is_empty() {
@@ -361,6 +365,7 @@ fn kill_workers(workers: usize, kills: u64) {
     );
     assert!(errors + closes <= killed, "each death ends one request");
     assert!(errors > 0, "they were killed while they worked");
+    assert!(pick(true, closes > 0), "some of them in the middle of an image");
     daemon.assert_serves();
     eventually("all are back", || daemon.workers().len() == workers);
 }
@@ -514,13 +519,13 @@ fn hanging_up_after_any_byte_of_request_or_answer_leaves_nothing_behind() {
         }
         // Inside the head, at its end, inside the pixels, before their last byte; an error likewise.
         let answers =
-            [(SIDE, "image", 48 + 64 * 64 * 3), (512, "image", 48 + 512 * 512 * 3), (SIDE, "fail", 60)];
+            [(SIDE, "image", 48 + 64 * 64 * 3), (LARGE, "image", 48 + 2048 * 2048 * 3), (SIDE, "fail", 60)];
         for (side, prompt, len) in answers {
             for cut in [1, 15, 16, 17, 47, 48, 49, len / 2, len - 1].into_iter().filter(|cut| *cut < len) {
                 let mut client = daemon.connect();
                 client.write(&sized_request(1, prompt, 1, side, side, 1));
                 // With more in the queue.
-                client.write(&sized_request(2, prompt, 1, side, side, 1));
+                client.send(2, prompt, 1);
                 client.stream.read_exact(&mut vec![0; cut]).unwrap();
             }
         }

@@ -403,14 +403,13 @@ pub fn sized_gradient(prompt: &str, seed: u64, side: u32) -> Vec<u8> {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
     let start = hash.to_le_bytes();
+    let along = |at: u32, channel: usize| start[channel].wrapping_add(u8::try_from(at * 256 / side).unwrap());
+    let mut row: Vec<u8> = (0..side).flat_map(|x| [along(x, 0), 0, start[2]]).collect();
     let mut pixels = Vec::new();
     for y in 0..side {
-        for x in 0..side {
-            let ramp = |at: u32| u8::try_from(at * 256 / side).unwrap();
-            pixels.push(start[0].wrapping_add(ramp(x)));
-            pixels.push(start[1].wrapping_add(ramp(y)));
-            pixels.push(start[2]);
-        }
+        let green = along(y, 1);
+        row.chunks_exact_mut(3).for_each(|pixel| pixel[1] = green);
+        pixels.extend_from_slice(&row);
     }
     pixels
 }
