@@ -81,7 +81,7 @@ class OpenAi(Served):
         self.assertEqual(weave, {"provider": "local", "width": 128, "height": 64, "seed": 7, "steps": 3, "cfg": 1.5})
         recipe = json.loads(texts["Weave"])
         self.assertEqual((recipe["provider"], recipe["seed"], recipe["cfg_scale"]), ("local", 7, 1.5))
-        self.assertRegex(texts["parameters"], r"^a cat\nSteps: 3, CFG scale: 1\.5, Seed: 7, Size: 128x64, .*Version: Weave")
+        self.assertRegex(texts["parameters"], r"^a cat\nSteps: 3, Sampler: unknown, CFG scale: 1\.5, Seed: 7, Size: 128x64, .*Version: Weave")
 
     def test_several_images_have_one_seed_after_the_other(self):
         answer = client(self.gateway).images.generate(
