@@ -15,49 +15,50 @@ static PARTS: LazyLock<Vec<Vec<Tensor>>> = LazyLock::new(|| {
     vec![taesd(16), clip_l(), vae(16, false), t5(4096, 10_240, 64, false), mmdit(files::MEDIUM)]
 });
 
+const SETTINGS: [&str; 7] = ["taesd", "clip_l", "vae", "t5xxl", "diffusion_model", "model", "clip_g"];
+
 /// What somebody is shown of a file is one line, and does nothing to a terminal.
 fn assert_is_plain(shown: &str) {
     assert!(!shown.is_empty() && !shown.chars().any(char::is_control), "{shown:?}");
 }
 
-/// All that is done with the header of a file of `len` bytes that begins with `bytes`.
-fn judge(bytes: &[u8], len: u64) {
+/// All that is done with the header of a file of `len` bytes that begins with `bytes`, and that this setting names.
+fn judge(setting: &str, bytes: &[u8], len: u64) {
     let header = match Header::read(bytes, len) {
         Ok(header) => header,
         Err(error) => return assert_is_plain(&error.to_string()),
     };
     assert_is_plain(&Kind::of(header.tensors()).to_string());
-    for setting in ["model", "diffusion_model", "clip_l", "clip_g", "t5xxl", "vae", "taesd"] {
-        let mut parts = BTreeMap::<Part, Tensors<'_>>::new();
-        for (name, tensor) in header.tensors() {
-            if let Some((part, its_name)) = Part::of(setting, name) {
-                parts.entry(part).or_default().insert(its_name, (name, tensor));
-            }
+    let mut parts = BTreeMap::<Part, Tensors<'_>>::new();
+    for (name, tensor) in header.tensors() {
+        if let Some((part, its_name)) = Part::of(setting, name) {
+            parts.entry(part).or_default().insert(its_name, (name, tensor));
         }
-        for (part, tensors) in parts {
-            match part.check(&tensors) {
-                Ok(content) => {
-                    // fp8 becomes f16, and tables of quantised rows f32.
-                    let there: u64 =
-                        tensors.values().map(|(_, tensor)| tensor.bytes.max(4 * tensor.numbers())).sum();
-                    assert!(content.bytes <= there, "{} bytes of {there}", content.bytes);
-                    assert_is_plain(&content.to_string());
-                }
-                Err(fault) => assert_is_plain(&fault.to_string()),
+    }
+    for (part, tensors) in parts {
+        match part.check(&tensors) {
+            Ok(content) => {
+                // fp8 becomes f16, and tables of quantised rows f32.
+                let there: u64 =
+                    tensors.values().map(|(_, tensor)| tensor.bytes.max(4 * tensor.numbers())).sum();
+                assert!(content.bytes <= there, "{} bytes of {there}", content.bytes);
+                assert_is_plain(&content.to_string());
             }
+            Err(fault) => assert_is_plain(&fault.to_string()),
         }
     }
 }
 
-/// The first byte chooses: the file's own bytes follow, after how much longer it says it is; or a well-formed part
+/// The first byte chooses the setting, the second what follows: the file's own bytes follow, after how much longer it says it is; or a well-formed part
 /// does, from which tensors are taken, or whose tensors get other names and shapes, three bytes for each.
 ///
 /// No panic, no more memory than a header may take, and every refusal is one line that a terminal can show.
 pub fn model(data: &[u8]) {
-    let Some((choice, rest)) = data.split_first() else { return };
+    let Some(([setting, choice], rest)) = data.split_first_chunk() else { return };
+    let setting = SETTINGS[usize::from(*setting) % SETTINGS.len()];
     if *choice < 128 {
         let more = 1_u64.checked_shl(u32::from(*choice)).unwrap_or(0);
-        return judge(rest, (rest.len() as u64).saturating_add(more));
+        return judge(setting, rest, (rest.len() as u64).saturating_add(more));
     }
     let mut tensors = PARTS[usize::from(*choice) % PARTS.len()].clone();
     let mut edits = rest.chunks_exact(3);
@@ -91,5 +92,5 @@ pub fn model(data: &[u8]) {
         let at = usize::from(place) * bytes.len() / 256;
         bytes[at] = value;
     }
-    judge(&bytes, len);
+    judge(setting, &bytes, len);
 }

@@ -51,7 +51,9 @@ fn main() -> std::io::Result<()> {
     }
 
     for choice in 128..168 {
-        write("model", &format!("part-{choice}"), &[&[choice]])?;
+        // With the setting that it is for, and in a checkpoint.
+        write("model", &format!("part-{choice}"), &[&[choice % 5, choice]])?;
+        write("model", &format!("checkpoint-{choice}"), &[&[5, choice]])?;
     }
     let header =
         br#"{"a.weight":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]},"__metadata__":{"format":"pt"}}"#;
@@ -63,7 +65,7 @@ fn main() -> std::io::Result<()> {
         ("page", &b"<!doctype html>".to_vec()),
         ("pickle", &b"\x80\x02".to_vec()),
     ] {
-        write("model", name, &[&[20], start])?;
+        write("model", name, &[&[5, 20], start])?;
     }
 
     // The examples have every setting; as they are, each one is a comment.
