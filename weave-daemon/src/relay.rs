@@ -246,11 +246,14 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_what_was_taken_in_and_then_what_follows() {
-        for mut relay in [Relay::new(), Relay::by_copy()] {
+        // Dropped before any of it was given to the client, and after.
+        for (mut relay, is_begun) in
+            [(Relay::new(), false), (Relay::by_copy(), false), (Relay::new(), true), (Relay::by_copy(), true)]
+        {
             let ((mut worker, ours), (to, mut client)) = (pair(), pair());
             worker.write_all(&bytes(100_000)).unwrap();
             relay.fill(&ours, 50_000).unwrap();
-            let given = relay.drain(&to, 50_000, &mut Moved::default()).unwrap();
+            let given = if is_begun { relay.drain(&to, 50_000, &mut Moved::default()).unwrap() } else { 0 };
             let mut left = 100_000 - given - 10;
             while left > 0 {
                 left -= relay.discard(&ours, left).unwrap();
