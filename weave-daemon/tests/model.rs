@@ -430,6 +430,11 @@ fn what_is_no_model_is_named() {
             shelf.text("twice", json("{\"a\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]},\"a\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]}}")),
             "two tensors have the name \"a\"".to_owned(),
         ),
+        (
+            // What a terminal would obey.
+            shelf.text("escape", json("{\"\\u001b[31m.scale_weight\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]}}")),
+            "a tensor has the name \"\\u{1b}[31m.scale_weight\", with control characters".to_owned(),
+        ),
         (shelf.text("deep", json(&format!("{{\"__metadata__\":{}", "[".repeat(5000)))), "EOF while parsing".to_owned()),
         (shelf.text("no-json", json("{\"a\":}")), "has a damaged header (expected value".to_owned()),
     ] {

@@ -112,6 +112,12 @@ impl Header {
         if self.tensors.len() >= MAX_TENSORS {
             return Err(HeaderError::Damaged(format!("more than {MAX_TENSORS} tensors")));
         }
+        // Names are shown on terminals, which obey some of these.
+        if name.contains(char::is_control) {
+            return Err(HeaderError::Damaged(format!(
+                "a tensor has the name {name:?}, with control characters"
+            )));
+        }
         self.tensors.push((name, tensor));
         Ok(())
     }
