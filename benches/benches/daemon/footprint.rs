@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::measure::{median, processor_time, say, weaved};
 use crate::peer::{Daemon, Process};
-use crate::{median, processor_time, say, weaved};
 
 /// Resident memory of a process in bytes: all of it, and what no other process could share.
 fn memory(pid: u32) -> (f64, f64) {

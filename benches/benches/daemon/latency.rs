@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::measure::{median, percentile, processor_time, say, weaved};
 use crate::peer::{Client, Daemon, beside};
-use crate::{median, percentile, processor_time, say, weaved};
 
 const SIDE: u32 = 64;
 const ROUNDS: usize = 31;

@@ -6,11 +6,9 @@
 
 mod footprint;
 mod latency;
+mod measure;
 mod peer;
 mod relay;
-
-use std::path::PathBuf;
-use std::time::Duration;
 
 /// What can be measured, and by what.
 const SECTIONS: [(&str, fn()); 3] =
@@ -35,33 +33,4 @@ fn main() {
             }
         }
     }
-}
-
-/// The program that is measured.
-fn weaved() -> PathBuf {
-    let path = std::env::var_os("WEAVED").expect("WEAVED=PATH says which weaved to measure");
-    std::fs::canonicalize(path).expect("WEAVED is a program")
-}
-
-/// Says a figure.
-fn say(name: &str, value: f64) {
-    println!("{name} {value}");
-}
-
-/// The value that this share of them, in percent, does not exceed.
-fn percentile(values: &[f64], percent: usize) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
-}
-
-fn median(values: &[f64]) -> f64 {
-    percentile(values, 50)
-}
-
-/// Processor time of a process so far, in seconds.
-fn processor_time(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a process that is there");
-    let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number");
-    Duration::from_nanos(nanoseconds).as_secs_f64()
 }

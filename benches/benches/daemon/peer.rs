@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use super::measure::weaved;
 use weave_core::frame::Header;
 use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD};
 use weave_core::request::{Params, Prompts, Request};
@@ -83,7 +84,7 @@ impl Daemon {
     pub(crate) fn start(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("run/weave.sock");
-        let mut command = Command::new(super::weaved());
+        let mut command = Command::new(weaved());
         command.args(["--no-config", "--engine", "pattern", "--socket"]).arg(&socket).args(flags);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("weaved starts");

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
+use crate::measure::{median, processor_time, say};
 use crate::peer::{Client, Daemon, beside, this};
-use crate::{median, processor_time, say};
 
 const SIDES: [u32; 6] = [64, 128, 256, 512, 1024, 2048];
 const ROUNDS: usize = 15;

@@ -3,13 +3,14 @@
 //! `WEAVED=PATH weave-peers [messages] [moving]`
 
 mod format;
+#[path = "../../benches/daemon/measure.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod measure;
 mod messages;
 mod moving;
 #[path = "../../benches/daemon/peer.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod peer;
-
-use std::path::PathBuf;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,20 +30,4 @@ fn main() {
             moving::measure();
         }
     }
-}
-
-fn weaved() -> PathBuf {
-    let path = std::env::var_os("WEAVED").expect("WEAVED=PATH says which weaved to measure");
-    std::fs::canonicalize(path).expect("WEAVED is a program")
-}
-
-fn say(name: &str, value: f64) {
-    println!("{name} {value}");
-}
-
-/// The value that this share of them, in percent, does not exceed.
-fn percentile(values: &[f64], percent: usize) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }

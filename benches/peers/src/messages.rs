@@ -8,7 +8,7 @@ use std::time::Instant;
 use prost::bytes::Bytes;
 
 use crate::format::{SIDE, all};
-use crate::{percentile, say};
+use crate::measure::{percentile, say};
 
 thread_local! {
     static ALLOCATED: Cell<(u64, u64)> = const { Cell::new((0, 0)) };

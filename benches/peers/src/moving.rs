@@ -13,7 +13,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use prost::bytes::Bytes;
-use rustix::process::{RawPid, getpid};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::transport::{Channel, Server};
@@ -24,8 +23,8 @@ use crate::format::{
     JsonResponse, PbRequest, PbResponse, SIDE, SerdeRequest, json_response, pb_request, pb_response,
     read_json_response, serde_request,
 };
+use crate::measure::{percentile, processor_time, say};
 use crate::peer::{Client, Daemon, Process, beside, this};
-use crate::{percentile, say};
 
 const ROUNDS: usize = 15;
 /// Images of a round.
@@ -246,18 +245,8 @@ impl Asks for OfGrpc {
 
 // ------------------------------------------------------------------------------------------ figures
 
-/// Processor time of all threads of a process so far, in seconds.
-fn processor_time(pid: RawPid) -> f64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process that is there");
-    let of_one = |path: std::path::PathBuf| -> f64 {
-        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-        text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
-    };
-    threads.flatten().map(|thread| of_one(thread.path())).sum::<f64>() / 1e9
-}
-
 /// The most memory that a process has had, in bytes.
-fn peak(pid: RawPid) -> f64 {
+fn peak(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that is there");
     let line = text.lines().find(|line| line.starts_with("VmHWM:")).expect("a size");
     line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).expect("kB") * 1024.0
@@ -266,14 +255,13 @@ fn peak(pid: RawPid) -> f64 {
 pub fn measure() {
     let daemon = Daemon::with_ready_images(&["--tcp", "127.0.0.1:0"]);
     let address = daemon.tcp.clone().expect("an address");
-    let pid = |pid: u32| RawPid::try_from(pid).expect("a process");
-    let through: Vec<RawPid> = std::iter::once(daemon.pid()).chain(daemon.workers()).map(pid).collect();
+    let through: Vec<u32> = std::iter::once(daemon.pid()).chain(daemon.workers()).collect();
     let (worker, direct) = beside(&mut this(&["worker"]));
     let (http, http_address) = server("http");
     let (grpc, grpc_address) = server("grpc");
     let tcp = || TcpStream::connect(&address).inspect(|stream| stream.set_nodelay(true).expect("a socket"));
-    let mut all: Vec<(&str, Vec<RawPid>, usize, Box<dyn Asks>)> = vec![
-        ("Weave,_worker_alone", vec![pid(worker.0.id())], 1, Box::new(OfWeave(vec![direct]))),
+    let mut all: Vec<(&str, Vec<u32>, usize, Box<dyn Asks>)> = vec![
+        ("Weave,_worker_alone", vec![worker.0.id()], 1, Box::new(OfWeave(vec![direct]))),
         (
             "Weave,_through_weaved",
             through.clone(),
@@ -286,19 +274,14 @@ pub fn measure() {
             AT_ONCE,
             Box::new(OfWeave((0..AT_ONCE).map(|_| Client::new(tcp().expect("it listens"))).collect())),
         ),
-        (
-            "HTTP_1.1,_JSON,_base64_(axum)",
-            vec![pid(http.0.id())],
-            AT_ONCE,
-            Box::new(OfHttp::new(&http_address)),
-        ),
-        ("gRPC_(tonic)", vec![pid(grpc.0.id())], AT_ONCE, Box::new(OfGrpc::new(&grpc_address))),
+        ("HTTP_1.1,_JSON,_base64_(axum)", vec![http.0.id()], AT_ONCE, Box::new(OfHttp::new(&http_address))),
+        ("gRPC_(tonic)", vec![grpc.0.id()], AT_ONCE, Box::new(OfGrpc::new(&grpc_address))),
     ];
-    let me = getpid().as_raw_nonzero().get();
+    let me = std::process::id();
     let mut figures: Vec<[Vec<f64>; 5]> = all.iter().map(|_| Default::default()).collect();
     for round in 0..=ROUNDS {
         for ((_, pids, at_once, asks), figures) in all.iter_mut().zip(&mut figures) {
-            let cpu = |pids: &[RawPid]| pids.iter().map(|pid| processor_time(*pid)).sum::<f64>();
+            let cpu = |pids: &[u32]| pids.iter().map(|pid| processor_time(*pid)).sum::<f64>();
             let times = asks.ask(1, IMAGES);
             let before = (cpu(pids), cpu(&[me]), Instant::now());
             asks.ask(*at_once, IMAGES);
