@@ -7,8 +7,12 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use weave_client::Params;
 
 use crate::exit;
+
+/// What is asked for where nobody says otherwise; the seed is drawn. Texts for people name them as well.
+pub(crate) const DEFAULTS: Params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 0 };
 
 const EXAMPLES: &str = "\
 Examples:
@@ -255,19 +259,19 @@ pub(crate) struct Bench {
     pub(crate) prompt: String,
 
     /// Width in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULTS.width)]
     pub(crate) width: u32,
 
     /// Height in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULTS.height)]
     pub(crate) height: u32,
 
     /// Denoising steps: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = 28)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULTS.steps)]
     pub(crate) steps: u32,
 
     /// How strictly the image follows the prompt: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = 7.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale, allow_negative_numbers = true)]
     pub(crate) cfg: f32,
 
     /// Seed of the first request

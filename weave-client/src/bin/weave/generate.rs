@@ -11,7 +11,7 @@ use serde::Serialize;
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Client, Error, ErrorCode, Params, Progress, Stopper};
 
-use crate::args::Generate;
+use crate::args::{DEFAULTS, Generate};
 use crate::exit::{self, Exit, Failure, say, tell, write_out};
 use crate::output::{Output, Unfinished};
 use crate::provider::{Ask, How, Made, Named, Providers};
@@ -93,10 +93,10 @@ fn report(made: &Arc<AtomicU32>, count: u32) -> impl FnOnce() + Send + use<> {
 /// daemon, which would not tell it.
 fn params(args: &Generate, prompt: &str) -> Result<Params, Failure> {
     let mut params = Params {
-        width: args.width.unwrap_or(512),
-        height: args.height.unwrap_or(512),
-        steps: args.steps.unwrap_or(28),
-        cfg_scale: args.cfg.unwrap_or(7.0),
+        width: args.width.unwrap_or(DEFAULTS.width),
+        height: args.height.unwrap_or(DEFAULTS.height),
+        steps: args.steps.unwrap_or(DEFAULTS.steps),
+        cfg_scale: args.cfg.unwrap_or(DEFAULTS.cfg_scale),
         seed: args.seed,
     };
     params.check().and_then(|()| Prompts::same(prompt).check()).map_err(Error::Invalid)?;

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
-use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN};
+use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_PROMPT_LEN, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Error, Params, RequestError, Stopper};
 
@@ -30,7 +30,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// Most images of one request, as OpenAI has it.
 const MAX_IMAGES: u64 = 10;
 /// Most pixels of all of them, which are held until the last one is there.
-const MAX_PIXELS: u64 = 4 * 2048 * 2048;
+const MAX_PIXELS: u64 = 4 * MAX_SIDE as u64 * MAX_SIDE as u64;
 /// When a daemon that isn't there may be back.
 const RESTART: u32 = 5;
 
@@ -186,7 +186,7 @@ impl Wanted {
             })?),
         };
         let count = fields.number("n", 1, MAX_IMAGES)?.unwrap_or(1);
-        let steps = fields.number("steps", 1, 100)?;
+        let steps = fields.number("steps", MIN_STEPS.into(), MAX_STEPS.into())?;
         let cfg = fields.decimal("cfg")?;
         let seed = fields.number("seed", 0, u64::MAX)?.filter(|seed| *seed != 0);
         let named =

@@ -33,7 +33,7 @@ use weave_client::{Error, Params};
 
 use self::refusal::Refusal;
 use crate::admin;
-use crate::args::{self, seconds};
+use crate::args::{self, DEFAULTS, seconds};
 use crate::exit::{self, Exit, Failure, tell};
 use crate::provider::{Providers, Settings};
 use crate::secret::Secret;
@@ -93,11 +93,11 @@ pub(crate) struct Gateway {
     size: (u32, u32),
 
     /// Denoising steps where none are asked for: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = 28)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULTS.steps)]
     steps: u32,
 
     /// How strictly images follow the prompt where that isn't asked for: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = 7.0)]
+    #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale)]
     cfg: f32,
 
     /// Requests for images at once; more are answered with 429

@@ -250,7 +250,7 @@ impl Failed {
         order.find(|kind| kinds().any(|of| of == *kind)).unwrap_or(Kind::Passed)
     }
 
-    /// What the daemon says, if it alone was asked or if it has refused the request.
+    /// What the daemon says, if nobody else was asked.
     pub(crate) fn local(&self) -> Option<&weave_client::Error> {
         match self.attempts.as_slice() {
             [Attempt { cause: Cause::Local(error), .. }] => Some(error),
@@ -261,22 +261,20 @@ impl Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.attempts.as_slice() {
-            [Attempt { cause: Cause::Local(error), .. }] => error.fmt(f),
-            attempts => {
-                f.write_str("no image was made")?;
-                for (at, attempt) in attempts.iter().enumerate() {
-                    write!(f, "{} {attempt}", if at == 0 { ":" } else { ";" })?;
-                }
-                Ok(())
-            }
+        if let Some(error) = self.local() {
+            return error.fmt(f);
         }
+        f.write_str("no image was made")?;
+        for (at, attempt) in self.attempts.iter().enumerate() {
+            write!(f, "{} {attempt}", if at == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
     }
 }
 
 impl From<Failed> for Failure {
     fn from(mut failed: Failed) -> Self {
-        if let [Attempt { cause: Cause::Local(_), .. }] = failed.attempts.as_slice()
+        if failed.local().is_some()
             && let Some(Attempt { cause: Cause::Local(error), .. }) = failed.attempts.pop()
         {
             return error.into();
