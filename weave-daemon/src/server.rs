@@ -310,6 +310,10 @@ impl Server {
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         self.notifier.ready();
+        // Now, not at the end of the first turn: a client that waited there is heard in that one already.
+        let now = Instant::now();
+        self.router.tick(now);
+        self.take_actions(now);
         loop {
             // Read before it is asked who is ready: late is who was late by then and still has nothing to say, not
             // whose words lay there while this process itself stood still.
