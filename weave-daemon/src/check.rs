@@ -1,5 +1,5 @@
-//! `weaved check`: whether all that serving takes is there. Makes and changes nothing, and
-//! starts nothing but another worker's `--version`.
+//! `weaved check`: whether all that serving takes is there. Makes and changes nothing, and starts nothing but
+//! another worker, to ask for its version and, where the settings insist on some, for its devices.
 
 use std::fmt;
 use std::fs;
@@ -12,6 +12,7 @@ use rustix::fs::{Access, access};
 use crate::config::{Config, EngineKind};
 use crate::process;
 use crate::socket::{self, SocketError, check_folder, default_path};
+use crate::tcp::{self, TcpError};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -79,21 +80,23 @@ pub fn all(config: &Config) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::wrong("socket", error)),
     }
+    findings.extend(tcp(config));
     findings.push(descriptors(config));
     findings
 }
 
 fn model(config: &Config, findings: &mut Vec<Finding>) {
-    if config.engine == EngineKind::Pattern {
-        findings.push(Finding::good("engine", "pattern: test pictures, no model"));
-        return;
-    }
     if !config.worker_command.is_empty() {
         findings.push(match process::check_command(config) {
             Ok(()) => Finding::good("worker_command", config.worker_command.join(" ")),
             Err(error) => Finding::wrong("worker_command", error),
         });
-    } else if cfg!(not(feature = "sdcpp")) {
+    }
+    if config.engine == EngineKind::Pattern {
+        findings.push(Finding::good("engine", "pattern: test pictures, no model"));
+        return;
+    }
+    if config.worker_command.is_empty() && cfg!(not(feature = "sdcpp")) {
         findings
             .push(Finding::wrong("engine", "this weaved was built without the sdcpp engine; use pattern"));
         return;
@@ -136,7 +139,10 @@ fn device(config: &Config) -> Finding {
         return Finding::good("device", "none is needed");
     }
     if !config.worker_command.is_empty() {
-        return Finding::note("device", "worker_command's business");
+        return match process::check_devices(config) {
+            Ok(()) => Finding::note("device", "worker_command's business"),
+            Err(error) => Finding::wrong("device", error),
+        };
     }
     #[cfg(feature = "sdcpp")]
     {
@@ -203,6 +209,20 @@ fn writable(folder: &Path) -> Result<(), String> {
     }
     access(there, Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|error| format!("can't write in {}: {error}", there.display()))
+}
+
+fn tcp(config: &Config) -> Option<Finding> {
+    match tcp::entrance(config) {
+        Err(error) => Some(Finding::wrong("tcp", error)),
+        Ok(entrance) => entrance.map(|(address, token)| {
+            let who = tcp::who(token.is_some());
+            match tcp::is_free(address) {
+                Ok(true) => Finding::good("tcp", format_args!("{address}, for {who}")),
+                Ok(false) => Finding::note("tcp", format_args!("{address}: somebody listens there now")),
+                Err(error) => Finding::wrong("tcp", TcpError::Listen(address, error)),
+            }
+        }),
+    }
 }
 
 fn descriptors(config: &Config) -> Finding {

@@ -244,7 +244,8 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
                 connect = Some(PathBuf::from(parser.value().map_err(usage)?));
             }
             Arg::Long("json") if matches!(command, Some("config" | "devices")) => json = true,
-            Arg::Long("names") if command == Some("devices") => about = About::Names,
+            // Of a worker too: it may be another program, and is asked in the words that start it.
+            Arg::Long("names") if matches!(command, Some("devices" | "worker")) => about = About::Names,
             Arg::Long("memory-of") if command == Some("devices") => {
                 let number = parser.value().map_err(usage)?.to_str().and_then(|text| text.parse().ok());
                 let number =
@@ -280,6 +281,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     });
     let command = match command {
         Some("manual") => return tell(&manual::page()).map(|()| None),
+        Some("worker") if matches!(about, About::Names) => Command::Devices { json: false, about },
         Some("worker") => Command::Work { connect },
         Some("check") => Command::Check,
         Some("config") => Command::Show { json },
@@ -315,11 +317,6 @@ fn find_model(config: &mut Config) -> Result<String, Failure> {
 
 fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
     process::make_room(&mut config);
-    if !config.worker_command.is_empty() && config.isolation == Isolation::Thread {
-        return Err(Failure::Worker(
-            "worker_command is a process of its own: isolation must be process, not thread".to_owned(),
-        ));
-    }
     process::check_command(&config).map_err(|error| Failure::Worker(format!("worker_command: {error}")))?;
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers get all descriptors that weaved was started with: {error}");
@@ -327,7 +324,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     if config.is_sandboxed() && config.isolation == Isolation::Thread {
         log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
     }
-    insist_on_devices(&config)?;
+    process::check_devices(&config).map_err(Failure::Devices)?;
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
     let (socket, listener, path) = match handed.clients {
         Some(listener) => {
@@ -361,7 +358,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
         server.show_on(listener, socket).map_err(io)?;
     }
     if let Some(tcp) = tcp {
-        let who = if tcp.token.is_some() { "who shows the token" } else { "every user of this machine" };
+        let who = tcp::who(tcp.token.is_some());
         log::info!("listening on tcp://{} as well, for {who}", tcp.address);
         server.listen_on(tcp).map_err(io)?;
     }
@@ -470,28 +467,6 @@ fn devices(_: &Config, json: bool, about: About) -> Result<(), Failure> {
         _ => {}
     }
     Err(Failure::NotReady("this weaved was built without the sdcpp engine, so it has no devices".to_owned()))
-}
-
-/// Whether the devices that the settings insist on are there. Asked in a process of its own, so that the
-/// daemon itself never touches a driver.
-fn insist_on_devices(config: &Config) -> Result<(), Failure> {
-    let tuning = &config.tuning;
-    if config.engine == EngineKind::Pattern || (!tuning.require_gpu && tuning.devices().next().is_none()) {
-        return Ok(());
-    }
-    let program = std::env::current_exe().map_err(|error| Failure::Other(error.to_string()))?;
-    let output = std::process::Command::new(program)
-        .args(["devices", "--names", "--no-config"])
-        .args(config.to_flags())
-        .env("GGML_NO_BACKTRACE", "1")
-        .output()
-        .map_err(|error| Failure::Other(format!("can't ask for devices: {error}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let last = words.lines().last().unwrap_or("the engine could not be asked for its devices");
-    Err(Failure::Devices(last.strip_prefix("weaved: ").unwrap_or(last).to_owned()))
 }
 
 /// `weaved config`: as a settings file, or as JSON.

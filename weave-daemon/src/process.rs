@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
-use crate::config::{Config, Isolation};
+use crate::config::{Config, EngineKind, Isolation};
 use crate::router::Death;
 use crate::scoreboard::{self, Scoreboard};
 use crate::worker_log::WorkerLog;
@@ -73,6 +73,9 @@ pub fn make_room(config: &mut Config) {
 /// those of more than 1182×1182 pixels. [`relay`](crate::relay) has what that does to its speed.
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
+/// Without it ggml has a debugger look at a failed assertion, for seconds.
+const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
+
 /// What a worker was started with, apart from itself.
 #[derive(Debug)]
 pub struct Lines {
@@ -109,18 +112,7 @@ impl Worker {
             Isolation::Process => {
                 let (ours, stderr, name) = WorkerLog::new()?;
                 log = Some(ours);
-                let mut command = match config.worker_command.as_slice() {
-                    [other, arguments @ ..] => {
-                        let mut command = Command::new(other);
-                        command.args(arguments);
-                        command
-                    }
-                    [] => {
-                        let mut command = Command::new(program);
-                        command.arg("worker");
-                        command
-                    }
-                };
+                let mut command = worker_command(program, config);
                 for variable in systemd::VARIABLES {
                     command.env_remove(variable);
                 }
@@ -132,8 +124,7 @@ impl Worker {
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
                     .args(config.to_flags())
-                    // ggml would have a debugger look at a failed assertion, for seconds.
-                    .env("GGML_NO_BACKTRACE", "1")
+                    .env(NO_BACKTRACE.0, NO_BACKTRACE.1)
                     .envs(devices(config.workers, index))
                     .env(scoreboard::VARIABLE, scoreboard.descriptor())
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -199,7 +190,7 @@ impl Drop for Worker {
     }
 }
 
-/// The longest time in which another program has to say its version: it may load a GPU's libraries first.
+/// How long a program may take to say its version or its devices: it may load a GPU's libraries first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether the program of the setting `worker_command` is a `weaved` of our own version that knows all flags it
@@ -210,18 +201,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn check_command(config: &Config) -> Result<(), String> {
     const OURS: &str = concat!("weaved ", env!("CARGO_PKG_VERSION"));
     let [program, arguments @ ..] = config.worker_command.as_slice() else { return Ok(()) };
+    if config.isolation == Isolation::Thread {
+        return Err(format!("{program} is a process of its own: isolation must be process, not thread"));
+    }
     let mut asked = Command::new(program);
     asked.args(arguments).arg("--no-config").args(config.to_flags()).arg("--version");
-    let child = asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let child = child.spawn().map_err(|error| format!("can't start {program}: {error}"))?;
-    let group = Pid::from_child(&child);
-    let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(child.wait_with_output()));
-    let Ok(output) = told.recv_timeout(PATIENCE) else {
-        let _ = kill_process_group(group, Signal::KILL);
-        return Err(format!("{program} did not say its version within {} seconds", PATIENCE.as_secs()));
-    };
-    let output = output.map_err(|error| format!("can't hear {program}: {error}"))?;
+    let output = answer(&mut asked).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            format!("{program} did not say its version within {} seconds", PATIENCE.as_secs())
+        }
+        _ => format!("can't start {program}: {error}"),
+    })?;
     let said = if output.status.success() { &output.stdout } else { &output.stderr };
     let said: String = String::from_utf8_lossy(said).trim().chars().filter(|c| !c.is_control()).collect();
     match death(output.status) {
@@ -234,6 +224,58 @@ pub fn check_command(config: &Config) -> Result<(), String> {
         }
         death => Err(format!("{program} {death} when asked for its version, and said: {said}")),
     }
+}
+
+/// Whether the devices that the settings insist on are there. A worker is asked, so that the daemon itself never touches
+/// a driver.
+///
+/// # Errors
+/// The worker's sentence about the one that is missing.
+pub fn check_devices(config: &Config) -> Result<(), String> {
+    let tuning = &config.tuning;
+    if config.engine == EngineKind::Pattern || (!tuning.require_gpu && tuning.devices().next().is_none()) {
+        return Ok(());
+    }
+    let output = std::env::current_exe().and_then(|program| {
+        let mut asked = worker_command(&program, config);
+        asked.args(["--names", "--no-config"]).args(config.to_flags()).env(NO_BACKTRACE.0, NO_BACKTRACE.1);
+        answer(&mut asked)
+    });
+    let output = output.map_err(|error| format!("a worker can't be asked for its devices: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let last = words.lines().last().unwrap_or("the engine could not be asked for its devices");
+    Err(last.strip_prefix("weaved: ").unwrap_or(last).to_owned())
+}
+
+/// What a program says, and how it ends. One that takes too long is ended, with all that it has started.
+fn answer(command: &mut Command) -> io::Result<Output> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = child.spawn()?;
+    let group = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _ = kill_process_group(group, Signal::KILL);
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {} seconds", PATIENCE.as_secs()),
+        ))
+    })
+}
+
+/// What a worker is started with before all flags: this very program, unless the settings name another.
+fn worker_command(program: &Path, config: &Config) -> Command {
+    if let [other, arguments @ ..] = config.worker_command.as_slice() {
+        let mut command = Command::new(other);
+        command.args(arguments);
+        return command;
+    }
+    let mut command = Command::new(program);
+    command.arg("worker");
+    command
 }
 
 /// What has the engines of CUDA and Vulkan see one device each, if there are several workers: of

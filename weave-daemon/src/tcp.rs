@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketType, bind};
 use rustix::process::geteuid;
 use subtle::ConstantTimeEq;
 
@@ -88,11 +91,11 @@ pub struct Tcp {
     pub token: Option<Token>,
 }
 
-/// Listens where the settings say, if they say so.
+/// Where the settings would have us listen and what is to be shown there, if they may have that.
 ///
 /// # Errors
-/// [`TcpError`].
-pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
+/// [`TcpError`], but [`TcpError::Listen`].
+pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, TcpError> {
     let token = config.token_file.as_deref().map(Token::read).transpose()?;
     let Some(address) = config.tcp else {
         if token.is_some() {
@@ -108,6 +111,36 @@ pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
             return Err(TcpError::NoToken(address));
         }
     }
+    Ok(Some((address, token)))
+}
+
+/// Who may come in, in words.
+#[must_use]
+pub const fn who(has_token: bool) -> &'static str {
+    if has_token { "who shows the token" } else { "every user of this machine" }
+}
+
+/// Whether nobody listens there, without listening.
+///
+/// # Errors
+/// The system wouldn't let us listen there either.
+pub fn is_free(address: SocketAddr) -> io::Result<bool> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    // As the standard library's listener: connections that have ended don't count.
+    set_socket_reuseaddr(&socket, true)?;
+    match bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) => Ok(false),
+        other => other.map(|()| true).map_err(io::Error::from),
+    }
+}
+
+/// Listens where the settings say, if they say so.
+///
+/// # Errors
+/// [`TcpError`].
+pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
+    let Some((address, token)) = entrance(config)? else { return Ok(None) };
     let listen = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;

@@ -3,8 +3,9 @@
 mod harness;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -310,7 +311,7 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     fs::write(&file, "").unwrap();
     let open = folder.path().join("open");
     fs::create_dir(&open).unwrap();
-    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
     let long = format!("/tmp/{}", "x".repeat(120));
     let in_a_file = file.join("x.sock");
     for (path, words) in [
@@ -330,6 +331,34 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     let (code, text) = check(&["--engine=pattern", "--socket", socket, "--connections=65536"]);
     assert_eq!(code, Some(0));
     assert!(text.contains("connections: 65536 at once"), "{text}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let token = folder.path().join("token");
+    let here = ["--tcp=127.0.0.1:0", "--token-file", token.to_str().unwrap()];
+    let secret = |mode| {
+        fs::write(&token, "5a".repeat(32)).unwrap();
+        fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
+    };
+    let tcp = |flags: &[&str], code: i32, line: &str| {
+        let found = check(&[&["--engine=pattern", "--socket", socket], flags].concat());
+        assert_eq!(found.0, Some(code), "{}", found.1);
+        assert!(found.1.contains(line), "{line}: {}", found.1);
+    };
+    tcp(&["--tcp=127.0.0.1:0"], 0, "good   tcp: 127.0.0.1:0, for every user of this machine\n");
+    tcp(&["--tcp", &taken], 0, &format!("note   tcp: {taken}: somebody listens there now\n"));
+    tcp(&["--tcp=0.0.0.0:9"], 78, "wrong  tcp: tcp is 0.0.0.0:9, which other machines may reach");
+    tcp(&["--tcp=192.0.2.1:9", "--allow-remote"], 78, "--token-file FILE as well");
+    tcp(&here, 78, "wrong  tcp: token_file ");
+    secret(0o644);
+    tcp(&here, 78, "so others may know it");
+    secret(0o600);
+    tcp(&here, 0, "good   tcp: 127.0.0.1:0, for who shows the token\n");
+    tcp(
+        &[here[1], here[2], "--tcp=192.0.2.1:9", "--allow-remote"],
+        78,
+        "wrong  tcp: can't listen on TCP at 192.0.2.1:9: ",
+    );
 
     fs::write(&file, "queue = 0\n").unwrap();
     let (code, text) = check(&["--config", file.to_str().unwrap()]);

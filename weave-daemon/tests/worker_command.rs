@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use harness::{Daemon, private_folder, weaved};
+use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
 const WEAVED: &str = env!("CARGO_BIN_EXE_weaved");
@@ -135,6 +136,12 @@ fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
     let output = refused(&["--engine=pattern", "--isolation=thread", "--worker-command", WEAVED]);
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("isolation must be process"), "{output:?}");
+    let check = weaved()
+        .args(["check", "--engine=pattern", "--isolation=thread", "--worker-command", WEAVED])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(said.contains("wrong  worker_command: ") && said.contains("isolation must be process"), "{said}");
     let output = refused(&["--worker-command", " "]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 
@@ -143,6 +150,38 @@ fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
     assert_eq!(check.status.code(), Some(78));
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(said.contains("wrong  worker_command: can't start /nonexistent/w: "), "{said}");
+}
+
+/// The router's own program may have none of them.
+#[test]
+fn devices_that_the_settings_insist_on_are_the_other_programs() {
+    let folder = private_folder();
+    let worker = |names: &str| {
+        let lines = format!("case \"$*\" in *--names*) {names};; esac\nexec {WEAVED} worker \"$@\"");
+        script(folder.path(), &lines)
+    };
+    let check = |flags: &[&str]| {
+        let output = weaved().arg("check").args(flags).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let socket = folder.path().join("weave.sock");
+    let settings = |command| ["--require-gpu", "--worker-command", command];
+    let flags = |command| [["--socket", socket.to_str().unwrap()].as_slice(), &settings(command)].concat();
+
+    let command = worker("echo 'weaved: no GPU but a lamp' >&2; exit 1");
+    let output = refused(&settings(&command));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().last()), (Some(78), Some("weaved: no GPU but a lamp")));
+    let (code, said) = check(&flags(&command));
+    assert_eq!(code, Some(78));
+    assert!(said.contains("wrong  device: no GPU but a lamp\n"), "{said}");
+
+    let command = worker("exit 0");
+    let (code, said) = check(&flags(&command));
+    assert_eq!(code, Some(0), "{said}");
+    let mut daemon = Daemon::start_at(&socket, &settings(&command));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 /// The same version, but built from another commit: only its flags tell.
