@@ -1,7 +1,7 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build gateway other-systems prebuilt cuda vulkan check-vulkan install uninstall deb check-deb dist pages book check-containers check-packages test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb dist pages book check-containers check-packages test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -17,6 +17,11 @@ cuda: tools fetch ## weaved for NVIDIA GPUs: target/cuda/release/weaved; WEAVE_C
 vulkan: fetch ## weaved for GPUs with Vulkan: target/vulkan/release/weaved
 	@.ci/need vulkan
 	cargo build --release --locked -p weave-daemon --features vulkan --target-dir target/vulkan
+
+# Apple's compiler has no OpenMP.
+metal: fetch ## weaved for Apple's GPUs: target/metal/release/weaved; nobody has built it yet
+	@.ci/need build
+	cargo build --release --locked -p weave-daemon --no-default-features --features metal --target-dir target/metal
 
 check-vulkan: vulkan ## the same picture with Vulkan as on the CPU; without a GPU too
 	@.ci/need vulkan-test
@@ -160,7 +165,7 @@ bare-metal: ## weave-core on an emulated Cortex-M4: no panic, its flash and stac
 big-endian: ## weave-core's tests, all vectors among them, on an emulated big-endian processor
 	.ci/big-endian
 
-other-systems: ## whether weave-core and the client compile for Windows and macOS
+other-systems: ## whether what is meant for Windows and macOS compiles for them
 	.ci/other-systems
 
 prebuilt: tools fetch ## weaved with an engine that is built already, as archives and as a shared library

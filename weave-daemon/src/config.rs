@@ -1043,11 +1043,12 @@ impl Config {
         Resolved::new(flags, vars, file).map(|all| all.config)
     }
 
-    /// Whether a worker of this build gives up what it doesn't need. Not tried with the drivers of GPUs: a
-    /// worker that quietly falls back to the CPU would be worse.
+    /// Whether a worker of this build gives up what it doesn't need: on Linux, the only system where it can. Not
+    /// tried with the drivers of GPUs: a worker that quietly falls back to the CPU would be worse.
     #[must_use]
     pub fn is_sandboxed(&self) -> bool {
-        self.sandbox.unwrap_or(!cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal")))
+        let drives_gpus = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
+        self.sandbox.unwrap_or(cfg!(target_os = "linux") && !drives_gpus)
     }
 
     /// The same settings as flags, for a worker's command line.

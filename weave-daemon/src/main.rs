@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use lexopt::Arg;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+#[cfg(target_os = "linux")]
+use rustix::process::set_parent_process_death_signal;
+use rustix::process::{Signal, getpid, kill_process};
 use weave_daemon::config::{
     AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, default_file,
     unknown_variables,
@@ -482,6 +484,7 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
         None => {
             // Also while this process itself is stopped. If it can't be had, the stream's end does it.
+            #[cfg(target_os = "linux")]
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
             inherited_socket()?
         }

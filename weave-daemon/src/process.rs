@@ -24,12 +24,22 @@ use crate::{logger, systemd, worker};
 ///
 /// # Errors
 /// This kernel can't do that (Linux before 5.11): they get it all.
+#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "neither std nor rustix closes a range of descriptors")]
 pub fn keep_inherited_descriptors() -> io::Result<()> {
     // SAFETY: descriptors are marked and stay open, so that nobody loses one that is in use; no
     // memory is passed.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Only Linux has the call.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_inherited_descriptors() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Descriptors besides those of clients: standard streams, poll, signals, listeners, the

@@ -14,7 +14,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+#[cfg(target_os = "linux")]
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
 
 /// Bytes that one step moves at most, and a pipe has room for: what everybody may ask for
 /// (`fs.pipe-max-size`).
@@ -77,7 +78,7 @@ impl Relay {
     pub fn fill(&mut self, from: impl AsFd, len: usize) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is in it would be lost");
         if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.given_up) {
-            match splice(&from, None, &pipe.into, None, len.min(RELAY_LEN), FLAGS) {
+            match splice(&from, &pipe.into, len.min(RELAY_LEN), false) {
                 Err(error) if cant(error) => pipe.given_up = true,
                 other => return Ok(other.inspect(|n| pipe.held = *n)?),
             }
@@ -96,8 +97,7 @@ impl Relay {
     pub fn drain(&mut self, to: impl AsFd, len: usize, moved: &mut Moved) -> io::Result<usize> {
         if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held > 0) {
             if !pipe.given_up {
-                let flags = if len > pipe.held { FLAGS | SpliceFlags::MORE } else { FLAGS };
-                match splice(&pipe.out, None, &to, None, pipe.held, flags) {
+                match splice(&pipe.out, &to, pipe.held, len > pipe.held) {
                     Err(error) if cant(error) => pipe.given_up = true,
                     other => {
                         let n = other?;
@@ -150,8 +150,19 @@ impl Default for Relay {
     }
 }
 
-/// Pages are moved, not copied, where that can be; nobody waits.
-const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+/// Pages are moved, not copied, where that can be; nobody waits. `more` is to follow at once.
+#[cfg(target_os = "linux")]
+fn splice(from: impl AsFd, to: impl AsFd, len: usize, more: bool) -> rustix::io::Result<usize> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    let flags = if more { flags | SpliceFlags::MORE } else { flags };
+    rustix::pipe::splice(from, None, to, None, len, flags)
+}
+
+/// Only Linux has the call.
+#[cfg(not(target_os = "linux"))]
+fn splice(_: impl AsFd, _: impl AsFd, _: usize, _: bool) -> rustix::io::Result<usize> {
+    Err(Errno::NOSYS)
+}
 
 /// Whether an error says that the kernel won't splice these two, as opposed to something about them.
 fn cant(error: Errno) -> bool {
@@ -159,6 +170,12 @@ fn cant(error: Errno) -> bool {
 }
 
 impl Pipe {
+    #[cfg(not(target_os = "linux"))]
+    fn new() -> io::Result<Self> {
+        Err(Errno::NOSYS.into())
+    }
+
+    #[cfg(target_os = "linux")]
     fn new() -> io::Result<Self> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A smaller one does as well, only in more steps.

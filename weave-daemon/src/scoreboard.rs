@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -22,6 +23,7 @@ const PROGRESS_AT: u64 = 8;
 const PAGE_LEN: u64 = 16;
 
 /// No such page can grow or shrink.
+#[cfg(target_os = "linux")]
 const SEALS: SealFlags = SealFlags::GROW.union(SealFlags::SHRINK).union(SealFlags::SEAL);
 
 /// The environment variable that tells a worker process the page's descriptor.
@@ -88,11 +90,7 @@ impl Scoreboard {
     /// # Errors
     /// There are no more descriptors to be had.
     pub fn new() -> io::Result<Self> {
-        let file =
-            File::from(memfd_create("weaved-scoreboard", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-        file.set_len(PAGE_LEN)?;
-        fcntl_add_seals(&file, SEALS)?;
-        Ok(Self(Arc::new(file)))
+        Ok(Self(Arc::new(page()?)))
     }
 
     /// Has processes that are started inherit it, or not.
@@ -137,6 +135,43 @@ impl Scoreboard {
     }
 }
 
+#[cfg(target_os = "linux")]
+const DESCRIPTORS: &str = "/proc/self/fd";
+#[cfg(not(target_os = "linux"))]
+const DESCRIPTORS: &str = "/dev/fd";
+
+#[cfg(target_os = "linux")]
+fn page() -> io::Result<File> {
+    let file =
+        File::from(memfd_create("weaved-scoreboard", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(PAGE_LEN)?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file)
+}
+
+/// A file without a name, where the kernel has none that is anonymous.
+#[cfg(not(target_os = "linux"))]
+fn page() -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let path =
+        std::env::temp_dir().join(format!("weaved-scoreboard-{:016x}", crate::worker::random_number()?));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(&path)?;
+    file.set_len(PAGE_LEN)?;
+    Ok(file)
+}
+
+#[cfg(target_os = "linux")]
+fn is_page(file: &File) -> bool {
+    fcntl_get_seals(file).is_ok_and(|seals| seals == SEALS)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_page(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| file.is_file() && file.len() == PAGE_LEN)
+}
+
 /// The page, in the worker.
 #[derive(Clone, Debug, Default)]
 pub struct Control {
@@ -156,9 +191,8 @@ impl Control {
     #[must_use]
     pub fn inherited(descriptor: u32) -> Option<Self> {
         // A descriptor of its own, so that the number need not be trusted.
-        let file = File::options().read(true).write(true).open(format!("/proc/self/fd/{descriptor}")).ok()?;
-        let is_page = fcntl_get_seals(&file).is_ok_and(|seals| seals == SEALS);
-        is_page.then(|| Scoreboard(Arc::new(file)).control())
+        let file = File::options().read(true).write(true).open(format!("{DESCRIPTORS}/{descriptor}")).ok()?;
+        is_page(&file).then(|| Scoreboard(Arc::new(file)).control())
     }
 
     /// The worker has read another request.

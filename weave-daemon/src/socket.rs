@@ -142,9 +142,7 @@ impl Access {
     /// # Errors
     /// Who the peer is that may not, or why the kernel can't tell.
     pub fn check(&self, stream: &impl AsFd) -> Result<u32, String> {
-        let peer = rustix::net::sockopt::socket_peercred(stream)
-            .map_err(|error| format!("its user is unknown: {error}"))?;
-        let (uid, gid) = (peer.uid.as_raw(), peer.gid.as_raw());
+        let (uid, gid) = peer(stream).map_err(|error| format!("its user is unknown: {error}"))?;
         if is_ours(uid) || self.uids.contains(&uid) || self.gids.contains(&gid) {
             return Ok(uid);
         }
@@ -165,10 +163,30 @@ fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
+/// The peer's user and group as it connected.
+#[cfg(target_os = "linux")]
+fn peer(stream: &impl AsFd) -> io::Result<(u32, u32)> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    Ok((peer.uid.as_raw(), peer.gid.as_raw()))
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(unsafe_code, reason = "neither std nor rustix has this call")]
+fn peer(stream: &impl AsFd) -> io::Result<(u32, u32)> {
+    let (mut uid, mut gid) = (0, 0);
+    let fd = stream.as_fd();
+    // SAFETY: the descriptor is open as long as `fd` lives; the two numbers are the call's to write.
+    match unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) } {
+        0 => Ok((uid, gid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// More groups than this are not looked through.
 const MAX_GROUPS: usize = 1024;
 
 /// The supplementary groups of the peer as it connected (`SO_PEERGROUPS`, Linux 4.13).
+#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "neither std nor rustix has this option of sockets")]
 fn peer_groups<'a>(stream: &impl AsFd, groups: &'a mut [u32; MAX_GROUPS]) -> io::Result<&'a [u32]> {
     let mut len = libc::socklen_t::try_from(size_of_val(groups)).unwrap_or(0);
@@ -188,6 +206,11 @@ fn peer_groups<'a>(stream: &impl AsFd, groups: &'a mut [u32; MAX_GROUPS]) -> io:
         return Err(io::Error::last_os_error());
     }
     Ok(groups.get(..len as usize / size_of::<u32>()).unwrap_or_default())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peer_groups<'a>(_: &impl AsFd, _: &'a mut [u32; MAX_GROUPS]) -> io::Result<&'a [u32]> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux tells them"))
 }
 
 /// A bound socket. Removes its own file, and no other, when dropped.

@@ -4,14 +4,13 @@
 //! then there is nothing to take over and nobody to tell.
 
 use std::fmt::Write as _;
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
 use sd_notify::NotifyState;
 
 /// What systemd says to this process alone: workers are not to see it.
@@ -52,10 +51,7 @@ pub fn take_listeners() -> Result<Handed, String> {
         // it was put there for this process. Nothing else in it owns one yet.
         #[allow(unsafe_code, reason = "the start of the process: a number is all that says which descriptor")]
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let is = (sockopt::socket_domain(&socket), sockopt::socket_type(&socket));
-        if is != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM))
-            || sockopt::socket_acceptconn(&socket) != Ok(true)
-        {
+        if !listens(&socket) {
             return Err(format!(
                 "descriptor {fd} ({name}) was handed over to listen on, but is no Unix stream socket that \
                  listens; use ListenStream= with a path"
@@ -72,6 +68,32 @@ pub fn take_listeners() -> Result<Handed, String> {
         }
     }
     Ok(handed)
+}
+
+/// Whether it is a Unix stream socket that listens.
+#[cfg(target_os = "linux")]
+fn listens(socket: &OwnedFd) -> bool {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+
+    let is = (sockopt::socket_domain(socket), sockopt::socket_type(socket));
+    is == (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) && sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
+/// There is no systemd but on Linux.
+#[cfg(not(target_os = "linux"))]
+const fn listens(_: &OwnedFd) -> bool {
+    false
+}
+
+/// An address without a file.
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_: &[u8]) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The shortest time between two status lines.
@@ -109,7 +131,7 @@ impl Notifier {
         let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let manager = name.and_then(|name| {
             let address = match name.as_bytes() {
-                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                [b'@', name @ ..] => abstract_address(name),
                 _ => SocketAddr::from_pathname(Path::new(&name)),
             };
             let socket = UnixDatagram::unbound().and_then(|socket| {

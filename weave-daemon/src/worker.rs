@@ -144,13 +144,26 @@ fn refuse(
     stream.write_all(frame)
 }
 
+/// The operating system's.
+#[cfg(target_os = "linux")]
+pub(crate) fn random_number() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn random_number() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 /// The request's seed, or one from the operating system's random numbers if it left the choice.
 fn used_seed(asked: u64) -> io::Result<u64> {
     let mut seed = asked;
     while seed == 0 {
-        let mut bytes = [0; 8];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        seed = u64::from_ne_bytes(bytes);
+        seed = random_number()?;
     }
     Ok(seed)
 }
