@@ -69,6 +69,7 @@ impl Failure {
     }
 
     /// What has failed.
+    #[cfg(unix)]
     pub(crate) fn what(&self) -> &str {
         &self.what
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(unix)]
 mod admin;
 mod args;
 mod bench;
@@ -21,7 +22,10 @@ mod provider;
 #[cfg(feature = "gateway")]
 mod secret;
 mod show;
+#[cfg(unix)]
 mod stats;
+mod terminal;
+#[cfg(unix)]
 mod top;
 mod verify;
 mod waiting;
@@ -44,8 +48,15 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args).map(yes),
         Command::Inspect(args) => inspect::run(&args).map(verdict),
         Command::Ping(args) => ping::run(&args).map(yes),
+        #[cfg(unix)]
         Command::Stats(args) => stats::run(&args).map(yes),
+        #[cfg(unix)]
         Command::Top(args) => top::run(&args).map(yes),
+        #[cfg(not(unix))]
+        Command::Stats(_) | Command::Top(_) => Err(exit::Failure::new(
+            Exit::Usage,
+            "the daemon's figures are on a Unix socket, which this system has none of; ask on its machine",
+        )),
         #[cfg(feature = "gateway")]
         Command::Gateway(args) => gateway::run(&args).map(yes),
         Command::Completions(args) => manual::completions(&args).map(yes),

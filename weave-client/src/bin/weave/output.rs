@@ -1,9 +1,8 @@
 //! Where the image goes: a file that is there complete or not at all, or standard output.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -82,13 +81,12 @@ impl Part {
     fn create(path: PathBuf, force: bool, unfinished: &Unfinished) -> Result<Self, Failure> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut name = unfinished.lock();
-        let temporary = tempfile::Builder::new()
-            .prefix(".weave.")
-            .suffix(".part")
-            // Like any new file: what the umask leaves of it.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder);
-        match temporary {
+        let mut temporary = tempfile::Builder::new();
+        temporary.prefix(".weave.").suffix(".part");
+        // Like any new file: what the umask leaves of it.
+        #[cfg(unix)]
+        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        match temporary.tempfile_in(folder) {
             Ok(temporary) => {
                 let (file, temporary_name) = temporary.into_parts();
                 *name = Some(temporary_name);

@@ -1,31 +1,16 @@
 //! An image in the terminal: which of four ways it can, and the bytes for it.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::io::{self, IsTerminal};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::getpgrp;
-use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
-};
 use weave_client::Channels;
-
-use crate::provider::Made;
 
 use crate::args::Show;
 use crate::exit::{Exit, Failure};
-
-/// How long a terminal may take to say what it is. One at the other end of the world needs most of it.
-const PATIENCE: Duration = Duration::from_millis(800);
-
-/// "Do you know kitty's graphics?", with an image of one pixel that is not shown, then "What are you?",
-/// which every terminal answers. So the second answer is the end of all there will be.
-const QUESTION: &[u8] = b"\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c";
+use crate::provider::Made;
+use crate::terminal;
 
 /// A way to show an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +49,7 @@ impl Screen {
                 let next = "leave out --show, or say how, as in --show=sixel";
                 return Err(Failure::new(Exit::Usage, what).next(next));
             }
-            Show::Auto => choose(&variable, ask().as_deref()),
+            Show::Auto => choose(&variable, terminal::ask().as_deref()),
             Show::Kitty => Way::Kitty,
             Show::Iterm2 => Way::Iterm2,
             Show::Sixel => Way::Sixel,
@@ -87,7 +72,7 @@ impl Screen {
     }
 }
 
-/// What a terminal can, by its environment and by what it has answered to [`QUESTION`], if it has.
+/// What a terminal can, by its environment and by what it has [answered](terminal::ask), if it has.
 fn choose(variable: &dyn Fn(&str) -> Option<String>, answer: Option<&[u8]>) -> Way {
     let is = |name: &str, values: &[&str]| variable(name).is_some_and(|value| values.contains(&&*value));
     // What runs inside of these sees the environment of the terminal around them, which isn't reached.
@@ -118,60 +103,10 @@ fn half_blocks(variable: &dyn Fn(&str) -> Option<String>) -> Way {
     Way::HalfBlocks { true_colour }
 }
 
-/// Asks the terminal. `None`: there is none to be asked, or it says nothing.
-fn ask() -> Option<Vec<u8>> {
-    // A terminal is there to be read from as well, unless it was opened for writing alone.
-    let mut terminal = File::from(io::stdout().as_fd().try_clone_to_owned().ok()?);
-    // Whoever runs in the background would be stopped for it.
-    if tcgetpgrp(&terminal).is_ok_and(|group| group != getpgrp()) {
-        return None;
-    }
-    let before = tcgetattr(&terminal).ok()?;
-    let mut quiet = before.clone();
-    // The answer comes as if somebody typed it: at once, unseen, and Ctrl-C as a byte, since a signal
-    // would leave the terminal like this.
-    quiet.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
-    quiet.special_codes[SpecialCodeIndex::VMIN] = 0;
-    tcsetattr(&terminal, OptionalActions::Now, &quiet).ok()?;
-    let answer = terminal.write_all(QUESTION).ok().map(|()| listen(&mut terminal));
-    // If the terminal is gone there is nothing to restore.
-    let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
-    let answer = answer?;
-    if answer.contains(&3) {
-        std::process::exit(130);
-    }
-    Some(answer).filter(|answer| !answer.is_empty())
-}
-
-/// Reads until the terminal has said what it is.
-fn listen(terminal: &mut File) -> Vec<u8> {
-    let (until, mut answer) = (Instant::now() + PATIENCE, Vec::new());
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let Ok(timeout) = Timespec::try_from(left) else { return answer };
-        let ready = poll(&mut [PollFd::new(&*terminal, PollFlags::IN)], Some(&timeout));
-        let mut bytes = [0; 256];
-        match ready {
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(1..) => match terminal.read(&mut bytes) {
-                Ok(count) if count > 0 => answer.extend(bytes.iter().take(count)),
-                _ => return answer,
-            },
-            _ => return answer,
-        }
-        let said = answer.windows(3).rposition(|bytes| bytes == b"\x1b[?");
-        if answer.contains(&3) || said.is_some_and(|at| answer[at..].contains(&b'c')) {
-            return answer;
-        }
-    }
-}
-
 impl Size {
     fn of_terminal() -> Self {
-        match tcgetwinsize(io::stdout()) {
-            Ok(size) => Self::of(size.ws_col, size.ws_row, size.ws_xpixel, size.ws_ypixel),
-            Err(_) => Self::of(0, 0, 0, 0),
-        }
+        let [columns, rows, width, height] = terminal::size().unwrap_or_default();
+        Self::of(columns, rows, width, height)
     }
 
     /// What isn't known is 0, and taken to be usual.
