@@ -449,7 +449,11 @@ fn devices(config: &Config, json: bool, about: About) -> Result<(), Failure> {
     let memory_of = |index: usize| -> Option<device::Memory> {
         let mut child = std::process::Command::new(std::env::current_exe().ok()?);
         let child = child.args(["devices", "--no-config", &format!("--memory-of={index}")]);
-        let output = child.env("GGML_NO_BACKTRACE", "1").stderr(std::process::Stdio::null()).output().ok()?;
+        let output = child
+            .env(process::NO_BACKTRACE.0, process::NO_BACKTRACE.1)
+            .stderr(std::process::Stdio::null())
+            .output()
+            .ok()?;
         let words = String::from_utf8(output.stdout).ok()?;
         let (free, total) = words.trim().split_once(' ')?;
         Some(device::Memory { free: free.parse().ok()?, total: total.parse().ok()? })

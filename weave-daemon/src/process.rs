@@ -84,7 +84,7 @@ pub fn make_room(config: &mut Config) {
 const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Without it ggml has a debugger look at a failed assertion, for seconds.
-const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
+pub const NO_BACKTRACE: (&str, &str) = ("GGML_NO_BACKTRACE", "1");
 
 /// What a worker was started with, apart from itself.
 #[derive(Debug)]
@@ -210,12 +210,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A sentence that says why it can't be the worker.
 pub fn check_command(config: &Config) -> Result<(), String> {
     const OURS: &str = concat!("weaved ", env!("CARGO_PKG_VERSION"));
-    let [program, arguments @ ..] = config.worker_command.as_slice() else { return Ok(()) };
+    let Some(program) = config.worker_command.first() else { return Ok(()) };
     if config.isolation == Isolation::Thread {
         return Err(format!("{program} is a process of its own: isolation must be process, not thread"));
     }
-    let mut asked = Command::new(program);
-    asked.args(arguments).arg("--no-config").args(config.to_flags()).arg("--version");
+    let mut asked = worker_command(Path::new(program), config);
+    asked.arg("--no-config").args(config.to_flags()).arg("--version");
     let output = answer(&mut asked).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => {
             format!("{program} did not say its version within {} seconds", PATIENCE.as_secs())
