@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
+use crate::causes::Death;
 use crate::config::{Config, EngineKind, Isolation};
-use crate::router::Death;
 use crate::scoreboard::{self, Scoreboard};
 use crate::worker_log::WorkerLog;
 use crate::{logger, systemd, worker};

@@ -18,13 +18,14 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
 use crate::admin::{self, Admin, PAGES, Page};
+use crate::causes::Death;
 use crate::config::{Config, ConfigError, EngineKind};
-use crate::counters::{self, Gauges, LoopCounters, Process};
+use crate::counters::{Gauges, LoopCounters};
+use crate::metrics;
+use crate::proc::Process;
 use crate::process::{Lines, Worker};
 use crate::relay::Relay;
-use crate::router::{
-    Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput, no_room_answer,
-};
+use crate::router::{Action, ClientId, ClientOutput, Limits, Router, WorkerId, WorkerInput, no_room_answer};
 use crate::scoreboard::Scoreboard;
 use crate::socket::Socket;
 use crate::stream::Stream;
@@ -847,12 +848,12 @@ impl Server {
                 "/metrics" => Page {
                     status: 200,
                     kind: "text/plain; version=0.0.4; charset=utf-8",
-                    body: counters::prometheus(router.counters(), counters, &gauges()),
+                    body: metrics::prometheus(router.counters(), counters, &gauges()),
                 },
                 "/stats" => Page {
                     status: 200,
                     kind: "application/json",
-                    body: counters::json(router.counters(), counters, &gauges()),
+                    body: metrics::json(router.counters(), counters, &gauges()),
                 },
                 "/healthz" => Page::words(200, "the event loop turns"),
                 "/readyz" if draining => Page::words(503, "not ready: stopping"),

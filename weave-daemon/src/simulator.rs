@@ -26,9 +26,8 @@ use weave_core::limits::{
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
 
-use crate::router::{
-    Abandoned, Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput,
-};
+use crate::causes::Death;
+use crate::router::{Abandoned, Action, ClientId, ClientOutput, Limits, Router, WorkerId, WorkerInput};
 
 /// Where all that happens in a world comes from.
 pub trait Choices {

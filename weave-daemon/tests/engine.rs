@@ -12,10 +12,10 @@ use harness::Daemon;
 use weave_core::limits::MAX_REQUEST_FRAME;
 use weave_core::request::{Params, Prompts, Request};
 use weave_daemon::config::Config;
-use weave_daemon::counters::Process;
 use weave_daemon::demo;
 use weave_daemon::engine::sdcpp::Sdcpp;
 use weave_daemon::engine::{Engine, EngineError, Job};
+use weave_daemon::proc::Process;
 use weave_daemon::scoreboard::{Control, Phase, Progress, Scoreboard};
 
 fn engine() -> Sdcpp {

@@ -618,7 +618,7 @@ fn what_happens_is_counted_once_and_under_its_name() {
         ("weave_requests_dispatched_total", 13.0 - busy),
         ("weave_requests_retried_total", 0.0),
         ("weave_requests_total{outcome=\"image\"}", 8.0 - busy),
-        ("weave_requests_total{outcome=\"refused\"}", 2.0),
+        ("weave_requests_total{outcome=\"invalid\"}", 2.0),
         ("weave_requests_total{outcome=\"busy\"}", busy),
         ("weave_requests_total{outcome=\"failed\"}", 3.0),
         ("weave_requests_total{outcome=\"abandoned\"}", 2.0),

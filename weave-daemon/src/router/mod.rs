@@ -39,7 +39,8 @@ use weave_core::limits::{
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseError, ResponseHead};
 
-use crate::counters::{Counters, Cut, Kill, Outcome, Reason};
+use crate::causes::{Cut, Death, Kill, Outcome, Reason};
+use crate::counters::Counters;
 use jobs::{Job, JobState, Jobs};
 use suspects::Suspects;
 
@@ -159,30 +160,6 @@ pub enum WorkerInput<'a> {
     Hold,
 }
 
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
-    /// It could not be started.
-    NotStarted,
-    /// A process ended with this exit code.
-    Exited(i32),
-    /// A process was ended by this signal.
-    Killed(i32),
-    /// A thread left its loop.
-    Thread,
-}
-
-impl fmt::Display for Death {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotStarted => f.write_str("could not be started"),
-            Self::Exited(code) => write!(f, "ended with exit code {code}"),
-            Self::Killed(signal) => write!(f, "was killed by signal {signal}"),
-            Self::Thread => f.write_str("ended"),
-        }
-    }
-}
-
 /// Why the router itself refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
@@ -219,9 +196,9 @@ impl Refusal {
             Self::Timeout { .. } => Reason::TooSlow,
             Self::QueueWait { .. } => Reason::QueueWait,
             Self::NoWorker(_) => Reason::NoWorker,
-            Self::KilledBefore => Reason::KilledBefore,
+            Self::KilledBefore => Reason::Quarantined,
             Self::WorkerDied(_) => Reason::WorkerDied,
-            Self::WorkerLied => Reason::WorkerLied,
+            Self::WorkerLied => Reason::WorkerViolation,
         }
     }
 }
@@ -790,7 +767,7 @@ impl Router {
             }
             Some(Task::Job(job)) => {
                 if !was_asked && let Some(digest) = self.suspects.blame(self.jobs.get(job).frame(), now) {
-                    self.counters.killers += 1;
+                    self.counters.quarantined += 1;
                     log::error!(
                         "worker {}: died of request {digest:016x} again; refusing that for an hour",
                         id.0
@@ -1426,7 +1403,7 @@ impl Router {
         self.counters.worker_killed(match refusal {
             Refusal::Timeout { .. } => Kill::TooSlow,
             Refusal::ShuttingDown => Kill::ShuttingDown,
-            _ => Kill::Nonsense,
+            _ => Kill::Violation,
         });
         self.end_worker(id, Afterwards::BackOff);
         let worker = &self.workers[id.0];
@@ -1472,7 +1449,7 @@ impl Router {
         if let Some(client) = job.client {
             let (request_id, name) = (job.request_id, self.clients[client.0].name);
             let level = match refusal.reason() {
-                Reason::TooSlow | Reason::WorkerDied | Reason::WorkerLied => log::Level::Warn,
+                Reason::TooSlow | Reason::WorkerDied | Reason::WorkerViolation => log::Level::Warn,
                 Reason::QueueWait | Reason::NoWorker => log::Level::Info,
                 // Nobody's fault, and many at once.
                 _ => log::Level::Debug,

@@ -187,7 +187,7 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
     let _ = writeln!(out, "memory    {:>9}, workers {}\n", memory[0], memory[1]);
 
     let _ = writeln!(out, "{:<10}{:>12}{:>14}", "", "in all", "per second");
-    for outcome in ["image", "refused", "busy", "failed", "abandoned"] {
+    for outcome in ["image", "invalid", "busy", "failed", "abandoned"] {
         let name = format!("weave_requests_total/{outcome}");
         let rate = per_second(&name).map_or("-".to_owned(), |rate| format!("{rate:.1}"));
         let _ = writeln!(out, "{outcome:<10}{:>12}{rate:>14}", n(&name));
