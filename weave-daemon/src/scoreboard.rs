@@ -154,8 +154,7 @@ fn page() -> io::Result<File> {
 fn page() -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let path =
-        std::env::temp_dir().join(format!("weaved-scoreboard-{:016x}", crate::worker::random_number()?));
+    let path = std::env::temp_dir().join(format!("weaved-scoreboard-{:016x}", getrandom::u64()?));
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;
     file.set_len(PAGE_LEN)?;

@@ -25,7 +25,7 @@ use crate::metrics;
 use crate::proc::Process;
 use crate::process::{Lines, Worker};
 use crate::relay::Relay;
-use crate::router::{Action, ClientId, ClientOutput, Limits, Router, WorkerId, WorkerInput, no_room_answer};
+use crate::router::{Action, ClientId, ClientOutput, Router, WorkerId, WorkerInput, no_room_answer};
 use crate::scoreboard::Scoreboard;
 use crate::socket::Socket;
 use crate::stream::Stream;
@@ -208,26 +208,6 @@ fn signal_pipe(signals: &[i32], poll: &Poll, token: Token) -> io::Result<UnixStr
     Ok(ours)
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits {
-        connections: config.connections,
-        in_flight: config.in_flight,
-        queue: config.queue,
-        workers: config.workers,
-        frame: config.frame_timeout,
-        idle: config.idle_timeout,
-        queue_wait: config.queue_timeout,
-        generation: config.generation_timeout,
-        stall: config.stall_timeout,
-        busy_stall: config.busy_stall_timeout,
-        drain: config.drain_timeout,
-        worker_idle: config.worker_idle_timeout,
-        warm_up: config.warm_up.unwrap_or(config.engine == EngineKind::Sdcpp),
-        abandoned: config.abandoned,
-        cancel: config.cancel_timeout,
-    }
-}
-
 impl Server {
     /// Makes everything that serving takes. Clients may connect from now on. `socket` is the
     /// listener's file, where it is ours to remove; `reread` is for SIGHUP.
@@ -243,7 +223,7 @@ impl Server {
         let poll = Poll::new()?;
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let limits = limits(&config);
+        let limits = config.limits();
         let link = || Link {
             worker: None,
             peer: None,
@@ -882,7 +862,7 @@ impl Server {
                 self.counters.reloads += 1;
                 let (taken, left) = self.config.take_live(&new);
                 log::set_max_level(self.config.log);
-                self.router.set_limits(limits(&self.config), now);
+                self.router.set_limits(self.config.limits(), now);
                 let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
                 log::info!("read the settings again: {taken} changed");
                 if !left.is_empty() {
