@@ -15,115 +15,14 @@ use nom::{Finish, Parser};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::NoRoom;
-use crate::frame::{Frame, Header, Kind, Short, fixed};
+use crate::bytes::{NoRoom, Short, fixed, write_parts};
+use crate::frame::{Frame, Header, Kind};
 use crate::limits::{
-    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_MESSAGE_LEN, STATUS_CLIENT_ERROR, STATUS_SERVER_ERROR,
+    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_FRAME, MAX_ERROR_MESSAGE_LEN, STATUS_CLIENT_ERROR,
+    STATUS_SERVER_ERROR,
 };
 
-/// Whose fault an error is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// 400: the same request will fail again.
-    ClientError,
-    /// 500: the same request may succeed later.
-    ServerError,
-}
-
-impl Status {
-    /// The number on the wire.
-    #[must_use]
-    pub const fn to_wire(self) -> u32 {
-        match self {
-            Self::ClientError => STATUS_CLIENT_ERROR,
-            Self::ServerError => STATUS_SERVER_ERROR,
-        }
-    }
-}
-
-/// Declares the codes once: variant, number, name in the specification, status, meaning.
-macro_rules! error_codes {
-    ($($variant:ident = $number:literal, $name:literal, $status:ident, $doc:literal;)*) => {
-        /// What went wrong. A code that this crate doesn't know is kept; go by the status then.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum ErrorCode {
-            $(#[doc = $doc] $variant,)*
-            /// A code from a later version.
-            Unknown(u32),
-        }
-
-        impl ErrorCode {
-            /// Every code that v1 defines.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The number on the wire.
-            #[must_use]
-            pub const fn to_wire(self) -> u32 {
-                match self {
-                    $(Self::$variant => $number,)*
-                    Self::Unknown(other) => other,
-                }
-            }
-
-            /// The meaning of a number on the wire.
-            #[must_use]
-            pub const fn from_wire(number: u32) -> Self {
-                match number {
-                    $($number => Self::$variant,)*
-                    other => Self::Unknown(other),
-                }
-            }
-
-            /// The name in the specification; "UNKNOWN" for a code of a later version.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                    Self::Unknown(_) => "UNKNOWN",
-                }
-            }
-
-            /// The status that goes with the code. For an unknown code the frame's own counts.
-            #[must_use]
-            pub const fn status(self) -> Status {
-                match self {
-                    $(Self::$variant => Status::$status,)*
-                    Self::Unknown(_) => Status::ServerError,
-                }
-            }
-        }
-    };
-}
-
-error_codes! {
-    None = 0, "NONE", ServerError, "0: reserved, never sent.";
-    InvalidMagic = 1, "INVALID_MAGIC", ClientError, "1: the frame doesn't begin with \"WEVE\".";
-    UnsupportedVersion = 2, "UNSUPPORTED_VERSION", ClientError, "2: the header's version isn't spoken here.";
-    InvalidModelId = 3, "INVALID_MODEL_ID", ClientError, "3: no such model here.";
-    InvalidPrompt = 4, "INVALID_PROMPT", ClientError, "4: a prompt's length, place or text.";
-    InvalidDimensions = 5, "INVALID_DIMENSIONS", ClientError, "5: width or height.";
-    InvalidSteps = 6, "INVALID_STEPS", ClientError, "6: steps.";
-    InvalidCfg = 7, "INVALID_CFG", ClientError, "7: cfg_scale.";
-    OutOfMemory = 8, "OUT_OF_MEMORY", ServerError, "8: the image doesn't fit into the device's memory.";
-    GpuError = 9, "GPU_ERROR", ServerError, "9: the engine failed or died.";
-    Timeout = 10, "TIMEOUT", ServerError, "10: a deadline passed.";
-    Malformed = 20, "MALFORMED", ClientError, "20: the payload is too short.";
-    TooLarge = 21, "TOO_LARGE", ClientError, "21: the payload is too long to follow; the server closes.";
-    UnsupportedType = 22, "UNSUPPORTED_TYPE", ClientError, "22: a msg_type that a server doesn't take.";
-    Busy = 23, "BUSY", ServerError, "23: the queue is full.";
-    ShuttingDown = 24, "SHUTTING_DOWN", ServerError, "24: the server is ending.";
-    Internal = 99, "INTERNAL", ServerError, "99: anything else on the server's side.";
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(number) => write!(f, "error code {number}"),
-            known => f.write_str(known.name()),
-        }
-    }
-}
+pub use crate::code::{ErrorCode, Status};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -132,6 +31,15 @@ struct RawError {
     status: U32,
     error_code: U32,
     error_msg_len: U16,
+}
+
+/// A frame with a message of the longest length.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct LongestFrame {
+    header: [u8; HEADER_LEN],
+    fields: RawError,
+    message: [u8; MAX_ERROR_MESSAGE_LEN],
 }
 
 /// An error as it was received.
@@ -230,7 +138,7 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ErrorMessage<'a>, ErrorParseError>
         return Err(ErrorParseError::NotAnError);
     }
     let short = |Short| ErrorParseError::Short { payload_len: header.payload_len() };
-    let (rest, raw) = fixed::<RawError>.parse_complete(frame.body()).finish().map_err(short)?;
+    let (rest, raw) = fixed::<RawError>.parse_complete(frame.payload()).finish().map_err(short)?;
     let status = match raw.status.get() {
         STATUS_CLIENT_ERROR => Status::ClientError,
         STATUS_SERVER_ERROR => Status::ServerError,
@@ -249,65 +157,58 @@ pub fn parse<'a>(frame: &Frame<'a>) -> Result<ErrorMessage<'a>, ErrorParseError>
 /// [`MAX_ERROR_MESSAGE_LEN`] bytes, at the end of a character.
 ///
 /// # Errors
-/// [`NoRoom`]: `out` is too small; [`MAX_ERROR_FRAME`](crate::limits::MAX_ERROR_FRAME) bytes always do.
+/// [`NoRoom`]: `out` is too small. [`emit_frame`] takes a buffer that never is.
 pub fn emit(
     request_id: u64,
     code: ErrorCode,
     message: impl fmt::Display,
     out: &mut [u8],
 ) -> Result<&[u8], NoRoom> {
-    let mut text = Truncating(heapless::String::<MAX_ERROR_MESSAGE_LEN>::new());
+    let mut longest = [0; MAX_ERROR_FRAME];
+    write_parts(out, [emit_frame(request_id, code, message, &mut longest)])
+}
+
+/// Writes an error frame into `out`, where every one fits, and returns it. The message is cut after
+/// [`MAX_ERROR_MESSAGE_LEN`] bytes, at the end of a character.
+pub fn emit_frame(
+    request_id: u64,
+    code: ErrorCode,
+    message: impl fmt::Display,
+    out: &mut [u8; MAX_ERROR_FRAME],
+) -> &[u8] {
+    let frame: &mut LongestFrame = zerocopy::transmute_mut!(out);
+    let mut text = Truncating(&mut frame.message);
     // Only the message's own Display can fail; an error without all of its words is still an error.
     let _ = write!(text, "{message}");
-    let message = text.0.as_bytes();
+    let message_len = MAX_ERROR_MESSAGE_LEN.saturating_sub(text.0.len());
     // At most 255, so neither conversion saturates.
-    let message_len = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    let payload_len = u32::from(message_len).saturating_add(18);
-    let header = Header::emit(Kind::Error, payload_len);
-    let raw = RawError {
+    let error_msg_len = u16::try_from(message_len).unwrap_or(u16::MAX);
+    frame.header = Header::emit(Kind::Error, u32::from(error_msg_len).saturating_add(18));
+    frame.fields = RawError {
         request_id: U64::new(request_id),
         status: U32::new(code.status().to_wire()),
         error_code: U32::new(code.to_wire()),
-        error_msg_len: U16::new(message_len),
+        error_msg_len: U16::new(error_msg_len),
     };
-    write_parts(out, [&header, raw.as_bytes(), message])
+    let len = (HEADER_LEN + ERROR_FIXED_LEN).saturating_add(message_len);
+    // It never is longer than `out`: that holds the longest message.
+    out.get(..len).unwrap_or(out)
 }
 
-/// Writes `parts` one after the other to the front of `out`.
-pub(crate) fn write_parts<'o, const P: usize>(
-    out: &'o mut [u8],
-    parts: [&[u8]; P],
-) -> Result<&'o [u8], NoRoom> {
-    let have = out.len();
-    let need = parts.iter().fold(0usize, |sum, part| sum.saturating_add(part.len()));
-    let Some(target) = out.get_mut(..need) else {
-        return Err(NoRoom { need, have });
-    };
-    let mut rest = &mut *target;
-    for part in parts {
-        let Some((place, after)) = rest.split_at_mut_checked(part.len()) else {
-            return Err(NoRoom { need, have });
-        };
-        place.copy_from_slice(part);
-        rest = after;
-    }
-    Ok(target)
-}
+/// Takes text into what is left of a place until that is full, then drops the rest.
+struct Truncating<'o>(&'o mut [u8]);
 
-/// Takes text until it is full, then drops the rest.
-struct Truncating(heapless::String<MAX_ERROR_MESSAGE_LEN>);
-
-impl Write for Truncating {
+impl Write for Truncating<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = MAX_ERROR_MESSAGE_LEN.saturating_sub(self.0.len());
-        if self.0.push_str(text).is_ok() {
-            return Ok(());
-        }
+        let room = core::mem::take(&mut self.0);
         // The longest beginning that fits and ends with a character.
-        let beginning = (0..=room).rev().find_map(|end| text.get(..end));
-        let _ = self.0.push_str(beginning.unwrap_or_default());
-        Err(fmt::Error)
+        let fits = (0..=room.len().min(text.len())).rev().find_map(|end| text.get(..end)).unwrap_or_default();
+        let Some((place, rest)) = room.split_at_mut_checked(fits.len()) else { return Err(fmt::Error) };
+        place.copy_from_slice(fits.as_bytes());
+        self.0 = rest;
+        if fits.len() == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
-const _: () = assert!(size_of::<RawError>() == ERROR_FIXED_LEN && HEADER_LEN == 16);
+const _: () =
+    assert!(size_of::<RawError>() == ERROR_FIXED_LEN && size_of::<LongestFrame>() == MAX_ERROR_FRAME);

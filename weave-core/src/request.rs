@@ -24,9 +24,9 @@ use nom::{Finish, Parser};
 use zerocopy::byteorder::big_endian::{F32, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::NoRoom;
-use crate::error::{ErrorCode, write_parts};
-use crate::frame::{Frame, Header, Kind, Short, fixed, to_usize};
+use crate::bytes::{NoRoom, Short, fixed, to_usize, write_parts};
+use crate::code::ErrorCode;
+use crate::frame::{Arrived, Frame, Header, Kind, Skipped};
 use crate::limits::{
     HEADER_LEN, MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE,
     MIN_PROMPT_LEN, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35, REQUEST_PARAMS_LEN, REQUEST_PREFIX_LEN, SIDE_STEP,
@@ -544,53 +544,92 @@ impl fmt::Display for Decimal {
     }
 }
 
+/// Reads what a server's stream brought. Copies nothing.
+///
+/// # Errors
+/// Those of [`parse`] and [`check_skipped`]. The answer to them carries [`Arrived::request_id`].
+pub fn parse_arrived<'a>(arrived: &Arrived<'a>) -> Result<Request<'a>, RequestError> {
+    match arrived {
+        Arrived::Whole(frame) => parse(frame),
+        Arrived::Skipped(skipped) => Err(check_skipped(skipped)),
+    }
+}
+
 /// Reads a request frame and checks all of it. Copies nothing.
 ///
 /// # Errors
 /// The first [`RequestError`] in the protocol's order of checks. The answer to it carries
 /// [`Frame::request_id`].
 pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
-    let header = frame.header();
-    if header.version() != VERSION {
-        return Err(RequestError::Version(header.version()));
-    }
-    if header.kind() != Kind::Request {
-        return Err(RequestError::Type(header.kind().to_wire()));
-    }
-    let short = |need| move |Short| RequestError::Short { payload_len: header.payload_len(), need };
-
-    let (body, prefix) = fixed::<RawPrefix>.parse_complete(frame.body()).finish().map_err(short(12))?;
-    if prefix.model_id.get() != MODEL_ID_SD35 {
-        return Err(RequestError::ModelId(prefix.model_id.get()));
-    }
-    let (body, raw) = fixed::<RawParams>.parse_complete(body).finish().map_err(short(60))?;
-    let (_, (prompts, (table, data))) =
-        consumed((fixed::<RawTable>, rest)).parse_complete(body).finish().map_err(short(60))?;
-    let params = Params {
-        width: raw.width.get(),
-        height: raw.height.get(),
-        steps: raw.steps.get(),
-        cfg_scale: positive_zero(raw.cfg_scale.get()),
-        seed: raw.seed.get(),
-    };
-    params.check()?;
-
+    let Fields { request_id, params, prompts, table, data } = Fields::parse(frame.header(), frame.payload())?;
     let [clip_l, clip_g, t5] = regions(table);
-    check_length(Encoder::ClipL, clip_l.length)?;
-    check_length(Encoder::ClipG, clip_g.length)?;
-    check_length(Encoder::T5, t5.length)?;
-    // From the header, not from `data`: of a payload that is too long the rest was dropped.
-    let available = header.payload_len().saturating_sub(60);
-    if available > MAX_PROMPT_DATA_LEN {
-        return Err(RequestError::PromptDataLength(available));
-    }
     // Most requests are soon seen to be right; the others are looked at step by step.
     let is_within = |region: Region| region.of(data).is_some();
     if !(is_within(clip_l) && is_within(clip_g) && is_within(t5) && is_plain(data)) {
         check_prompts(table, data)?;
     }
-    let prompts = Prompts(Source::Received(prompts));
-    Ok(Request { request_id: prefix.request_id.get(), params, prompts })
+    Ok(Request { request_id, params, prompts: Prompts(Source::Received(prompts)) })
+}
+
+/// What is wrong with a request whose prompts were dropped, being too long to keep: the first
+/// failure in the protocol's order of checks. The answer to it carries [`Skipped::request_id`].
+#[cold]
+#[must_use]
+pub fn check_skipped(skipped: &Skipped<'_>) -> RequestError {
+    let first = Fields::parse(skipped.header(), skipped.front()).and_then(|fields| texts(fields.table, &[]));
+    // No range lies within nothing, so there always is a first.
+    first.err().unwrap_or(RequestError::PromptDataLength(skipped.header().payload_len().saturating_sub(60)))
+}
+
+/// A request that was checked up to the size of prompt_data, which doesn't take the prompts.
+struct Fields<'a> {
+    request_id: u64,
+    params: Params,
+    /// The table and the data.
+    prompts: &'a [u8],
+    table: &'a RawTable,
+    /// prompt_data, as far as it was kept.
+    data: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    #[inline(always)]
+    fn parse(header: Header, payload: &'a [u8]) -> Result<Self, RequestError> {
+        if header.version() != VERSION {
+            return Err(RequestError::Version(header.version()));
+        }
+        if header.kind() != Kind::Request {
+            return Err(RequestError::Type(header.kind().to_wire()));
+        }
+        let short = |need| move |Short| RequestError::Short { payload_len: header.payload_len(), need };
+
+        let (after, prefix) = fixed::<RawPrefix>.parse_complete(payload).finish().map_err(short(12))?;
+        if prefix.model_id.get() != MODEL_ID_SD35 {
+            return Err(RequestError::ModelId(prefix.model_id.get()));
+        }
+        let (after, raw) = fixed::<RawParams>.parse_complete(after).finish().map_err(short(60))?;
+        let (_, (prompts, (table, data))) =
+            consumed((fixed::<RawTable>, rest)).parse_complete(after).finish().map_err(short(60))?;
+        let params = Params {
+            width: raw.width.get(),
+            height: raw.height.get(),
+            steps: raw.steps.get(),
+            cfg_scale: positive_zero(raw.cfg_scale.get()),
+            seed: raw.seed.get(),
+        };
+        params.check()?;
+
+        let [clip_l, clip_g, t5] = regions(table);
+        check_length(Encoder::ClipL, clip_l.length)?;
+        check_length(Encoder::ClipG, clip_g.length)?;
+        check_length(Encoder::T5, t5.length)?;
+        // From the header, not from `data`, which may have been dropped.
+        let available = header.payload_len().saturating_sub(60);
+        if available > MAX_PROMPT_DATA_LEN {
+            return Err(RequestError::PromptDataLength(available));
+        }
+        Ok(Self { request_id: prefix.request_id.get(), params, prompts, table, data })
+    }
 }
 
 #[inline(always)]

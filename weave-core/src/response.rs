@@ -19,7 +19,8 @@ use core::fmt;
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::frame::{Frame, Header, Kind, to_usize};
+use crate::bytes::to_usize;
+use crate::frame::{Frame, Header, Kind};
 use crate::limits::{
     HEADER_LEN, MAX_SIDE, MIN_SIDE, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, SIDE_STEP, STATUS_OK, VERSION,
 };
@@ -260,7 +261,7 @@ impl core::error::Error for ResponseError {}
 /// [`ResponseError`]: the response contradicts itself.
 pub fn parse<'a>(frame: &Frame<'a>) -> Result<Response<'a>, ResponseError> {
     let payload_len = frame.header().payload_len();
-    let Some((fields, after)) = frame.body().split_first_chunk::<RESPONSE_FIXED_LEN>() else {
+    let Some((fields, after)) = frame.payload().split_first_chunk::<RESPONSE_FIXED_LEN>() else {
         return Err(match frame.header().kind() {
             Kind::Response => ResponseError::Short { payload_len, need: 32 },
             _ => ResponseError::NotAResponse,

@@ -890,7 +890,7 @@ impl<'a, C: Choices> World<'a, C> {
         let worker = &mut self.workers[id.0];
         let request = match worker.input.next_frame() {
             Ok(None) => return,
-            Ok(Some(frame)) => match request::parse(&frame) {
+            Ok(Some(arrived)) => match request::parse_arrived(&arrived) {
                 Ok(request) => {
                     worker.read += 1;
                     (request.request_id, request.params)

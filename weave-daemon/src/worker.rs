@@ -55,11 +55,11 @@ pub fn serve(
     let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
     loop {
         match input.next_frame() {
-            Ok(Some(frame)) => {
+            Ok(Some(arrived)) => {
                 control.next_request();
-                match request::parse(&frame) {
+                match request::parse_arrived(&arrived) {
                     Ok(request) => answer(stream, engine, &request, control)?,
-                    Err(error) => refuse(stream, frame.request_id(), error.code(), &error)?,
+                    Err(error) => refuse(stream, arrived.request_id(), error.code(), &error)?,
                 }
             }
             Ok(None) => {
@@ -142,9 +142,7 @@ fn refuse(
     code: ErrorCode,
     text: &dyn std::fmt::Display,
 ) -> io::Result<()> {
-    let mut frame = [0; MAX_ERROR_FRAME];
-    let frame = error::emit(request_id, code, text, &mut frame).map_err(io::Error::other)?;
-    stream.write_all(frame)
+    stream.write_all(error::emit_frame(request_id, code, text, &mut [0; MAX_ERROR_FRAME]))
 }
 
 /// The request's seed, or one from the operating system's random numbers if it left the choice.

@@ -924,7 +924,7 @@ impl Router {
             (waiting_since, client.active_at) = (now, Some(now));
             self.counters.frames += 1;
             let request_id = frame.request_id();
-            let request = match request::parse(&frame) {
+            let request = match request::parse_arrived(&frame) {
                 Ok(request) => request,
                 Err(error) => {
                     log::debug!("request {request_id} of {}: {}: {error}", client.name, error.code());

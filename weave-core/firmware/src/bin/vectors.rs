@@ -11,7 +11,7 @@
 use core::fmt::{self, Write};
 
 use weave_core::error::{self, ErrorCode, ErrorMessage, ErrorParseError};
-use weave_core::frame::{Deframer, Frame, FrameError, Header, Kind, Split, split};
+use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Split, split};
 use weave_core::limits::{
     HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, MODEL_ID_SD35,
     REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
@@ -248,26 +248,29 @@ struct Check<'s> {
 
 impl Check<'_> {
     /// Compares a frame's outcome; returns whether it ends the connection.
-    fn frame(&mut self, frame: &Frame<'_>) -> Verdict<bool> {
+    fn frame(&mut self, arrived: &Arrived<'_>) -> Verdict<bool> {
         let start = self.start;
-        self.start += HEADER_LEN + frame.header().payload_len() as usize;
+        let header = arrived.header();
+        self.start += HEADER_LEN + header.payload_len() as usize;
         let outcome = self.outcomes.next().ok_or("more frames than expected")?;
         if self.vector.to_server {
-            return self.server(frame, outcome).map(|()| false);
+            return self.server(arrived, outcome).map(|()| false);
         }
-        match frame.header().kind() {
-            Kind::Response => self.response(frame, start, outcome),
-            Kind::Error => self.error(frame, outcome),
+        match (header.kind(), arrived) {
+            (Kind::Response, _) => self.response(arrived, start, outcome),
+            (Kind::Error, Arrived::Whole(frame)) => self.error(frame, outcome),
+            (Kind::Error, Arrived::Skipped(_)) => Err("an error is too long for the buffer"),
             _ => closes("W1-FRM-010", "msg_type", outcome),
         }
     }
 
-    fn server(&mut self, frame: &Frame<'_>, outcome: &'static Outcome) -> Verdict<()> {
-        match measured(&mut self.stacks.request_parse, || request::parse(frame))? {
-            Ok(request) => self.request(frame, &request, outcome),
-            Err(error) => {
+    fn server(&mut self, arrived: &Arrived<'_>, outcome: &'static Outcome) -> Verdict<()> {
+        match (measured(&mut self.stacks.request_parse, || request::parse_arrived(arrived))?, arrived) {
+            (Ok(request), Arrived::Whole(frame)) => self.request(frame, &request, outcome),
+            (Ok(_), Arrived::Skipped(_)) => Err("a request without its prompts was accepted"),
+            (Err(error), _) => {
                 let (step, field, suffix) = step(error)?;
-                self.answer(frame.request_id(), error.code(), &error, step, [field, suffix], outcome)
+                self.answer(arrived.request_id(), error.code(), &error, step, [field, suffix], outcome)
             }
         }
     }
@@ -293,8 +296,8 @@ impl Check<'_> {
         ensure(got.params.steps == *steps, "steps")?;
         ensure(got.params.cfg_scale.to_bits() == *cfg_scale_bits, "cfg_scale")?;
         ensure(got.params.seed == *seed, "seed")?;
-        // The prompts are views into the frame: where they begin is how far they are from its body.
-        let data_at = frame.body().as_ptr().addr() + REQUEST_FIXED_LEN;
+        // The prompts are views into the frame: where they begin is how far they are from its payload.
+        let data_at = frame.payload().as_ptr().addr() + REQUEST_FIXED_LEN;
         let is = |text: &str, expected: &Prompt| {
             text.as_ptr().addr() == data_at + expected.offset
                 && text.len() == expected.length
@@ -308,7 +311,7 @@ impl Check<'_> {
         let emitted = measured(&mut self.stacks.request_emit, || got.emit(&mut out))?;
         let emitted = emitted.map_err(|_| "an accepted request can't be emitted")?;
         if self.vector.same_when_emitted {
-            ensure(emitted.get(HEADER_LEN..) == Some(frame.body()), "emitted differently")?;
+            ensure(emitted.get(HEADER_LEN..) == Some(frame.payload()), "emitted differently")?;
         }
         let Ok(Split::Frame(again, [])) = split(emitted, MAX_SKIPPED_PAYLOAD) else {
             return Err("what is emitted is no frame");
@@ -370,10 +373,13 @@ impl Check<'_> {
         ensure(is_shown && !said.is_empty() && said.bytes() == read.bytes(), "the words of the answer")
     }
 
-    fn response(&mut self, frame: &Frame<'_>, start: usize, outcome: &'static Outcome) -> Verdict<bool> {
-        let header = frame.header();
-        let is_whole = frame.body().len() == header.payload_len() as usize;
-        let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>();
+    fn response(&mut self, arrived: &Arrived<'_>, start: usize, outcome: &'static Outcome) -> Verdict<bool> {
+        let header = arrived.header();
+        let front = match arrived {
+            Arrived::Whole(frame) => frame.payload(),
+            Arrived::Skipped(skipped) => skipped.front(),
+        };
+        let fields = front.first_chunk::<RESPONSE_FIXED_LEN>();
         let from_head = match fields {
             Some(fields) => {
                 measured(&mut self.stacks.response_parse, || ResponseHead::parse(header, fields))?
@@ -381,7 +387,7 @@ impl Check<'_> {
             None => Err(ResponseError::Short { payload_len: header.payload_len(), need: 32 }),
         };
         let mut pixels_here = None;
-        if is_whole {
+        if let Arrived::Whole(frame) = arrived {
             let whole = measured(&mut self.stacks.response_parse, || response::parse(frame))?;
             ensure(
                 whole.map(|whole| whole.head) == from_head.map(|(head, _)| head),
@@ -454,8 +460,8 @@ impl Check<'_> {
                 error::emit(got.request_id, got.code, words, &mut out)
             })?;
             let sent = sent.map_err(|_| "the error has no room")?;
-            let body = frame.body().get(..18 + got.message.len());
-            ensure(sent.get(HEADER_LEN..) == body, "the error is emitted differently")?;
+            let same = frame.payload().get(..18 + got.message.len());
+            ensure(sent.get(HEADER_LEN..) == same, "the error is emitted differently")?;
         }
         let mut shown = Text::new();
         // Longer texts than the buffer are cut, which is no failure of weave-core.
@@ -582,8 +588,8 @@ fn in_pieces<const N: usize>(check: &mut Check<'_>, stream: &mut Deframer<N>, cu
                 stream.next_frame()
             };
             match next {
-                Ok(Some(frame)) => {
-                    if check.frame(&frame)? {
+                Ok(Some(arrived)) => {
+                    if check.frame(&arrived)? {
                         return check.end(End::Closed);
                     }
                 }
@@ -617,7 +623,7 @@ fn in_one_piece(check: &mut Check<'_>, bytes: &[u8]) -> Verdict<()> {
     loop {
         match measured(&mut check.stacks.split, || split(rest, max_payload))? {
             Ok(Split::Frame(frame, after)) => {
-                if check.frame(&frame)? {
+                if check.frame(&Arrived::Whole(frame))? {
                     return check.end(End::Closed);
                 }
                 rest = after;
