@@ -93,12 +93,20 @@ impl Scoreboard {
         Ok(Self(Arc::new(page()?)))
     }
 
-    /// Has processes that are started inherit it, or not.
+    /// Has processes that are started from now on inherit it.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn inherit(&self, yes: bool) -> io::Result<()> {
-        Ok(fcntl_setfd(&*self.0, if yes { FdFlags::empty() } else { FdFlags::CLOEXEC })?)
+    pub fn open_to_children(&self) -> io::Result<()> {
+        Ok(fcntl_setfd(&*self.0, FdFlags::empty())?)
+    }
+
+    /// Keeps it from processes that are started from now on.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn close_to_children(&self) -> io::Result<()> {
+        Ok(fcntl_setfd(&*self.0, FdFlags::CLOEXEC)?)
     }
 
     /// For [`VARIABLE`].
