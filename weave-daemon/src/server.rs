@@ -25,7 +25,9 @@ use crate::metrics;
 use crate::proc::Process;
 use crate::process::{Lines, Worker};
 use crate::relay::Relay;
-use crate::router::{Action, ClientId, ClientOutput, Limits, Router, WorkerId, WorkerInput, no_room_answer};
+use crate::router::{
+    Action, ClientId, ClientOutput, Limits, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
+};
 use crate::scoreboard::Scoreboard;
 use crate::socket::Socket;
 use crate::stream::Stream;
@@ -109,7 +111,7 @@ struct Link {
     log: Option<WorkerLog>,
     scoreboard: Option<Scoreboard>,
     /// The worker died with its request, or part of it, still in the socket.
-    request_unread: bool,
+    unread: Unread,
     /// Made with the worker, and emptied by being made anew: what a dead one had sent is not for the next.
     relay: Relay,
 }
@@ -159,7 +161,7 @@ struct TcpDoor {
 
 /// Sockets with something left to do, each at most once.
 struct Ready {
-    list: VecDeque<Action>,
+    list: VecDeque<Who>,
     clients: Box<[bool]>,
     workers: Box<[bool]>,
 }
@@ -170,28 +172,27 @@ impl Ready {
         Self { list, clients: vec![false; clients].into(), workers: vec![false; workers].into() }
     }
 
-    fn listed(&mut self, action: Action) -> Option<&mut bool> {
-        match action {
-            Action::Client(id) => self.clients.get_mut(id.0),
-            Action::Worker(id) => self.workers.get_mut(id.0),
-            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => None,
+    fn listed(&mut self, who: Who) -> Option<&mut bool> {
+        match who {
+            Who::Client(id) => self.clients.get_mut(id.0),
+            Who::Worker(id) => self.workers.get_mut(id.0),
         }
     }
 
-    fn push(&mut self, action: Action) {
-        if let Some(listed) = self.listed(action)
+    fn push(&mut self, who: Who) {
+        if let Some(listed) = self.listed(who)
             && !std::mem::replace(listed, true)
         {
-            self.list.push_back(action);
+            self.list.push_back(who);
         }
     }
 
-    fn pop(&mut self) -> Option<Action> {
-        let action = self.list.pop_front()?;
-        if let Some(listed) = self.listed(action) {
+    fn pop(&mut self) -> Option<Who> {
+        let who = self.list.pop_front()?;
+        if let Some(listed) = self.listed(who) {
             *listed = false;
         }
-        Some(action)
+        Some(who)
     }
 }
 
@@ -249,7 +250,7 @@ impl Server {
             peer: None,
             log: None,
             scoreboard: None,
-            request_unread: false,
+            unread: Unread::Nothing,
             relay: Relay::by_copy(),
         };
         Ok(Self {
@@ -338,20 +339,20 @@ impl Server {
                     }
                     token if self.is_tcp(token) => self.tcp_event(token, now),
                     Token(token) => {
-                        let action = if let Some(client) = token.checked_sub(self.first_client()) {
-                            Action::Client(ClientId(client))
+                        let who = if let Some(client) = token.checked_sub(self.first_client()) {
+                            Who::Client(ClientId(client))
                         } else if token >= self.first_log() {
                             self.noisy = true;
                             continue;
                         } else {
-                            Action::Worker(WorkerId(token - FIRST_WORKER))
+                            Who::Worker(WorkerId(token - FIRST_WORKER))
                         };
-                        let Some(peer) = self.peer(action) else { continue };
+                        let Some(peer) = self.peer(who) else { continue };
                         peer.readable |= event.is_readable() || event.is_read_closed();
                         peer.writable |= event.is_writable();
-                        self.ready.push(action);
+                        self.ready.push(who);
                         // The peer has closed both ways: nobody will read an answer.
-                        if let (Action::Client(id), true) = (action, event.is_write_closed()) {
+                        if let (Who::Client(id), true) = (who, event.is_write_closed()) {
                             self.close_client(id, now);
                         }
                     }
@@ -399,14 +400,13 @@ impl Server {
         self.accept(now);
         self.take_actions(now);
         for _ in 0..self.ready.list.len() {
-            let Some(action) = self.ready.pop() else { break };
-            let unfinished = match action {
-                Action::Client(id) => self.turn_client(id, now),
-                Action::Worker(id) => self.turn_worker(id, now),
-                Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => false,
+            let Some(who) = self.ready.pop() else { break };
+            let unfinished = match who {
+                Who::Client(id) => self.turn_client(id, now),
+                Who::Worker(id) => self.turn_worker(id, now),
             };
             if unfinished {
-                self.ready.push(action);
+                self.ready.push(who);
             }
             self.take_actions(now);
         }
@@ -422,10 +422,10 @@ impl Server {
     fn take_actions(&mut self, now: Instant) {
         while let Some(action) = self.router.next_action() {
             match action {
-                Action::Client(_) | Action::Worker(_) => self.ready.push(action),
-                Action::Start(id) => self.start(id, now),
-                Action::Kill(id) => self.kill(id, now),
-                Action::Cancel(id, nth) => {
+                Action::Look(who) => self.ready.push(who),
+                Action::Order(id, Order::Start) => self.start(id, now),
+                Action::Order(id, Order::Kill) => self.kill(id, now),
+                Action::Order(id, Order::Cancel(nth)) => {
                     if let Some(scoreboard) = &self.links[id.0].scoreboard {
                         scoreboard.cancel(nth);
                     }
@@ -434,11 +434,10 @@ impl Server {
         }
     }
 
-    fn peer(&mut self, action: Action) -> Option<&mut Peer> {
-        match action {
-            Action::Client(id) => self.clients.get_mut(id.0)?.as_mut(),
-            Action::Worker(id) => self.links.get_mut(id.0)?.peer.as_mut(),
-            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => None,
+    fn peer(&mut self, who: Who) -> Option<&mut Peer> {
+        match who {
+            Who::Client(id) => self.clients.get_mut(id.0)?.as_mut(),
+            Who::Worker(id) => self.links.get_mut(id.0)?.peer.as_mut(),
         }
     }
 
@@ -572,7 +571,7 @@ impl Server {
             self.router.name_client(id, uid);
         }
         self.clients[id.0] = Some(Peer { stream, readable: true, writable: true });
-        self.ready.push(Action::Client(id));
+        self.ready.push(Who::Client(id));
     }
 
     fn close_client(&mut self, id: ClientId, now: Instant) {
@@ -605,7 +604,7 @@ impl Server {
         while budget > 0 {
             let Some(peer) = &mut self.clients[id.0] else { return false };
             let moved = match self.router.client_output(id, now) {
-                ClientOutput::Idle => return unread,
+                ClientOutput::Nothing => return unread,
                 ClientOutput::Close => {
                     self.close_client(id, now);
                     return false;
@@ -700,7 +699,7 @@ impl Server {
             if let Some(log) = &mut link.log {
                 log.register(self.poll.registry(), Token(first_log + id.0))?;
             }
-            (link.relay, link.request_unread) = (Relay::new(), false);
+            (link.relay, link.unread) = (Relay::new(), Unread::Nothing);
             link.worker = Some(worker);
             Ok(())
         });
@@ -709,7 +708,7 @@ impl Server {
             Err(error) => {
                 log::error!("worker {}: can't start it: {error}", id.0);
                 link.peer = None;
-                self.router.worker_down(id, Death::NotStarted, true, now);
+                self.router.worker_down(id, Death::NotStarted, Unread::Request, now);
             }
         }
     }
@@ -726,7 +725,8 @@ impl Server {
 
     /// The worker has closed its stream: it is dead or as good as that.
     fn worker_ended(&mut self, id: WorkerId, how: Outcome, now: Instant) {
-        self.links[id.0].request_unread = how == Outcome::Reset;
+        let unread = if how == Outcome::Reset { Unread::Request } else { Unread::Nothing };
+        self.links[id.0].unread = unread;
         self.kill(id, now);
     }
 
@@ -746,7 +746,7 @@ impl Server {
                 Some(line) => log::warn!("worker {}: {death}; it said last: {line}", id.0),
                 None => log::warn!("worker {}: {death}", id.0),
             }
-            self.router.worker_down(id, death, link.request_unread, now);
+            self.router.worker_down(id, death, link.unread, now);
         }
     }
 
@@ -757,7 +757,7 @@ impl Server {
             if let Some(peer) = &mut self.links[id.0].peer {
                 peer.readable = true;
             }
-            self.ready.push(Action::Worker(id));
+            self.ready.push(Who::Worker(id));
             self.reap(id, now);
         }
     }
@@ -785,7 +785,7 @@ impl Server {
             let moved = match self.router.worker_input(id) {
                 WorkerInput::Hold => return false,
                 WorkerInput::Relay(client) => {
-                    self.ready.push(Action::Client(client));
+                    self.ready.push(Who::Client(client));
                     return false;
                 }
                 WorkerInput::Buffer(buf) => match peer.read(buf) {
