@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 
-use crate::router::{ClientId, WorkerId};
+use crate::router::Who;
 use crate::stream::Stream;
 
 /// What came of reading or writing.
@@ -56,13 +56,6 @@ impl Endpoint {
         self.writable &= io != Io::Blocked;
         io
     }
-}
-
-/// Whose socket it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Client(ClientId),
-    Worker(WorkerId),
 }
 
 /// Sockets with something left to do, each at most once.

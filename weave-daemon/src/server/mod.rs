@@ -22,12 +22,14 @@ use crate::admin;
 use crate::causes::Death;
 use crate::config::{Config, ConfigError};
 use crate::counters::LoopCounters;
-use crate::router::{Action, ClientId, ClientOutput, Router, WorkerId, WorkerInput, no_room_answer};
+use crate::router::{
+    Action, ClientId, ClientOutput, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
+};
 use crate::socket::Socket;
 use crate::tcp::Tcp;
 
 use doors::{Budget, Doors, Newcomer};
-use endpoint::{Endpoint, Io, Ready, Who};
+use endpoint::{Endpoint, Io, Ready};
 use operator::{Operator, View};
 use slots::{Gone, Relayed, Slots};
 
@@ -278,11 +280,10 @@ impl Server {
     fn take_actions(&mut self, now: Instant) {
         while let Some(action) = self.router.next_action() {
             match action {
-                Action::Client(id) => self.ready.push(Who::Client(id)),
-                Action::Worker(id) => self.ready.push(Who::Worker(id)),
-                Action::Start(id) => self.start(id, now),
-                Action::Kill(id) => self.kill(id, now),
-                Action::Cancel(id, nth) => self.slots.cancel(id, nth),
+                Action::Look(who) => self.ready.push(who),
+                Action::Order(id, Order::Start) => self.start(id, now),
+                Action::Order(id, Order::Kill) => self.kill(id, now),
+                Action::Order(id, Order::Cancel(nth)) => self.slots.cancel(id, nth),
             }
         }
     }
@@ -358,7 +359,7 @@ impl Server {
         while budget > 0 {
             let Some(client) = &mut self.clients[id.0] else { return Turn::Done };
             let io = match self.router.client_output(id, now) {
-                ClientOutput::Idle => return turn,
+                ClientOutput::Nothing => return turn,
                 ClientOutput::Close => Io::Ended,
                 _ if !client.writable => return turn,
                 ClientOutput::Bytes(bytes) => {
@@ -409,7 +410,7 @@ impl Server {
             Ok(()) => self.router.worker_up(id, now),
             Err(error) => {
                 log::error!("worker {}: can't start it: {error}", id.0);
-                self.router.worker_down(id, Death::NotStarted, true, now);
+                self.router.worker_down(id, Death::NotStarted, Unread::Request, now);
             }
         }
     }
@@ -420,8 +421,8 @@ impl Server {
     }
 
     fn tell_death(&mut self, id: WorkerId, gone: Option<Gone>, now: Instant) {
-        if let Some(Gone { death, request_unread }) = gone {
-            self.router.worker_down(id, death, request_unread, now);
+        if let Some(Gone { death, unread }) = gone {
+            self.router.worker_down(id, death, unread, now);
         }
     }
 

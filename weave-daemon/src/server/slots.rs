@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::proc::Process;
 use crate::process::{Child, Lines};
 use crate::relay::{Moved, Relay};
-use crate::router::WorkerId;
+use crate::router::{Unread, WorkerId};
 use crate::scoreboard::{Progress, Scoreboard};
 use crate::stream::Stream;
 use crate::worker_log::WorkerLog;
@@ -24,8 +24,8 @@ struct Slot {
     endpoint: Option<Endpoint>,
     log: Option<WorkerLog>,
     scoreboard: Option<Scoreboard>,
-    /// The worker died with its request, or part of it, still in the socket.
-    request_unread: bool,
+    /// What the worker had not read of its request when it died.
+    unread: Unread,
     /// Made with the worker, and emptied by being made anew: what a dead one had sent is not for the next.
     relay: Relay,
 }
@@ -37,7 +37,7 @@ impl Slot {
             endpoint: None,
             log: None,
             scoreboard: None,
-            request_unread: false,
+            unread: Unread::Nothing,
             relay: Relay::by_copy(),
         }
     }
@@ -46,7 +46,7 @@ impl Slot {
 /// A worker that is gone.
 pub(super) struct Gone {
     pub(super) death: Death,
-    pub(super) request_unread: bool,
+    pub(super) unread: Unread,
 }
 
 /// What came of moving pixels from a worker to a client.
@@ -104,7 +104,7 @@ impl Slots {
             if let Some(log) = &mut slot.log {
                 log.register(registry, tokens.log(id))?;
             }
-            (slot.relay, slot.request_unread) = (Relay::new(), false);
+            (slot.relay, slot.unread) = (Relay::new(), Unread::Nothing);
             slot.child = Some(child);
             Ok(())
         });
@@ -133,7 +133,7 @@ impl Slots {
 
     /// The worker has closed its stream, in this way: it is dead or as good as that.
     pub(super) fn hung_up(&mut self, id: WorkerId, how: Io) -> Option<Gone> {
-        self.slots[id.0].request_unread = how == Io::Reset;
+        self.slots[id.0].unread = if how == Io::Reset { Unread::Request } else { Unread::Nothing };
         self.kill(id)
     }
 
@@ -153,7 +153,7 @@ impl Slots {
             Some(line) => log::warn!("worker {}: {death}; it said last: {line}", id.0),
             None => log::warn!("worker {}: {death}", id.0),
         }
-        Some(Gone { death, request_unread: slot.request_unread })
+        Some(Gone { death, unread: slot.unread })
     }
 
     /// Moves pixels to a client. `len`: what is left of the image.

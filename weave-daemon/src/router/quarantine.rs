@@ -1,4 +1,4 @@
-//! Requests that workers have died of.
+//! Quarantine: requests that workers have died of.
 //!
 //! One death is an accident; the second one of the same request within an hour is a pattern, and
 //! then the request is refused instead of being the end of a third worker. What is remembered is a
@@ -15,8 +15,8 @@ use weave_core::request::{self, Request};
 const DEATHS: u8 = 2;
 /// How long a death counts.
 const MEMORY: Duration = Duration::from_secs(3600);
-/// Requests that are remembered; the one that was seen longest ago makes place for a new one.
-const PLACES: usize = 64;
+/// Requests that are remembered; the one that was seen longest ago makes room for a new one.
+const ENTRIES: usize = 64;
 
 /// A digest of what is asked for: everything but the request_id.
 fn digest(request: &Request<'_>) -> u64 {
@@ -35,53 +35,53 @@ fn digest(request: &Request<'_>) -> u64 {
 }
 
 /// The table. Memory is taken once.
-pub(super) struct Suspects {
-    places: heapless::Vec<Suspect, PLACES>,
+pub(super) struct Quarantine {
+    entries: heapless::Vec<Entry, ENTRIES>,
 }
 
-struct Suspect {
+struct Entry {
     digest: u64,
     deaths: u8,
     last: Instant,
 }
 
-impl Suspects {
+impl Quarantine {
     pub(super) const fn new() -> Self {
-        Self { places: heapless::Vec::new() }
+        Self { entries: heapless::Vec::new() }
     }
 
     /// A worker died while it had this request, a whole frame. If the request is refused from now
     /// on: its digest.
-    pub(super) fn blame(&mut self, frame: &[u8], now: Instant) -> Option<u64> {
+    pub(super) fn record_death(&mut self, frame: &[u8], now: Instant) -> Option<u64> {
         self.forget_old(now);
         let Ok(Split::Frame(frame, _)) = split(frame, MAX_SKIPPED_PAYLOAD) else { return None };
         let digest = digest(&request::parse(&frame).ok()?);
-        if let Some(known) = self.places.iter_mut().find(|suspect| suspect.digest == digest) {
+        if let Some(known) = self.entries.iter_mut().find(|entry| entry.digest == digest) {
             known.deaths = known.deaths.saturating_add(1);
             known.last = now;
             return (known.deaths >= DEATHS).then_some(digest);
         }
-        if self.places.is_full()
-            && let Some(oldest) = (0..self.places.len()).min_by_key(|at| self.places[*at].last)
+        if self.entries.is_full()
+            && let Some(oldest) = (0..self.entries.len()).min_by_key(|at| self.entries[*at].last)
         {
-            self.places.swap_remove(oldest);
+            self.entries.swap_remove(oldest);
         }
-        // There is a place now.
-        let _ = self.places.push(Suspect { digest, deaths: 1, last: now });
+        // There is room now.
+        let _ = self.entries.push(Entry { digest, deaths: 1, last: now });
         None
     }
 
     /// Whether this request is refused.
-    pub(super) fn is_refused(&mut self, request: &Request<'_>, now: Instant) -> bool {
-        if self.places.is_empty() {
+    pub(super) fn holds(&mut self, request: &Request<'_>, now: Instant) -> bool {
+        if self.entries.is_empty() {
             return false;
         }
         self.forget_old(now);
         let digest = digest(request);
-        self.places.iter().any(|suspect| suspect.digest == digest && suspect.deaths >= DEATHS)
+        self.entries.iter().any(|entry| entry.digest == digest && entry.deaths >= DEATHS)
     }
 
     fn forget_old(&mut self, now: Instant) {
-        self.places.retain(|suspect| now.saturating_duration_since(suspect.last) < MEMORY);
+        self.entries.retain(|entry| now.saturating_duration_since(entry.last) < MEMORY);
     }
 }
