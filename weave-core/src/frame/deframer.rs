@@ -36,6 +36,8 @@ pub struct Deframer<const N: usize> {
     handed: usize,
     /// The header at `start`, once it is complete.
     header: Option<Header>,
+    /// What is kept of that frame: its header and its payload, or the payload's beginning.
+    frame_len: usize,
     /// Payload bytes of the frame at `start` that are still to be dropped.
     skip: usize,
     max_payload: u32,
@@ -49,7 +51,7 @@ impl<const N: usize> Deframer<N> {
     #[must_use]
     pub const fn new(max_payload: u32) -> Self {
         const { assert!(N > HEADER_LEN + REQUEST_FIXED_LEN) }
-        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, skip: 0, max_payload }
+        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, frame_len: 0, skip: 0, max_payload }
     }
 
     /// Forgets everything, for the next connection.
@@ -88,15 +90,13 @@ impl<const N: usize> Deframer<N> {
                 let header = Header::parse(bytes, self.max_payload)?;
                 self.header = Some(header);
                 let len = to_usize(header.payload_len);
-                if len > N.saturating_sub(HEADER_LEN) {
-                    self.skip = len.saturating_sub(REQUEST_FIXED_LEN);
-                }
+                let kept = if len > N.saturating_sub(HEADER_LEN) { REQUEST_FIXED_LEN } else { len };
+                self.frame_len = HEADER_LEN.saturating_add(kept);
+                self.skip = len.saturating_sub(kept);
                 header
             }
         };
-        let is_whole = self.is_whole(header);
-        let kept = to_usize(header.payload_len).min(if is_whole { N } else { REQUEST_FIXED_LEN });
-        let frame_len = HEADER_LEN.saturating_add(kept);
+        let frame_len = self.frame_len;
         if self.skip > 0 {
             let excess = self.pending().len().saturating_sub(frame_len).min(self.skip);
             let from = self.start.saturating_add(frame_len);
@@ -109,7 +109,7 @@ impl<const N: usize> Deframer<N> {
         self.handed = frame_len;
         self.header = None;
         let kept = self.pending().get(HEADER_LEN..frame_len).unwrap_or_default();
-        Ok(Some(if is_whole {
+        Ok(Some(if kept.len() == to_usize(header.payload_len) {
             Arrived::Whole(Frame { header, payload: kept })
         } else {
             Arrived::Skipped(Skipped { header, front: kept })
@@ -120,11 +120,6 @@ impl<const N: usize> Deframer<N> {
     #[must_use]
     pub const fn is_between_frames(&self) -> bool {
         self.end.saturating_sub(self.start) == self.handed && self.header.is_none()
-    }
-
-    /// Whether a frame is stored with all of its payload.
-    fn is_whole(&self, header: Header) -> bool {
-        to_usize(header.payload_len) <= N.saturating_sub(HEADER_LEN)
     }
 
     fn pending(&self) -> &[u8] {
