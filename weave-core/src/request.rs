@@ -92,7 +92,7 @@ fn parse_payload(header: Header, payload: &[u8]) -> Result<Request<'_>, RequestE
     let short = |Short| RequestError::Short { payload_len, need: MIN_PREFIX_PAYLOAD };
     let (after, prefix) = fixed::<RawPrefix>.parse_complete(payload).finish().map_err(short)?;
     match prefix.model_id.get() {
-        MODEL_ID_SD35 => sd35::parse(&prefix.request_id, payload_len, after),
+        MODEL_ID_SD35 => sd35::parse(prefix.request_id.get(), payload_len, after),
         other => Err(RequestError::ModelId(other)),
     }
 }
@@ -107,15 +107,16 @@ impl Request<'_> {
     pub fn emit<'o>(&self, out: &'o mut [u8]) -> Result<&'o [u8], EmitError> {
         self.params.check().map_err(EmitError::Invalid)?;
         self.prompts.check().map_err(EmitError::Invalid)?;
+        let mut table = None;
+        let prompts = self.prompts.emit(&mut table);
+        const BEFORE_TABLE: usize = size_of::<RawPrefix>() + size_of::<sd35::RawParams>();
+        let payload_len = prompts.iter().fold(BEFORE_TABLE, |sum, part| sum.saturating_add(part.len()));
+        let header = Header::emit(Kind::Request, u32::try_from(payload_len).unwrap_or(u32::MAX));
         let prefix = RawPrefix { request_id: U64::new(self.request_id), model_id: U32::new(MODEL_ID_SD35) };
         let params = self.params.emit();
-        let mut table = sd35::RawTable::default();
-        let [a, b, c, d] = self.prompts.emit(&mut table);
-        let payload = [prefix.as_bytes(), params.as_bytes(), a, b, c, d];
-        let payload_len = payload.iter().fold(0usize, |sum, part| sum.saturating_add(part.len()));
-        let header = Header::emit(Kind::Request, u32::try_from(payload_len).unwrap_or(u32::MAX));
-        let [prefix, params, ..] = payload;
-        write_parts(out, [&header, prefix, params, a, b, c, d]).map_err(EmitError::NoRoom)
+        let [a, b, c, d] = prompts;
+        write_parts(out, [&header, prefix.as_bytes(), params.as_bytes(), a, b, c, d])
+            .map_err(EmitError::NoRoom)
     }
 }
 

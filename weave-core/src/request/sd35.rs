@@ -189,13 +189,12 @@ impl<'a> Prompts<'a> {
     /// The offset table and prompt_data as they stand on the wire. `table` is the place for a table that
     /// has to be made.
     #[inline(always)]
-    pub(super) fn emit<'o>(&'o self, table: &'o mut RawTable) -> [&'o [u8]; 4] {
+    pub(super) fn emit<'o>(&'o self, table: &'o mut Option<RawTable>) -> [&'o [u8]; 4] {
         match &self.0 {
             Source::Received(prompts) => [prompts, &[], &[], &[]],
             Source::Texts(texts) => {
-                *table = table_of(texts);
                 let [clip_l, clip_g, t5] = texts.map(str::as_bytes);
-                [table.as_bytes(), clip_l, clip_g, t5]
+                [table.insert(table_of(texts)).as_bytes(), clip_l, clip_g, t5]
             }
         }
     }
@@ -237,7 +236,7 @@ impl fmt::Debug for Prompts<'_> {
 /// it may have been kept.
 #[inline(always)]
 pub(super) fn parse<'a>(
-    request_id: &U64,
+    request_id: u64,
     payload_len: u32,
     after_prefix: &'a [u8],
 ) -> Result<Request<'a>, RequestError> {
@@ -268,7 +267,7 @@ pub(super) fn parse<'a>(
         check_prompts(table, data)?;
     }
     let prompts = Prompts(Source::Received(prompts));
-    Ok(Request { request_id: request_id.get(), params, prompts })
+    Ok(Request { request_id, params, prompts })
 }
 
 /// A place in prompt_data, in bytes.
@@ -393,7 +392,7 @@ mod tests {
         Params { width: 64, height: 2048, steps: 100, cfg_scale: 0.5, seed: 0x1000_0000_0000_0001 };
 
     fn parse(payload_len: u32, bytes: &[u8]) -> Result<(Params, Prompts<'_>), RequestError> {
-        super::parse(&U64::new(7), payload_len, bytes).map(|request| (request.params, request.prompts))
+        super::parse(7, payload_len, bytes).map(|request| (request.params, request.prompts))
     }
 
     #[test]
@@ -405,7 +404,7 @@ mod tests {
     fn values_are_rebuilt_to_the_same_bytes() {
         let (params, prompts) = parse(63, &BYTES).unwrap();
         assert_eq!(params.emit().as_bytes(), &BYTES[..24]);
-        let mut table = [[U32::new(0xA5A5_A5A5); 2]; 3];
+        let mut table = None;
         assert_eq!(prompts.emit(&mut table), [&BYTES[24..], &[], &[], &[]]);
         let made = Prompts::each("a", "b", "c");
         assert_eq!(made.emit(&mut table), [&BYTES[24..48], b"a", b"b", b"c"]);

@@ -13,8 +13,9 @@ use core::fmt::{self, Write};
 use weave_core::error::{self, ErrorCode, ErrorMessage, ErrorParseError};
 use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Split, split};
 use weave_core::limits::{
-    HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, MODEL_ID_SD35,
-    REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
+    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD,
+    MAX_SKIPPED_PAYLOAD, MIN_RESPONSE_PAYLOAD, MODEL_ID_SD35, REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN,
+    RESPONSE_HEAD_LEN, STATUS_OK,
 };
 use weave_core::request::{self, Encoder, Prompts, Request, RequestError};
 use weave_core::response::{self, ResponseError, ResponseHead};
@@ -384,7 +385,9 @@ impl Check<'_> {
             Some(fields) => {
                 measured(&mut self.stacks.response_parse, || ResponseHead::parse(header, fields))?
             }
-            None => Err(ResponseError::Short { payload_len: header.payload_len(), need: 32 }),
+            None => {
+                Err(ResponseError::Short { payload_len: header.payload_len(), need: MIN_RESPONSE_PAYLOAD })
+            }
         };
         let mut pixels_here = None;
         if let Arrived::Whole(frame) = arrived {
@@ -451,7 +454,7 @@ impl Check<'_> {
         ensure(got_name == *name, "name")?;
         ensure(got.message.len() == *message_len && message.is(got.message), "error_msg")?;
         let payload_len = frame.header().payload_len() as usize;
-        ensure(payload_len - 18 - got.message.len() == *trailing, "trailing")?;
+        ensure(payload_len - ERROR_FIXED_LEN - got.message.len() == *trailing, "trailing")?;
         if self.vector.same_when_emitted
             && let Ok(words) = core::str::from_utf8(got.message)
         {
@@ -460,7 +463,7 @@ impl Check<'_> {
                 error::emit(got.request_id, got.code, words, &mut out)
             })?;
             let sent = sent.map_err(|_| "the error has no room")?;
-            let same = frame.payload().get(..18 + got.message.len());
+            let same = frame.payload().get(..ERROR_FIXED_LEN + got.message.len());
             ensure(sent.get(HEADER_LEN..) == same, "the error is emitted differently")?;
         }
         let mut shown = Text::new();
@@ -641,7 +644,7 @@ fn in_one_piece(check: &mut Check<'_>, bytes: &[u8]) -> Verdict<()> {
 }
 
 /// The longest error that a peer can send and still be read as a whole: 65,535 bytes of message.
-const CLIENT_BUFFER: usize = HEADER_LEN + 18 + 65_535;
+const CLIENT_BUFFER: usize = HEADER_LEN + ERROR_FIXED_LEN + 65_535;
 /// Vectors of up to so many bytes are read in one piece as well.
 const ONE_PIECE: usize = 32 * 1024;
 
