@@ -9,14 +9,14 @@ use std::fmt;
 
 use weave_core::error::{self, ErrorCode, ErrorParseError, Status};
 use weave_core::frame::{FrameError, Header, Kind, Split, split};
-use weave_core::limits::{HEADER_LEN, MAX_RESPONSE_PAYLOAD, RESPONSE_FIXED_LEN, VERSION};
+use weave_core::limits::{HEADER_LEN, MAX_RESPONSE_PAYLOAD, MIN_ERROR_PAYLOAD, RESPONSE_FIXED_LEN, VERSION};
 use weave_core::response::{ResponseError, ResponseHead};
 
 use crate::link::Link;
 use crate::{Error, Progress};
 
 /// As much of an error's payload as its message can reach; what a later version appends is skipped.
-const MAX_ERROR: u32 = 18 + u16::MAX as u32;
+const MAX_ERROR: u32 = MIN_ERROR_PAYLOAD + u16::MAX as u32;
 
 /// An answer up to its pixels.
 pub(crate) enum Head {
@@ -107,7 +107,7 @@ pub(crate) fn read_head(link: &mut Link) -> Result<Head, Error> {
     let header = Header::parse(&raw, MAX_RESPONSE_PAYLOAD).map_err(Nonsense::Frame)?;
     match header.kind() {
         // An error is read whatever its version: a daemon that doesn't speak ours says so in its own.
-        Kind::Response if header.version() != VERSION => Err(Nonsense::Version(header.version()).into()),
+        Kind::Response if !header.is_supported() => Err(Nonsense::Version(header.version()).into()),
         Kind::Response => read_response(link, header),
         Kind::Error => read_refusal(link, header, &raw),
         other => Err(Nonsense::Type(other.to_wire()).into()),
