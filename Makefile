@@ -1,7 +1,10 @@
 # The verbs of this project. CI calls the same ones.
 
 .DEFAULT_GOAL := build
-.PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb dist pages book check-containers check-packages test quick demo double leaks asan lint unit docs api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+.PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
+	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
+	api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal \
+	big-endian check-demo reliability bench instructions tools tools-test fetch
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
@@ -43,9 +46,11 @@ check-deb: deb ## install that in a system of its own, use it, remove it; as roo
 dist: tools ## the package, what is in it, and checksums: target/dist
 	@packaging/dist
 
-pages: ## the commands of README.md and docs/, against weaved; links
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+# What the tests in other languages start.
+programs: ## weaved without its engine, and weave, for tests: target/example/debug
+	@.ci/shared target/example "" build --quiet --bin weaved --bin weave
+
+pages: programs ## the commands of README.md and docs/, against weaved; links
 	@WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved docs/check.py
 
 book: ## the documentation as pages: target/book/html
@@ -68,8 +73,11 @@ check-containers: ## the container files, as far as that goes without an engine 
 demo: tools ## make one image with the built-in model, from nothing
 	@weave-daemon/demo/run.sh
 
-test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo check-packages pages prebuilt other-systems ## every check there is
-	@echo "make test: everything passed"
+# In quotes what is run in turn; on both sides of a bar what computes and what mostly waits, beside each other.
+test: tools-test fetch ## every check there is, and what each took
+	@.ci/test "deny lint unit" \
+		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes conform mutants" \
+		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
 quick: ## formatting, lints and the fast tests, without the engine
 	cargo fmt --check
@@ -89,7 +97,8 @@ lint: ## formatting and clippy, with and without the engine
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --locked --manifest-path fuzz/Cargo.toml --features programs,engine --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target \
+		--features programs,engine --all-targets -- -D warnings
 
 unit: ## all tests under nextest, and the documentation's examples
 	cargo nextest run --locked --workspace
@@ -107,35 +116,27 @@ deny: ## licences, sources and advisories of the dependencies
 spec: ## the vectors against their schema, and read by Kaitai Struct's parsers
 	spec/check/run
 
-example: ## the Python client that was written from the text alone, against weaved
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+example: programs ## the Python client that was written from the text alone, against weaved
 	WEAVED=target/example/debug/weaved python3 -B spec/examples/test_client.py
 
-dissector: ## the Wireshark dissector, with tshark, on the vectors and on real traffic
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+dissector: programs ## the Wireshark dissector, with tshark, on the vectors and on real traffic
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
 
-gateway: ## weave gateway with OpenAI's clients for Python and JavaScript, a browser, and clouds that misbehave
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+gateway: programs ## weave gateway with OpenAI's clients for Python and JavaScript, a browser, and clouds that misbehave
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/tests/gateway/run
 
-haproxy: ## the real HAProxy in front of three weaved, one of which is killed, stopped, drained, or hangs
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
+haproxy: programs ## the real HAProxy in front of three weaved, one of which is killed, stopped, drained, or hangs
 	WEAVED=target/example/debug/weaved python3 -B weave-daemon/deploy/test_haproxy.py
 
-kubernetes: ## the manifests for Kubernetes against its schemas, and what they start, without a cluster
-	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+kubernetes: programs ## the manifests for Kubernetes against its schemas, and what they start, without a cluster
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-daemon/deploy/kubernetes/check
 
 conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
 	conformance/run
 
 mutants: ## whether weave-conform sees deliberate defects
-	conformance/build --quiet
-	python3 -B conformance/mutants.py
+	PROFILE=dev conformance/build --quiet
+	python3 -B conformance/mutants.py $(CURDIR)/target/conform/debug/weave-conform
 
 simulator = cargo run --quiet --locked --profile checked -p weave-daemon --no-default-features --features simulator \
 	--example simulate --
@@ -143,7 +144,7 @@ simulate: ## the router in simulated worlds, from fixed seeds and a fresh one; S
 ifdef SEED
 	$(simulator) 1 $(SEED) --log
 else
-	cargo nextest run --locked -p weave-daemon --no-default-features --features simulator --test simulator
+	.ci/shared target/simulator simulator nextest --test simulator
 	$(simulator) 2000000 1
 	$(simulator) 200000 $$(od -An -N6 -tu8 /dev/urandom)
 endif
