@@ -135,12 +135,14 @@ conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Py
 	conformance/run
 
 mutants: ## whether weave-conform sees deliberate defects
-	PROFILE=dev conformance/build --quiet
-	python3 -B conformance/mutants.py $(CURDIR)/target/conform/debug/weave-conform
+	conformance/build --quiet
+	python3 -B conformance/mutants.py
 
-simulator = cargo run --quiet --locked --profile checked -p weave-daemon --no-default-features --features simulator \
-	--example simulate --
+# Fast, with everything checked, and what is not the router's as `make unit` compiles it.
+simulator = target/simulator/debug/examples/simulate
+optimised = --config profile.dev.package.weave-core.opt-level=3 --config profile.dev.package.weave-daemon.opt-level=3
 simulate: ## the router in simulated worlds, from fixed seeds and a fresh one; SEED= repeats one of them
+	.ci/shared target/simulator simulator build --quiet --example simulate $(optimised)
 ifdef SEED
 	$(simulator) 1 $(SEED) --log
 else
