@@ -20,7 +20,8 @@
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`tcp`] | listening on TCP, and the token that clients show there |
 //! | [`stream`] | a connection of either kind |
-//! | [`config`], [`model`] | settings, model files, and whether they can be used |
+//! | [`config`], [`values`] | settings: their table, their sources, and text to value and back |
+//! | [`model`] | model files, and whether they can be used |
 //! | [`admin`] | metrics and health over HTTP, for whoever runs the daemon |
 //! | [`counters`], [`metrics`], [`proc`] | what is counted, how it is shown, and what /proc says |
 //! | [`causes`] | why requests, connections and workers end |
@@ -66,5 +67,6 @@ pub mod socket;
 pub mod stream;
 pub mod systemd;
 pub mod tcp;
+mod values;
 pub mod worker;
 pub mod worker_log;
