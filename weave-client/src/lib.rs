@@ -46,13 +46,14 @@
 mod address;
 mod answer;
 mod client;
+mod error;
 mod link;
 mod socket_path;
 mod stopper;
 
 pub use address::{Address, Token};
-pub use answer::{Nonsense, Refusal};
-pub use client::{Answer, Client, Error, Image, Progress};
+pub use client::{Answer, Client, Image, Progress};
+pub use error::{Error, ErrorKind, ErrorReply, Nonsense};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use stopper::Stopper;
 pub use weave_core;

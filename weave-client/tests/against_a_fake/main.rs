@@ -14,6 +14,8 @@ mod fake;
 mod generate;
 #[cfg(feature = "cli")]
 mod inspect;
+#[cfg(feature = "gateway")]
+mod kinds;
 #[cfg(feature = "cli")]
 mod manual;
 #[cfg(feature = "cli")]

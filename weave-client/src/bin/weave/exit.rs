@@ -6,9 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use weave_client::{
-    Address, Client, Error, ErrorCode, NoSocketPath, Refusal, Status, Token, default_socket_path,
-};
+use weave_client::{Address, Client, Error, ErrorKind, NoSocketPath, Token, default_socket_path};
 
 use crate::args::Daemon;
 
@@ -164,29 +162,31 @@ impl From<NoSocketPath> for Failure {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let (exit, next) = match &error {
-            Error::Unreachable { .. } => {
-                (Exit::NoDaemon, Some("a socket is named with --socket PATH or in WEAVE_SOCKET"))
-            }
-            Error::Invalid(invalid) => (Exit::Usage, flag(invalid)),
-            Error::Refused(refusal) => (of_refusal(refusal), None),
-            Error::HungUp { .. } => (Exit::Daemon, None),
-            Error::Timeout(_) => (Exit::Timeout, Some("more time is allowed with --timeout SECONDS")),
-            Error::Nonsense(_) => (Exit::NotWeave, None),
-            _ => (Exit::Local, None),
-        };
-        Self { next, ..Self::new(exit, error) }
+/// The one table from what went wrong to the exit status.
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Invalid => Self::Usage,
+            ErrorKind::Refused => Self::Refused,
+            ErrorKind::Busy | ErrorKind::ShuttingDown => Self::Busy,
+            ErrorKind::Timeout => Self::Timeout,
+            ErrorKind::Failed | ErrorKind::HungUp => Self::Daemon,
+            ErrorKind::Unreachable => Self::NoDaemon,
+            ErrorKind::NotWeave => Self::NotWeave,
+            ErrorKind::Local => Self::Local,
+        }
     }
 }
 
-fn of_refusal(refusal: &Refusal) -> Exit {
-    match (refusal.code, refusal.status) {
-        (ErrorCode::Busy | ErrorCode::ShuttingDown, _) => Exit::Busy,
-        (ErrorCode::Timeout, _) => Exit::Timeout,
-        (_, Status::ClientError) => Exit::Refused,
-        (_, Status::ServerError) => Exit::Daemon,
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let next = match &error {
+            Error::Unreachable { .. } => Some("a socket is named with --socket PATH or in WEAVE_SOCKET"),
+            Error::Invalid(invalid) => flag(invalid),
+            Error::Timeout(_) => Some("more time is allowed with --timeout SECONDS"),
+            _ => None,
+        };
+        Self { next, ..Self::new(error.kind().into(), error) }
     }
 }
 

@@ -13,13 +13,13 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_PROMPT_LEN, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Error, Params, RequestError, Stopper};
+use weave_client::{Error, ErrorCode, ErrorKind, Params, RequestError, Stopper};
 
 use super::format::Format;
 use super::refusal::Refusal;
 use super::{Shared, log};
 use crate::generate::random_seed;
-use crate::provider::{Ask, Failed, How, Kind, Made, Name, Named};
+use crate::provider::{Ask, Failed, How, Made, Name, Named};
 
 /// The one model that a daemon has, by the protocol's name for it.
 const MODEL: &str = "sd3.5";
@@ -303,22 +303,29 @@ impl Trouble {
             Self::Failed(failed) => failed,
         };
         let message = failed.to_string();
-        match (failed.kind(), failed.local()) {
-            (Kind::Refused, Some(Error::Invalid(error))) => invalid(error),
-            (Kind::Refused, _) => Refusal::new(400, "request_refused", message),
-            (Kind::Passed, _) => Refusal::new(400, "unsupported_parameter", message),
-            (Kind::Busy, _) => {
+        let Some(kind) = failed.kind() else {
+            return Refusal::new(400, "unsupported_parameter", message);
+        };
+        match kind {
+            ErrorKind::Invalid => match failed.local() {
+                Some(Error::Invalid(error)) => invalid(error),
+                _ => Refusal::new(400, "invalid_value", message),
+            },
+            ErrorKind::Refused => Refusal::new(400, "request_refused", message),
+            ErrorKind::Busy => {
                 Refusal::new(429, "busy", message).retry_after(shared.status.retry_after().await)
             }
-            (Kind::Unavailable, _) => Refusal::new(503, "unavailable", message).retry_after(RESTART),
-            // It would take as long again.
-            (Kind::Timeout, _) => Refusal::new(504, "timeout", message).for_good(),
-            (Kind::Failed, Some(Error::Refused(refusal)))
-                if refusal.code == weave_client::ErrorCode::OutOfMemory =>
-            {
-                Refusal::new(500, "out_of_memory", message).for_good()
+            ErrorKind::ShuttingDown | ErrorKind::HungUp | ErrorKind::Unreachable => {
+                Refusal::new(503, "unavailable", message).retry_after(RESTART)
             }
-            (Kind::Failed, _) => Refusal::new(500, "generation_failed", message),
+            // It would take as long again.
+            ErrorKind::Timeout => Refusal::new(504, "timeout", message).for_good(),
+            ErrorKind::Failed | ErrorKind::NotWeave | ErrorKind::Local => match failed.local() {
+                Some(Error::Refused(reply)) if reply.code == ErrorCode::OutOfMemory => {
+                    Refusal::new(500, "out_of_memory", message).for_good()
+                }
+                _ => Refusal::new(500, "generation_failed", message),
+            },
         }
     }
 }

@@ -12,9 +12,9 @@ use rustls::crypto::ring;
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Error};
-use weave_client::Channels;
+use weave_client::{Channels, ErrorKind};
 
-use super::{Ask, Cause, How, Kind, Made, Name};
+use super::{Ask, Cause, How, Made, Name};
 use crate::exit::{Exit, Failure};
 use crate::secret::Secret;
 
@@ -93,7 +93,7 @@ impl Cloud {
         let dropped: Vec<_> =
             [("steps", ask.named.steps), ("cfg", ask.named.cfg)].into_iter().filter(|(_, is)| *is).collect();
         let answer = self.ask(&self.body(ask))?;
-        let garbage = |what: &str| Cause::Cloud(Kind::Failed, format!("its answer {what}"));
+        let garbage = |what: &str| Cause::Cloud(ErrorKind::Failed, format!("its answer {what}"));
         let answer: Value = serde_json::from_slice(&answer).map_err(|_| garbage("is no JSON"))?;
         let data = &answer["data"][0];
         let encoded = match &data["b64_json"] {
@@ -157,21 +157,21 @@ impl Cloud {
         let kind = match status {
             300..=399 => {
                 return Err(Cause::Cloud(
-                    Kind::Failed,
+                    ErrorKind::Failed,
                     format!("answered with a redirect ({status}), which isn't followed"),
                 ));
             }
             // Whoever runs this has to look after the key, the model's name, the bill.
-            401..=404 | 407 => Kind::Failed,
-            408 | 504 => Kind::Timeout,
-            429 => Kind::Busy,
-            503 => Kind::Unavailable,
-            400..=499 => Kind::Refused,
-            _ => Kind::Failed,
+            401..=404 | 407 => ErrorKind::Failed,
+            408 | 504 => ErrorKind::Timeout,
+            429 => ErrorKind::Busy,
+            503 => ErrorKind::Unreachable,
+            400..=499 => ErrorKind::Refused,
+            _ => ErrorKind::Failed,
         };
         let words = bytes.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let words = words.as_ref().and_then(|words| words["error"]["message"].as_str()).unwrap_or("");
-        let verb = if kind == Kind::Refused { "refused the request" } else { "answered" };
+        let verb = if kind == ErrorKind::Refused { "refused the request" } else { "answered" };
         let mut what = format!("{verb} ({status})");
         if !words.is_empty() {
             let _ = write!(what, ": {}", self.tame(words));
@@ -182,15 +182,15 @@ impl Cloud {
     /// Why there is no answer.
     fn broken(&self, error: &Error) -> Cause {
         let (kind, what) = match error {
-            Error::Timeout(_) => (Kind::Timeout, "gave no answer in time".to_owned()),
+            Error::Timeout(_) => (ErrorKind::Timeout, "gave no answer in time".to_owned()),
             Error::HostNotFound | Error::ConnectionFailed => {
-                (Kind::Unavailable, format!("can't be reached: {error}"))
+                (ErrorKind::Unreachable, format!("can't be reached: {error}"))
             }
             Error::BodyExceedsLimit(limit) => {
-                (Kind::Failed, format!("its answer is longer than {limit} bytes"))
+                (ErrorKind::Failed, format!("its answer is longer than {limit} bytes"))
             }
-            Error::Io(error) => (Kind::Unavailable, format!("can't be reached: {error}")),
-            error => (Kind::Failed, format!("failed: {error}")),
+            Error::Io(error) => (ErrorKind::Unreachable, format!("can't be reached: {error}")),
+            error => (ErrorKind::Failed, format!("failed: {error}")),
         };
         Cause::Cloud(kind, self.tame(&what))
     }

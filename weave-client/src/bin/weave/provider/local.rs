@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use weave_client::{Address, Client, Progress, Stopper, Token};
+use weave_client::{Address, Client, ErrorKind, Progress, Stopper, Token};
 
-use super::{Ask, Cause, Kind, Made};
+use super::{Ask, Cause, Made};
 
 /// How long after a BUSY it is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -39,7 +39,7 @@ impl Local {
                     return Ok(Made::local(image, ask.params));
                 }
                 // Who can go nowhere else hears of it at once.
-                Err(busy) if busy.kind() == Kind::Busy && !is_last => {
+                Err(busy) if busy.kind() == Some(ErrorKind::Busy) && !is_last => {
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() || stopper.wait(PAUSE.min(left)) {
                         return Err(busy);

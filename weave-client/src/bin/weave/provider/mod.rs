@@ -12,7 +12,7 @@ mod settings;
 
 use std::fmt;
 
-use weave_client::{Channels, Image, Params, Progress, Status, Stopper};
+use weave_client::{Channels, ErrorKind, Image, Params, Progress, Stopper};
 
 use self::local::Local;
 use crate::exit::{Exit, Failure};
@@ -146,7 +146,7 @@ impl Providers {
                 Ok(made) => return Ok(made),
                 Err(cause) => Attempt { by: provider.name(), cause },
             };
-            let is_over = attempt.cause.kind() == Kind::Refused || stopper.is_stopped();
+            let is_over = attempt.cause.is_refusal() || stopper.is_stopped();
             if !is_last && !is_over {
                 say(&attempt);
             }
@@ -177,48 +177,24 @@ impl fmt::Display for Attempt {
 pub(crate) enum Cause {
     Local(weave_client::Error),
     /// A cloud's call has gone wrong.
-    Cloud(Kind, String),
+    Cloud(ErrorKind, String),
     /// A cloud wasn't asked: it can't do this, which was named.
     Passed(&'static str),
 }
 
-/// What can be done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// The request is wrong, and stays so.
-    Refused,
-    /// Too many requests.
-    Busy,
-    /// Nobody there, or on the way out.
-    Unavailable,
-    /// It took too long.
-    Timeout,
-    /// It could not.
-    Failed,
-    /// It wasn't even asked.
-    Passed,
-}
-
 impl Cause {
-    pub(crate) fn kind(&self) -> Kind {
-        use weave_client::{Error as E, ErrorCode};
+    /// What can be done about it. `None`: it wasn't even asked.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
         match self {
-            Self::Cloud(kind, _) => *kind,
-            Self::Passed(_) => Kind::Passed,
-            Self::Local(error) => match error {
-                E::Invalid(_) => Kind::Refused,
-                E::Unreachable { .. } | E::HungUp { received: 0 } => Kind::Unavailable,
-                E::Timeout(_) => Kind::Timeout,
-                E::Refused(refusal) => match (refusal.code, refusal.status) {
-                    (ErrorCode::Busy, _) => Kind::Busy,
-                    (ErrorCode::ShuttingDown, _) => Kind::Unavailable,
-                    (ErrorCode::Timeout, _) => Kind::Timeout,
-                    (_, Status::ClientError) => Kind::Refused,
-                    (_, Status::ServerError) => Kind::Failed,
-                },
-                _ => Kind::Failed,
-            },
+            Self::Local(error) => Some(error.kind()),
+            Self::Cloud(kind, _) => Some(*kind),
+            Self::Passed(_) => None,
         }
+    }
+
+    /// What is wrong with the request is wrong everywhere.
+    fn is_refusal(&self) -> bool {
+        matches!(self.kind(), Some(ErrorKind::Invalid | ErrorKind::Refused))
     }
 }
 
@@ -242,12 +218,20 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// What gives most hope, unless somebody has refused the request.
-    pub(crate) fn kind(&self) -> Kind {
-        let kinds = || self.attempts.iter().map(|attempt| attempt.cause.kind());
-        let mut order =
-            [Kind::Refused, Kind::Busy, Kind::Unavailable, Kind::Timeout, Kind::Failed].into_iter();
-        order.find(|kind| kinds().any(|of| of == *kind)).unwrap_or(Kind::Passed)
+    /// What gives most hope, unless somebody has refused the request. `None`: nobody was asked.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        let hope = |kind: &ErrorKind| match kind {
+            ErrorKind::Invalid | ErrorKind::Refused => 0,
+            ErrorKind::Busy => 1,
+            ErrorKind::ShuttingDown => 2,
+            ErrorKind::HungUp => 3,
+            ErrorKind::Unreachable => 4,
+            ErrorKind::Timeout => 5,
+            ErrorKind::Failed => 6,
+            ErrorKind::NotWeave => 7,
+            ErrorKind::Local => 8,
+        };
+        self.attempts.iter().filter_map(|attempt| attempt.cause.kind()).min_by_key(hope)
     }
 
     /// What the daemon says, if nobody else was asked.
@@ -279,14 +263,8 @@ impl From<Failed> for Failure {
         {
             return error.into();
         }
-        let exit = match failed.kind() {
-            Kind::Refused => Exit::Refused,
-            Kind::Busy => Exit::Busy,
-            Kind::Unavailable => Exit::NoDaemon,
-            Kind::Timeout => Exit::Timeout,
-            Kind::Failed => Exit::Daemon,
-            Kind::Passed => Exit::Usage,
-        };
+        // Nobody could be asked for this: it is what was asked for that has to change.
+        let exit = failed.kind().map_or(Exit::Usage, Exit::from);
         Self::new(exit, failed)
     }
 }
