@@ -45,7 +45,7 @@ dist: tools ## the package, what is in it, and checksums: target/dist
 
 pages: ## the commands of README.md and docs/, against weaved; links
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+	cargo build --locked --quiet -p weave-cli --target-dir target/example
 	@WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved docs/check.py
 
 book: ## the documentation as pages: target/book/html
@@ -54,7 +54,7 @@ book: ## the documentation as pages: target/book/html
 
 # With the programs that `make demo` has built: `make check-deb` is the same for those that are for other processors.
 check-packages: ## make install, the package and the container files, with the programs for this processor
-	cargo build --release --locked --quiet -p weave-daemon -p weave-client -p weave-conformance
+	cargo build --release --locked --quiet -p weave-daemon -p weave-cli -p weave-conformance
 	@packaging/check-install
 	@rm -rf target/check-packages
 	@BUILT=target/release OUT=target/check-packages packaging/deb
@@ -71,12 +71,14 @@ demo: tools ## make one image with the built-in model, from nothing
 test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo check-packages pages prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
-quick: ## formatting, lints and the fast tests, without the engine
+# The gateway brings two thirds of the crates.
+quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
+quick: ## formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check
-	cargo clippy --locked -p weave-core -p weave-client --all-targets -- -D warnings
+	cargo clippy --locked $(quick) --all-targets -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
-	cargo nextest run --locked -p weave-core -p weave-client
-	cargo nextest run --locked -p weave-daemon --no-default-features -E 'not binary(reliability)'
+	cargo nextest run --locked $(quick)
+	WEAVE_FEATURES=--no-default-features cargo nextest run --locked -p weave-daemon --no-default-features -E 'not binary(reliability)'
 
 # The oldest compiler is Cargo.toml's to say: clippy refuses what is newer, and who repeats it repeats the same.
 oldest = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -85,7 +87,7 @@ lint: ## formatting and clippy, with and without the engine
 	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p weave-client --no-default-features --features cli --all-targets -- -D warnings
+	cargo clippy --locked -p weave-cli --no-default-features --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -113,13 +115,13 @@ example: ## the Python client that was written from the text alone, against weav
 
 dissector: ## the Wireshark dissector, with tshark, on the vectors and on real traffic
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+	cargo build --locked --quiet -p weave-cli --target-dir target/example
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
 
 gateway: ## weave gateway with OpenAI's clients for Python and JavaScript, a browser, and clouds that misbehave
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
-	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/tests/gateway/run
+	cargo build --locked --quiet -p weave-cli --target-dir target/example
+	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/gateway/tests/run
 
 haproxy: ## the real HAProxy in front of three weaved, one of which is killed, stopped, drained, or hangs
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
@@ -127,7 +129,7 @@ haproxy: ## the real HAProxy in front of three weaved, one of which is killed, s
 
 kubernetes: ## the manifests for Kubernetes against its schemas, and what they start, without a cluster
 	cargo build --locked --quiet -p weave-daemon --no-default-features --target-dir target/example
-	cargo build --locked --quiet -p weave-client --target-dir target/example
+	cargo build --locked --quiet -p weave-cli --target-dir target/example
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-daemon/deploy/kubernetes/check
 
 conform: ## weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
