@@ -71,7 +71,7 @@ demo: tools ## make one image with the built-in model, from nothing
 test: tools-test fetch lint unit double docs api deny spec example dissector gateway haproxy kubernetes conform mutants simulate fuzz-smoke units bare-metal big-endian instructions check-demo check-packages pages prebuilt other-systems ## every check there is
 	@echo "make test: everything passed"
 
-# The gateway brings two thirds of the crates.
+# The gateway takes as many crates again as all of this.
 quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
 quick: ## formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check

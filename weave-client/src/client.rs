@@ -156,7 +156,7 @@ impl Client {
         &self.address
     }
 
-    /// Has an image made and waits for it. Answers to other requests that come meanwhile are kept for
+    /// Asks for an image and waits for it. Answers to other requests that come meanwhile are kept for
     /// [`receive`](Self::receive).
     ///
     /// `prompt` is 1 to 2048 bytes without a NUL.

@@ -228,7 +228,7 @@ struct Asked {
 impl Work<'_> {
     #[cfg(feature = "gateway")]
     fn ask_providers(&mut self, providers: &Providers) -> Result<(), Failure> {
-        self.check_places()?;
+        self.check_outputs()?;
         let named = Named {
             size: self.args.width.is_some() || self.args.height.is_some(),
             steps: self.args.steps.is_some(),
@@ -236,7 +236,7 @@ impl Work<'_> {
             seed: self.args.seed != 0,
         };
         for index in 0..self.args.count {
-            let place = self.prepare(index)?;
+            let output = self.prepare(index)?;
             let ask = Ask { prompt: self.prompt.clone(), params: self.params(index), named };
             self.wait_for_next();
             let (since, waiting) = (Instant::now(), &mut self.waiting);
@@ -249,19 +249,19 @@ impl Work<'_> {
                 },
             )?;
             self.waiting.pause();
-            self.finish(place, &made, since.elapsed())?;
+            self.finish(output, &made, since.elapsed())?;
             self.made.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn check_places(&self) -> Result<(), Failure> {
+    fn check_outputs(&self) -> Result<(), Failure> {
         (0..self.args.count).try_for_each(|index| Output::check(&self.path(index), self.existing()))
     }
 
     fn ask_daemon(&mut self, client: &mut Client) -> Result<(), Failure> {
-        self.check_places()?;
-        let mut output = Some(self.prepare(0)?);
+        self.check_outputs()?;
+        let mut prepared = Some(self.prepare(0)?);
         let mut to_ask: VecDeque<u32> = (0..self.args.count).collect();
         let mut asked: Vec<Asked> = Vec::new();
         let mut most = UNDER_WAY;
@@ -295,8 +295,8 @@ impl Work<'_> {
             };
             most = UNDER_WAY.min(most + 1);
             self.waiting.pause();
-            // The first place was prepared for the first image, which may not be the first to come.
-            let place = match output.take() {
+            // It was prepared for the first image, which may not be the first to come.
+            let output = match prepared.take() {
                 Some(first) if index == 0 => first,
                 first => {
                     drop(first);
@@ -304,7 +304,7 @@ impl Work<'_> {
                 }
             };
             let made = Made::local(image, self.params(index));
-            self.finish(place, &made, since.elapsed())?;
+            self.finish(output, &made, since.elapsed())?;
             self.made.fetch_add(1, Ordering::Relaxed);
             if !(asked.is_empty() && to_ask.is_empty()) {
                 self.wait_for_next();
@@ -344,11 +344,11 @@ impl Work<'_> {
         });
     }
 
-    fn finish(&self, place: Output, made: &Made, took: Duration) -> Result<(), Failure> {
+    fn finish(&self, output: Output, made: &Made, took: Duration) -> Result<(), Failure> {
         let png = png_file::encode(made, &self.prompt).map_err(|error| {
             Failure::new(Exit::Local, format_args!("can't make a PNG of the image: {error}"))
         })?;
-        let file = place.finish(&png)?;
+        let file = output.finish(&png)?;
         if let Some(screen) = &self.screen {
             write_out(&screen.picture(made, &png))?;
         }

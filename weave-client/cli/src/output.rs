@@ -35,7 +35,7 @@ pub(crate) enum Existing {
     Replace,
 }
 
-/// A place that has been found to take an image.
+/// Where an image can be written, which was tried.
 #[derive(Debug)]
 pub(crate) enum Output {
     Stdout,

@@ -22,7 +22,7 @@ use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
 use weave_cli_base::daemon::{Daemon, SOCKET_HELP};
 use weave_cli_base::exit::{self, Exit, Failure};
-use weave_client::{Error, Params};
+use weave_client::{Error, Params, RequestError};
 
 use crate::http_error::HttpError;
 use crate::log::log;
@@ -134,7 +134,12 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
     }
     let (width, height) = args.size;
     let defaults = Params { width, height, steps: args.steps, cfg_scale: args.cfg, seed: 0 };
-    defaults.check().map_err(Error::Invalid)?;
+    defaults.check().map_err(|error| match error {
+        RequestError::Width(_) | RequestError::Height(_) => {
+            Failure::new(Exit::Usage, error).next("change it with --size WxH")
+        }
+        error => Failure::from(Error::Invalid(error)),
+    })?;
     let daemon = Daemon { socket: args.socket.clone(), token_file: args.daemon_token_file.clone() };
     let shared = Shared {
         providers: args.providers.providers(|| daemon.find(), Some(args.timeout))?,
