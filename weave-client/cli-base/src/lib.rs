@@ -1,7 +1,8 @@
 //! What the `weave` command and its gateway share, so that either is compiled without the other.
 //!
 //! Lowest first: [`exit`] says how a command ends, [`console`] writes and reads, [`daemon`] finds the daemon and
-//! [`admin`] asks it for statistics; [`image`] is an image with what made it, [`png_file`] the file that says so.
+//! [`admin`] asks it for statistics; [`arguments`] has what several commands' arguments share; [`image`] is an
+//! image with what made it, and [`png_file`] the file that says so.
 
 #![forbid(unsafe_code)]
 

@@ -18,7 +18,7 @@ use weave_cli_base::png_file;
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Client, Error, ErrorCode, Params, Progress};
 #[cfg(feature = "gateway")]
-use weave_gateway::{Ask, Named, Providers, Settings};
+use weave_gateway::{Ask, Named, ProviderSettings, Providers};
 
 use crate::interrupt;
 use crate::output::{Existing, Output, Unfinished};
@@ -103,7 +103,7 @@ pub(crate) struct Generate {
     // The last, because its heading would be that of what comes after it.
     #[cfg(feature = "gateway")]
     #[command(flatten)]
-    providers: Settings,
+    providers: ProviderSettings,
 }
 
 /// Requests under way at a time. A daemon with several workers has something to do for each.

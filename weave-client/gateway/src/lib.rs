@@ -21,5 +21,5 @@ mod state;
 mod statistics;
 mod status;
 
-pub use provider::{Ask, Attempt, Cause, Failed, Named, Providers, Settings};
+pub use provider::{Ask, Attempt, Cause, Failed, Named, ProviderSettings, Providers};
 pub use server::{Gateway, run};

@@ -26,7 +26,7 @@ use weave_client::{Error, Params, RequestError};
 
 use crate::http_error::HttpError;
 use crate::log::log;
-use crate::provider::Settings;
+use crate::provider::ProviderSettings;
 use crate::secret::Secret;
 use crate::state::Shared;
 use crate::statistics::Statistics;
@@ -113,7 +113,7 @@ pub struct Gateway {
     admin_socket: Option<PathBuf>,
 
     #[command(flatten)]
-    providers: Settings,
+    providers: ProviderSettings,
 }
 
 /// Width and height as OpenAI writes them.

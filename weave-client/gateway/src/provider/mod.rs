@@ -12,4 +12,4 @@ mod settings;
 
 pub use ask::{Ask, Cause, Named};
 pub use list::{Attempt, Failed, Providers};
-pub use settings::Settings;
+pub use settings::ProviderSettings;

@@ -19,7 +19,7 @@ const HEADING: &str = "Providers";
 /// Which providers, and how to get at them.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = HEADING)]
-pub struct Settings {
+pub struct ProviderSettings {
     /// Providers to try, in this order; a cloud gets the prompt only if it is named here
     #[arg(
         long,
@@ -93,7 +93,7 @@ pub struct Settings {
     azure_key_file: Option<PathBuf>,
 }
 
-impl Settings {
+impl ProviderSettings {
     /// Whether the daemon is among them.
     #[must_use]
     pub fn has_local(&self) -> bool {
