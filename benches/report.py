@@ -271,7 +271,7 @@ def plot(title, unit, lines):
 
 
 (here / "plots.html").write_text(
-    '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Weave: what was measured</title>\n<style>'
+    '<!doctype html>\n<!-- Made by `make bench`; do not edit. -->\n<html lang="en"><meta charset="utf-8"><title>Weave: what was measured</title>\n<style>'
     "body{font:15px system-ui,sans-serif;max-width:660px;margin:2em auto;padding:0 1em}h2{font-size:1em;margin:2em 0 0}"
     "svg{width:100%;font:12px system-ui,sans-serif}.grid{stroke:#ddd}</style>\n<h1>What was measured</h1>\n"
     "<p>Both axes are logarithmic. The figures, the machine and the commands are in RESULTS.md.</p>\n"

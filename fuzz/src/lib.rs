@@ -321,11 +321,11 @@ fn by_c(is_server: bool, stream: &[u8], cut: usize) -> Vec<u64> {
 /// What the conformance suite's reader makes of it.
 fn by_suite(is_server: bool, stream: &[u8]) -> Vec<u64> {
     let receiver = if is_server { wire::Receiver::Server } else { wire::Receiver::Client };
-    let (outcomes, end) = wire::read(receiver, stream);
+    let (expectations, end) = wire::read(receiver, stream);
     let mut numbers = Vec::new();
-    for outcome in outcomes {
-        match outcome {
-            wire::Outcome::Request { fields, prompts } => {
+    for expectation in expectations {
+        match expectation {
+            wire::Expectation::Request { fields, prompts } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([1, get("request_id"), get("width"), get("height"), get("steps")]);
                 numbers.extend([get("cfg_scale"), get("seed")]);
@@ -334,18 +334,18 @@ fn by_suite(is_server: bool, stream: &[u8]) -> Vec<u64> {
                     numbers.extend([place[0], place[1], hashed(&prompt)]);
                 }
             }
-            wire::Outcome::Answer { request_id, code, .. } => numbers.extend([2, request_id, code]),
-            wire::Outcome::Response { fields, image_data, trailing } => {
+            wire::Expectation::Answer { request_id, code, .. } => numbers.extend([2, request_id, code]),
+            wire::Expectation::Response { fields, image_data, trailing } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([3, get("request_id"), get("generation_time_ms"), get("image_width")]);
                 numbers.extend([get("image_height"), get("channels"), hashed(&image_data), trailing as u64]);
             }
-            wire::Outcome::Error { fields, message, trailing } => {
+            wire::Expectation::Error { fields, message, trailing } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([4, get("request_id"), get("status"), get("error_code"), hashed(&message)]);
                 numbers.push(trailing as u64);
             }
-            wire::Outcome::Close { because, .. } => {
+            wire::Expectation::Close { because, .. } => {
                 assert_is_required(because);
                 numbers.push(5);
             }

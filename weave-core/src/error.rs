@@ -18,8 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::bytes::{NoRoom, Short, fixed, write_parts};
 use crate::frame::{Frame, Header, Kind};
 use crate::limits::{
-    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_FRAME, MAX_ERROR_MESSAGE_LEN, STATUS_CLIENT_ERROR,
-    STATUS_SERVER_ERROR,
+    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_FRAME, MAX_ERROR_MESSAGE_LEN, MIN_ERROR_PAYLOAD,
+    STATUS_CLIENT_ERROR, STATUS_SERVER_ERROR,
 };
 
 pub use crate::code::{ErrorCode, Status};
@@ -41,6 +41,8 @@ struct LongestFrame {
     fields: RawError,
     message: [u8; MAX_ERROR_MESSAGE_LEN],
 }
+
+const _: () = assert!(size_of::<RawError>() == ERROR_FIXED_LEN);
 
 /// An error as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,47 +87,6 @@ impl fmt::Display for Text<'_> {
         Ok(())
     }
 }
-
-/// Why a frame of type 0x00FF can't be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorParseError {
-    /// The frame is of another type.
-    NotAnError,
-    /// The payload ends before the message does.
-    Short {
-        /// Bytes that the header announces.
-        payload_len: u32,
-    },
-    /// The status is neither 400 nor 500.
-    Status(u32),
-}
-
-impl ErrorParseError {
-    /// The requirement of the specification by which a client doesn't believe the error.
-    #[must_use]
-    pub const fn requirement(self) -> &'static str {
-        match self {
-            Self::NotAnError => "W1-FRM-010",
-            Self::Short { .. } => "W1-ERR-008",
-            Self::Status(_) => "W1-ERR-007",
-        }
-    }
-}
-
-impl fmt::Display for ErrorParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAnError => f.write_str("the frame is not an error"),
-            Self::Short { payload_len } => {
-                write!(f, "payload_len is {payload_len}, too short for the error that it holds")
-            }
-            Self::Status(status) => write!(f, "status is {status}, must be 400 or 500 in an error"),
-        }
-    }
-}
-
-impl core::error::Error for ErrorParseError {}
 
 /// Reads an error frame of any version: one that doesn't speak ours says so in its own. Bytes after
 /// the message are ignored.
@@ -183,7 +144,7 @@ pub fn emit_frame(
     let message_len = MAX_ERROR_MESSAGE_LEN.saturating_sub(text.0.len());
     // At most 255, so neither conversion saturates.
     let error_msg_len = u16::try_from(message_len).unwrap_or(u16::MAX);
-    frame.header = Header::emit(Kind::Error, u32::from(error_msg_len).saturating_add(18));
+    frame.header = Header::emit(Kind::Error, u32::from(error_msg_len).saturating_add(MIN_ERROR_PAYLOAD));
     frame.fields = RawError {
         request_id: U64::new(request_id),
         status: U32::new(code.status().to_wire()),
@@ -210,5 +171,127 @@ impl Write for Truncating<'_> {
     }
 }
 
-const _: () =
-    assert!(size_of::<RawError>() == ERROR_FIXED_LEN && size_of::<LongestFrame>() == MAX_ERROR_FRAME);
+/// Why a frame of type 0x00FF can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorParseError {
+    /// The frame is of another type.
+    NotAnError,
+    /// The payload ends before the message does.
+    Short {
+        /// Bytes that the header announces.
+        payload_len: u32,
+    },
+    /// The status is neither 400 nor 500.
+    Status(u32),
+}
+
+impl ErrorParseError {
+    /// The requirement of the specification by which a client doesn't believe the error.
+    #[must_use]
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::NotAnError => "W1-FRM-010",
+            Self::Short { .. } => "W1-ERR-008",
+            Self::Status(_) => "W1-ERR-007",
+        }
+    }
+}
+
+impl fmt::Display for ErrorParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnError => f.write_str("the frame is not an error"),
+            Self::Short { payload_len } => {
+                write!(f, "payload_len is {payload_len}, too short for the error that it holds")
+            }
+            Self::Status(status) => write!(f, "status is {status}, must be 400 or 500 in an error"),
+        }
+    }
+}
+
+impl core::error::Error for ErrorParseError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Split, split};
+    use crate::limits::MAX_RESPONSE_PAYLOAD;
+
+    #[rustfmt::skip]
+    static FRAME: [u8; 39] = [
+        0x57, 0x45, 0x56, 0x45, 0, 1, 0, 0xFF, 0, 0, 0, 23, 0, 0, 0, 0, // header
+        1, 2, 3, 4, 5, 6, 7, 8, // request_id
+        0, 0, 1, 0xF4, // status
+        0, 0, 0, 23, // error_code
+        0, 5, // error_msg_len
+        b'l', b'a', b't', b'e', b'r',
+    ];
+    const ID: u64 = 0x0102_0304_0506_0708;
+
+    fn parse_bytes(bytes: &[u8]) -> Result<ErrorMessage<'_>, ErrorParseError> {
+        match split(bytes, MAX_RESPONSE_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => parse(&frame),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn known_bytes_are_taken_apart() {
+        let message = ErrorMessage {
+            request_id: ID,
+            status: Status::ServerError,
+            code: ErrorCode::Busy,
+            message: b"later",
+        };
+        assert_eq!(parse_bytes(&FRAME), Ok(message));
+    }
+
+    #[test]
+    fn values_are_rebuilt_to_the_same_bytes() {
+        let mut out = [0xA5; MAX_ERROR_FRAME];
+        assert_eq!(emit_frame(ID, ErrorCode::Busy, "later", &mut out), FRAME);
+        assert!(out[FRAME.len()..].iter().all(|byte| *byte == 0xA5), "written beyond the frame");
+        let mut out = [0xA5; FRAME.len()];
+        let no_room = NoRoom { need: FRAME.len(), have: FRAME.len() - 1 };
+        assert_eq!(emit(ID, ErrorCode::Busy, "later", &mut out[1..]), Err(no_room));
+        assert_eq!(emit(ID, ErrorCode::Busy, "later", &mut out), Ok(&FRAME[..]));
+    }
+
+    #[test]
+    fn a_message_is_cut_at_the_end_of_a_character() {
+        for before in 0..4 {
+            let mut out = [0xA5; MAX_ERROR_FRAME];
+            // Characters of three bytes, moved on by some of one; the last piece would fit, but comes too late.
+            let message = format_args!("{:.before$}{:宇>90}{}", "---", "", "-");
+            let frame = emit_frame(0, ErrorCode::Internal, message, &mut out);
+            let kept = parse_bytes(frame).unwrap().message;
+            assert_eq!(kept.len(), before + (MAX_ERROR_MESSAGE_LEN - before) / 3 * 3);
+            assert!(core::str::from_utf8(kept).unwrap().ends_with('宇'));
+        }
+    }
+
+    #[test]
+    fn a_message_whose_display_fails_is_sent_as_far_as_it_came() {
+        struct Fails;
+
+        impl fmt::Display for Fails {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("later").and(Err(fmt::Error))
+            }
+        }
+
+        let mut out = [0xA5; MAX_ERROR_FRAME];
+        assert_eq!(emit_frame(ID, ErrorCode::Busy, Fails, &mut out), FRAME);
+    }
+
+    #[test]
+    fn every_length_before_the_end_of_the_message_is_short() {
+        for payload_len in 0..23u32 {
+            let mut bytes = FRAME;
+            bytes[8..12].copy_from_slice(&payload_len.to_be_bytes());
+            let short = ErrorParseError::Short { payload_len };
+            assert_eq!(parse_bytes(&bytes[..HEADER_LEN + payload_len as usize]), Err(short));
+        }
+    }
+}

@@ -119,6 +119,12 @@ impl Header {
         self.version
     }
 
+    /// Whether that is a version that this crate speaks.
+    #[must_use]
+    pub const fn is_supported(&self) -> bool {
+        self.version == VERSION
+    }
+
     /// What the frame carries.
     #[must_use]
     pub const fn kind(&self) -> Kind {

@@ -36,8 +36,8 @@ pub struct Deframer<const N: usize> {
     handed: usize,
     /// The header at `start`, once it is complete.
     header: Option<Header>,
-    /// Payload bytes of the frame at `start` that are still to be dropped.
-    skip: usize,
+    /// Payload bytes of that frame that were dropped.
+    dropped: usize,
     max_payload: u32,
 }
 
@@ -49,12 +49,12 @@ impl<const N: usize> Deframer<N> {
     #[must_use]
     pub const fn new(max_payload: u32) -> Self {
         const { assert!(N > HEADER_LEN + REQUEST_FIXED_LEN) }
-        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, skip: 0, max_payload }
+        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, dropped: 0, max_payload }
     }
 
     /// Forgets everything, for the next connection.
     pub fn reset(&mut self) {
-        (self.start, self.end, self.handed, self.skip) = (0, 0, 0, 0);
+        (self.start, self.end, self.handed, self.dropped) = (0, 0, 0, 0);
         self.header = None;
     }
 
@@ -87,44 +87,47 @@ impl<const N: usize> Deframer<N> {
                 };
                 let header = Header::parse(bytes, self.max_payload)?;
                 self.header = Some(header);
-                let len = to_usize(header.payload_len);
-                if len > N.saturating_sub(HEADER_LEN) {
-                    self.skip = len.saturating_sub(REQUEST_FIXED_LEN);
-                }
                 header
             }
         };
-        let is_whole = self.is_whole(header);
-        let kept = to_usize(header.payload_len).min(if is_whole { N } else { REQUEST_FIXED_LEN });
-        let frame_len = HEADER_LEN.saturating_add(kept);
-        if self.skip > 0 {
-            let excess = self.pending().len().saturating_sub(frame_len).min(self.skip);
-            let from = self.start.saturating_add(frame_len);
-            self.close_gap(from, from.saturating_add(excess));
-            self.skip = self.skip.saturating_sub(excess);
+        let len = to_usize(header.payload_len);
+        if len > N.saturating_sub(HEADER_LEN) {
+            return Ok(self.skip(header, len).map(Arrived::Skipped));
         }
-        if self.skip > 0 || self.pending().len() < frame_len {
-            return Ok(None);
+        let payload = self.take(HEADER_LEN.saturating_add(len));
+        Ok(payload.map(|payload| Arrived::Whole(Frame { header, payload })))
+    }
+
+    /// Drops what has come of a payload of `len` bytes, but for its beginning.
+    #[cold]
+    fn skip(&mut self, header: Header, len: usize) -> Option<Skipped<'_>> {
+        const KEPT: usize = HEADER_LEN + REQUEST_FIXED_LEN;
+        let missing = len.saturating_sub(REQUEST_FIXED_LEN).saturating_sub(self.dropped);
+        let excess = self.pending().len().saturating_sub(KEPT).min(missing);
+        let from = self.start.saturating_add(KEPT);
+        self.close_gap(from, from.saturating_add(excess));
+        if excess < missing {
+            self.dropped = self.dropped.saturating_add(excess);
+            return None;
+        }
+        self.dropped = 0;
+        self.take(KEPT).map(|front| Skipped { header, front })
+    }
+
+    /// Hands out a frame of `frame_len` bytes, or what was kept of it, if it is there: all but its header.
+    fn take(&mut self, frame_len: usize) -> Option<&[u8]> {
+        if self.pending().len() < frame_len {
+            return None;
         }
         self.handed = frame_len;
         self.header = None;
-        let kept = self.pending().get(HEADER_LEN..frame_len).unwrap_or_default();
-        Ok(Some(if is_whole {
-            Arrived::Whole(Frame { header, payload: kept })
-        } else {
-            Arrived::Skipped(Skipped { header, front: kept })
-        }))
+        self.pending().get(HEADER_LEN..frame_len)
     }
 
     /// Whether the stream could end here without cutting a frame.
     #[must_use]
     pub const fn is_between_frames(&self) -> bool {
         self.end.saturating_sub(self.start) == self.handed && self.header.is_none()
-    }
-
-    /// Whether a frame is stored with all of its payload.
-    fn is_whole(&self, header: Header) -> bool {
-        to_usize(header.payload_len) <= N.saturating_sub(HEADER_LEN)
     }
 
     fn pending(&self) -> &[u8] {

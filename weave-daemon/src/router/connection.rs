@@ -1,11 +1,5 @@
 //! One client's connection: how far it has come, what it may still send, what it has still to take.
-//!
-//! ```text
-//! Free ──accept──▶ Open ──eof──▶ HalfClosed ──last answer taken──▶ (closed) ──▶ Free
-//!                   │                                                 ▲
-//!                   ├─ a frame can't be followed, frame timeout ─▶ Closing, one error goes out
-//!                   └─ stall or idle timeout, its image can't be finished ─▶ Closing, nothing goes out
-//! ```
+//! The module above has its picture.
 
 use std::fmt;
 use std::ops::{Index, IndexMut};

@@ -164,6 +164,11 @@ impl Jobs {
         &mut self.table[index.0]
     }
 
+    /// Whether this client waits for a job.
+    pub(super) fn is_of(&self, index: JobId, client: ClientId) -> bool {
+        self.table[index.0].client == Some(client)
+    }
+
     /// Jobs that wait for a worker.
     pub(super) const fn queued_len(&self) -> usize {
         self.queued_len

@@ -29,33 +29,17 @@
 //! `tick` takes the instant at which the driver began to ask who is ready: late is who was late by
 //! then and still has nothing to say, not whose words lay there while the driver itself stood still.
 //!
-//! # Memory
-//! Memory is fixed: a table of connections, a table of jobs, one small output buffer a connection. It
-//! is reserved at the start, and what was never needed is never touched. An answer never waits for
-//! memory: a job's own slot holds the error that ends it until the client takes it, and input of a
-//! client whose output is full is not read.
-//!
-//! # Fairness
-//! No client can hold up the others for long: clients with waiting requests are served in turns, each
-//! has a bounded number of them, and a client that takes its image too slowly while others wait is
-//! closed.
+//! # Memory and fairness
+//! Memory is reserved at the start, and what was never needed is never touched. An answer never waits
+//! for memory: a job's own slot holds the error that ends it until the client takes it, and input of a
+//! client whose output is full is not read. Clients with waiting requests are served in turns, each has
+//! a bounded number of them, and one that takes its image too slowly while others wait is closed.
 //!
 //! # How it is built
-//! Two machines below a coordinator. [`requests`] knows what is *owed*: connections, jobs, errors that
-//! wait for room. [`worker`] knows who *works*. This file lets them meet: jobs go to idle workers,
-//! images to clients, and a death on either side is told to the other.
-//!
-//! | file | holds | its states |
-//! | --- | --- | --- |
-//! | `interface` | what crosses the border to a driver | |
-//! | `requests` | admission, errors that wait, how jobs end | |
-//! | `connection` | one connection | Free, Open, HalfClosed, Closing |
-//! | `jobs` | whose turn it is | Free, Queued, Running, Failed |
-//! | `worker` | one worker | Down, Starting, Parked, Idle, Busy, Ending |
-//! | `answer` | reading a worker's answer | |
-//! | `agenda` | whom to look at, what to order, when to wake | |
-//! | `refusal` | the router's own no | |
-//! | `quarantine` | requests that workers died of | |
+//! Two machines below a coordinator. [`requests`] knows what is *owed*: connections ([`connection`]),
+//! jobs ([`jobs`]), errors that wait for room. [`worker`] knows who *works*, and [`answer`] reads what a
+//! worker says. This file lets them meet: jobs go to idle workers, images to clients, and a death on
+//! either side is told to the other. Both write down in the [`agenda`] what the driver is to do.
 //!
 //! ```text
 //! connection:  Open ──eof──▶ HalfClosed ──last answer taken──▶ closed
@@ -97,13 +81,11 @@ mod worker;
 use std::time::{Duration, Instant};
 
 use weave_core::error::ErrorCode;
-use weave_core::limits::MAX_REQUEST_FRAME;
-use weave_core::request::{Params, Prompts, Request};
 
-use crate::causes::{Cut, Death, Kill};
+use crate::causes::{Death, Kill};
 use crate::counters::Counters;
 use agenda::Due;
-use answer::{Asked, Heard, Violation};
+use answer::{Heard, Violation};
 use connection::{Pressure, State};
 pub use interface::{
     Abandoned, Action, ClientId, ClientOutput, LEAST_PROGRESS, Limits, Order, Unread, Who, WorkerId,
@@ -114,38 +96,23 @@ use refusal::Refusal;
 pub use refusal::no_room_answer;
 use requests::Requests;
 use shared::Shared;
-use worker::{Afterwards, Audience, Busy, Life, Pool, Reading, Task};
-
-/// What a worker has to make before it is given a request: enough to have all of the model in place.
-const WARM_UP: Request<'static> = Request {
-    request_id: 0,
-    params: Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 },
-    prompts: Prompts::same("warm-up"),
-};
+use worker::{Afterwards, Busy, Late, Life, Pool, Reading, Task};
 
 /// See the module's documentation.
 pub struct Router {
     requests: Requests,
     pool: Pool,
     shared: Shared,
-    /// The request that each new worker has to answer; empty if none.
-    warm_up: Box<[u8]>,
 }
 
 impl Router {
     /// A router whose workers are all to be started. `now` is the clock's first reading.
-    ///
-    /// # Panics
-    /// Never: the warm-up is a request like any other.
     #[must_use]
     pub fn new(limits: Limits, now: Instant) -> Self {
-        let mut frame = [0; MAX_REQUEST_FRAME];
-        let warm_up = WARM_UP.emit(&mut frame).expect("the warm-up keeps to the protocol's bounds");
         Self {
             requests: Requests::new(&limits),
-            pool: Pool::new(limits.workers, now),
+            pool: Pool::new(&limits, now),
             shared: Shared::new(limits, now),
-            warm_up: if limits.warm_up { warm_up.into() } else { Box::default() },
         }
     }
 
@@ -217,9 +184,7 @@ impl Router {
     /// Takes other limits, besides those that memory was taken for and those that workers start with.
     /// A worker's task keeps the deadline that it was given.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
-        let Limits { connections, queue, workers, warm_up, .. } = self.shared.limits;
-        self.shared.limits = Limits { connections, queue, workers, warm_up, ..limits };
-        self.shared.agenda.wake_by(now);
+        self.shared.set_limits(limits, now);
     }
 
     /// Takes no new requests, refuses those that wait, lets those that run finish until the drain
@@ -248,14 +213,7 @@ impl Router {
 
     /// A client has connected. `None`: there is no room for one more ([`no_room_answer`]).
     pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
-        let counters = &mut self.shared.counters;
-        let Some(id) = self.requests.connections.open(now) else {
-            counters.refused_full += 1;
-            counters.error(ErrorCode::Busy);
-            return None;
-        };
-        counters.connections += 1;
-        counters.most_clients = counters.most_clients.max(self.requests.connections.len());
+        let id = self.requests.accept(&mut self.shared, now)?;
         self.rearm_client(id);
         Some(id)
     }
@@ -300,8 +258,10 @@ impl Router {
 
     /// What to write next.
     pub fn client_output(&mut self, id: ClientId, now: Instant) -> ClientOutput<'_> {
-        if self.requests.fill_output(id, &mut self.shared) {
-            self.send_held_image(id);
+        if self.requests.fill_output(id, &mut self.shared)
+            && let Some((worker, head)) = self.pool.release_held(|job| self.requests.jobs.is_of(job, id))
+        {
+            self.requests.connections[id].push_head(head, worker);
         }
         if self.requests.connections[id].time_output(now) {
             self.rearm_client(id);
@@ -360,13 +320,7 @@ impl Router {
 
     /// The worker can be talked to.
     pub fn worker_up(&mut self, id: WorkerId, now: Instant) {
-        self.shared.counters.worker_starts += 1;
-        self.pool[id].given = 0;
-        if self.warm_up.is_empty() || self.shared.draining.is_some() {
-            self.pool.rest(id, &mut self.shared, now);
-        } else {
-            self.pool.give(id, Task::WarmUp, &mut self.shared, now);
-        }
+        self.pool.came_up(id, &mut self.shared, now);
         self.settle(now);
     }
 
@@ -404,8 +358,8 @@ impl Router {
         let Some(Busy { task, written, .. }) = self.pool[id].busy() else { return &[] };
         let request = match task {
             Task::Job(job) => self.requests.jobs.get(*job).frame(),
-            Task::WarmUp => &self.warm_up,
-            Task::Cancelled { .. } => &[],
+            Task::WarmUp => self.pool.warm_up(),
+            Task::Cancelled(_) => &[],
         };
         request.get(*written..).unwrap_or_default()
     }
@@ -436,15 +390,13 @@ impl Router {
     /// `n` bytes were read into [`WorkerInput::Buffer`].
     pub fn worker_received(&mut self, id: WorkerId, n: usize, now: Instant) {
         let worker = &mut self.pool[id];
-        let Life::Busy(Busy { task, .. }) = worker.life else { return };
-        let asked = match task {
-            Task::WarmUp => Asked::by(&WARM_UP),
-            Task::Job(job) => self.requests.jobs.get(job).asked,
-            Task::Cancelled { asked, .. } => asked,
-        };
+        let Life::Busy(Busy { asked, .. }) = worker.life else { return };
         match worker.answer.filled(n, asked) {
             Ok(Heard::More) => return,
-            Ok(Heard::Head(len)) => self.head_came(id, asked, len, now),
+            Ok(Heard::Head(len)) => {
+                let audience = self.audience(id);
+                self.pool.head_came(id, len, audience, &mut self.shared, now);
+            }
             Ok(Heard::Error(code)) => self.error_came(id, code, now),
             Err(violation) => self.kill_for(id, violation, now),
         }
@@ -498,8 +450,7 @@ impl Router {
     }
 
     fn worker_due(&self, id: WorkerId) -> Option<Due<worker::Timeout>> {
-        let audience = self.audience(id).map_or(Audience::Nobody, |_| Audience::Client);
-        self.pool.due(id, audience, &self.shared)
+        self.pool.due(id, self.audience(id), &self.shared)
     }
 
     fn client_due(&self, id: ClientId) -> Option<Due<connection::Timeout>> {
@@ -513,63 +464,34 @@ impl Router {
     }
 
     fn worker_timed_out(&mut self, id: WorkerId, why: worker::Timeout, now: Instant) {
+        let refusal = Refusal::Timeout { limit: self.shared.limits.generation };
         match why {
-            worker::Timeout::Start => self.pool.start(id, &mut self.shared),
-            worker::Timeout::Generation => {
-                let refusal = Refusal::Timeout { limit: self.shared.limits.generation };
-                if let Some(job) = self.cancel(id, Kill::TooSlow, now) {
-                    self.requests.fail(job, refusal, &mut self.shared);
-                } else {
+            worker::Timeout::Job(Late::Head) => match self.cancel(id, Kill::TooSlow, now) {
+                Some(job) => self.requests.fail(job, refusal, &mut self.shared),
+                None => {
                     log::error!("worker {}: generation timeout; killing it", id.0);
                     self.kill_and_fail(id, refusal, now);
                 }
-            }
-            worker::Timeout::Cancel(why) => {
-                log::error!("worker {}: cancel timeout, it is not free; killing it", id.0);
-                let is_at_fault = why == Kill::TooSlow;
-                let then = if is_at_fault { Afterwards::BackOff } else { Afterwards::Restart };
-                self.pool.kill(id, why, then, &mut self.shared);
-            }
-            worker::Timeout::Pixels => {
+            },
+            worker::Timeout::Job(Late::Pixels) => {
                 log::error!("worker {}: its image stood still; killing it", id.0);
                 self.kill_and_fail(id, Refusal::WorkerViolation, now);
             }
-            worker::Timeout::Idle(limit) => {
-                log::info!("worker {}: idle for {limit:?}; ending it until it is needed", id.0);
-                self.pool.kill(id, Kill::Parked, Afterwards::Park, &mut self.shared);
-            }
+            why => self.pool.timed_out(id, why, &mut self.shared),
         }
     }
 
     fn client_timed_out(&mut self, id: ClientId, why: connection::Timeout, now: Instant) {
-        let (name, limits) = (self.requests.connections[id].name, self.shared.limits);
         match why {
-            connection::Timeout::Stall => {
-                log::warn!("{name}: stall timeout, it took too little of its answer; closing");
-                self.shared.counters.cut(Cut::Stalled);
+            connection::Timeout::Stall | connection::Timeout::Idle => {
+                self.requests.log_close(id, why, &mut self.shared);
                 self.close(id, now);
             }
             connection::Timeout::Frame => {
-                log::warn!("{name}: frame timeout, not complete after {:?}; closing", limits.frame);
-                self.shared.counters.cut(Cut::HalfFrame);
-                let why = format_args!(
-                    "a frame was not complete {} s after it was begun; send it at once, and connect anew",
-                    limits.frame.as_secs_f32()
-                );
-                self.requests.reject_stream(id, ErrorCode::Timeout, why, &mut self.shared);
+                self.requests.frame_timed_out(id, &mut self.shared);
                 self.drop_requests(id, now);
             }
-            connection::Timeout::Idle => {
-                log::info!("{name}: idle timeout, no request for {:?}; closing", limits.idle);
-                self.shared.counters.cut(Cut::Idle);
-                self.close(id, now);
-            }
-            connection::Timeout::Queue => {
-                if let Some(job) = self.requests.jobs.take_queued(id) {
-                    let refusal = Refusal::QueueWait { limit: limits.queue_wait };
-                    self.requests.fail(job, refusal, &mut self.shared);
-                }
-            }
+            connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared),
         }
     }
 
@@ -599,7 +521,8 @@ impl Router {
         while let Some(id) = self.pool.idle()
             && let Some(job) = self.requests.start_next(id, &mut self.shared, now)
         {
-            self.pool.give(id, Task::Job(job), &mut self.shared, now);
+            let asked = self.requests.jobs.get(job).asked;
+            self.pool.give(id, Task::Job(job), asked, &mut self.shared, now);
         }
         let missing = self.requests.jobs.queued_len().saturating_sub(self.pool.coming());
         self.pool.unpark(missing, &mut self.shared, now);
@@ -614,26 +537,11 @@ impl Router {
         self.rearm_client(id);
     }
 
-    /// If an image waits for this client's output, which has room for its head, it goes out now.
-    fn send_held_image(&mut self, id: ClientId) {
-        for worker_id in self.pool.ids() {
-            let worker = &mut self.pool[worker_id];
-            if let Life::Busy(Busy { task: Task::Job(job), reading, .. }) = &mut worker.life
-                && let Reading::Held(len) = *reading
-                && self.requests.jobs.get(*job).client == Some(id)
-            {
-                *reading = Reading::Pixels(len);
-                self.requests.connections[id].push_head(worker.answer.head(), worker_id);
-                return;
-            }
-        }
-    }
-
     /// Who gets what this worker sends.
     fn audience(&self, id: WorkerId) -> Option<ClientId> {
         match self.pool[id].busy()?.task {
             Task::Job(job) => self.requests.jobs.get(job).client,
-            Task::WarmUp | Task::Cancelled { .. } => None,
+            Task::WarmUp | Task::Cancelled(_) => None,
         }
     }
 
@@ -644,27 +552,6 @@ impl Router {
         if holds_up { Pressure::OthersWait } else { Pressure::None }
     }
 
-    /// The head of a worker's response is there; `len` bytes follow.
-    fn head_came(&mut self, id: WorkerId, asked: Asked, len: usize, now: Instant) {
-        let Some(Busy { task, since, .. }) = self.pool[id].busy().copied() else { return };
-        let counters = &mut self.shared.counters;
-        match task {
-            Task::WarmUp => counters.warm_ups += 1,
-            // It was quicker than the word that it need not.
-            Task::Cancelled { .. } => counters.pixels += asked.pixels(),
-            Task::Job(_) => {
-                counters.generation.observe(now.saturating_duration_since(since));
-                counters.pixels += asked.pixels();
-            }
-        }
-        if let Some(client) = self.audience(id) {
-            self.shared.agenda.mark_client(client);
-            self.pool.head_came(id, len, Audience::Client, &mut self.shared, now);
-        } else {
-            self.pool.head_came(id, len, Audience::Nobody, &mut self.shared, now);
-        }
-    }
-
     /// A worker's answer is an error.
     fn error_came(&mut self, id: WorkerId, code: ErrorCode, now: Instant) {
         let worker = &self.pool[id];
@@ -673,7 +560,7 @@ impl Router {
             Some(Task::Job(job)) => {
                 self.requests.answer(job, code, worker.answer.frame(), &mut self.shared);
             }
-            Some(Task::Cancelled { .. }) | None => {}
+            Some(Task::Cancelled(_)) | None => {}
         }
         self.pool.answered(id, &mut self.shared, now);
     }
@@ -683,8 +570,8 @@ impl Router {
     /// Has a worker cancel its job, which is the caller's from then on. `None`: it was not asked to.
     fn cancel(&mut self, id: WorkerId, why: Kill, now: Instant) -> Option<JobId> {
         let Task::Job(job_id) = self.pool[id].busy()?.task else { return None };
-        let job = self.requests.jobs.get(job_id);
-        self.pool.cancel(id, job, why, &mut self.shared, now).ok().map(|()| job_id)
+        let len = self.requests.jobs.get(job_id).len();
+        self.pool.cancel(id, len, why, &mut self.shared, now).ok().map(|()| job_id)
     }
 
     /// Kills a worker that broke the protocol.
@@ -696,12 +583,7 @@ impl Router {
     /// Kills a worker that can't be left alive, and fails the job that it has.
     fn kill_and_fail(&mut self, id: WorkerId, refusal: Refusal, now: Instant) {
         let had = self.pool[id].busy().copied();
-        let why = match refusal {
-            Refusal::Timeout { .. } => Kill::TooSlow,
-            Refusal::ShuttingDown => Kill::ShuttingDown,
-            _ => Kill::Violation,
-        };
-        self.pool.kill(id, why, Afterwards::BackOff, &mut self.shared);
+        self.pool.kill(id, refusal.kills_as(), Afterwards::BackOff, &mut self.shared);
         let Some(Busy { task: Task::Job(job), written, .. }) = had else { return };
         if refusal == Refusal::WorkerViolation && written < self.requests.jobs.get(job).len() {
             // It can't have begun with the request, which goes to another worker when this one is gone.
@@ -713,14 +595,7 @@ impl Router {
 
     /// A worker that is gone, or is being killed, has begun with this job.
     fn fail_begun(&mut self, id: WorkerId, job: JobId, refusal: Refusal, now: Instant) {
-        let Requests { connections, jobs, .. } = &mut self.requests;
-        if let Some(client) = jobs.get(job).client
-            && connections[client].relay == Some(id)
-        {
-            // Half a frame is out: only closing tells the client so.
-            log::warn!("{}: its image can't be finished; closing", connections[client].name);
-            self.shared.counters.cut(Cut::HalfImage);
-            self.requests.leave(job);
+        if let Some(client) = self.requests.end_transfer(job, id, &mut self.shared) {
             self.close(client, now);
         }
         self.requests.fail(job, refusal, &mut self.shared);
@@ -740,7 +615,7 @@ impl Router {
         self.requests.drop_waiting(id, &mut self.shared);
         for worker_id in self.pool.ids() {
             if let Some(job) = self.pool[worker_id].job()
-                && self.requests.jobs.get(job).client == Some(id)
+                && self.requests.jobs.is_of(job, id)
             {
                 self.requests.leave(job);
                 self.drop_given(worker_id, job, now);

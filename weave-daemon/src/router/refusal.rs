@@ -6,7 +6,7 @@ use std::time::Duration;
 use weave_core::error::{self, ErrorCode};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::causes::{Death, Reason};
+use crate::causes::{Death, Kill, Reason};
 
 /// How many workers may die before one has begun with a request, until the request is refused. A
 /// worker that can't load its model dies so every time.
@@ -49,6 +49,15 @@ impl Refusal {
             Self::Quarantined => Reason::Quarantined,
             Self::WorkerDied(_) => Reason::WorkerDied,
             Self::WorkerViolation => Reason::WorkerViolation,
+        }
+    }
+
+    /// Why a worker is killed whose job is refused so.
+    pub(super) const fn kills_as(self) -> Kill {
+        match self {
+            Self::Timeout { .. } => Kill::TooSlow,
+            Self::ShuttingDown => Kill::ShuttingDown,
+            _ => Kill::Violation,
         }
     }
 

@@ -67,6 +67,19 @@ impl Requests {
 
     // ---------------------------------------------------------------- what arrives
 
+    /// A client has connected. `None`: there is no room for one more.
+    pub(super) fn accept(&mut self, shared: &mut Shared, now: Instant) -> Option<ClientId> {
+        let counters = &mut shared.counters;
+        let Some(id) = self.connections.open(now) else {
+            counters.refused_full += 1;
+            counters.error(ErrorCode::Busy);
+            return None;
+        };
+        counters.connections += 1;
+        counters.most_clients = counters.most_clients.max(self.connections.len());
+        Some(id)
+    }
+
     /// Looks at the frames that have arrived, as long as an immediate answer has room. `hopeless`: no
     /// worker comes up; this is how one of them died.
     pub(super) fn take_frames(
@@ -260,6 +273,23 @@ impl Requests {
         }
     }
 
+    /// A worker won't finish a job. If its pixels were on their way, half a frame is out, and only
+    /// closing tells the client so: the connection that the caller has to close.
+    pub(super) fn end_transfer(
+        &mut self,
+        id: JobId,
+        worker: WorkerId,
+        shared: &mut Shared,
+    ) -> Option<ClientId> {
+        let client = self.jobs.get(id).client?;
+        let connection = &mut self.connections[client];
+        connection.relay.take_if(|relay| *relay == worker)?;
+        log::warn!("{}: its image can't be finished; closing", connection.name);
+        shared.counters.cut(Cut::HalfImage);
+        self.leave(id);
+        Some(client)
+    }
+
     /// A worker died while it had this job.
     pub(super) fn blame(&mut self, id: JobId, worker: WorkerId, shared: &mut Shared, now: Instant) {
         if let Some(digest) = self.quarantine.record_death(self.jobs.get(id).frame(), now) {
@@ -286,6 +316,37 @@ impl Requests {
             self.finish(job, Outcome::Error(self.jobs.get(job).code()), shared);
         }
         self.connections[id].takes_head()
+    }
+
+    /// The connection is about to be closed for this.
+    pub(super) fn log_close(&self, id: ClientId, why: Timeout, shared: &mut Shared) {
+        let name = self.connections[id].name;
+        if why == Timeout::Idle {
+            log::info!("{name}: idle timeout, no request for {:?}; closing", shared.limits.idle);
+            shared.counters.cut(Cut::Idle);
+        } else {
+            log::warn!("{name}: stall timeout, it took too little of its answer; closing");
+            shared.counters.cut(Cut::Stalled);
+        }
+    }
+
+    /// A frame was begun, and its end has not come in time.
+    pub(super) fn frame_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
+        let limit = shared.limits.frame;
+        log::warn!("{}: frame timeout, not complete after {limit:?}; closing", self.connections[id].name);
+        shared.counters.cut(Cut::HalfFrame);
+        let why = format_args!(
+            "a frame was not complete {} s after it was begun; send it at once, and connect anew",
+            limit.as_secs_f32()
+        );
+        self.reject_stream(id, ErrorCode::Timeout, why, shared);
+    }
+
+    /// This client's oldest request has waited for too long.
+    pub(super) fn queue_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
+        if let Some(job) = self.jobs.take_queued(id) {
+            self.fail(job, Refusal::QueueWait { limit: shared.limits.queue_wait }, shared);
+        }
     }
 
     /// When this connection runs out of time next, and for what.

@@ -20,4 +20,11 @@ impl Shared {
         agenda.wake_by(now);
         Self { limits, agenda, counters: Counters::default(), draining: None }
     }
+
+    /// Takes other limits, besides those that memory was taken for and those that workers start with.
+    pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
+        let Limits { connections, queue, workers, warm_up, .. } = self.limits;
+        self.limits = Limits { connections, queue, workers, warm_up, ..limits };
+        self.agenda.wake_by(now);
+    }
 }

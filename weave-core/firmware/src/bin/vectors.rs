@@ -11,10 +11,11 @@
 use core::fmt::{self, Write};
 
 use weave_core::error::{self, ErrorCode, ErrorMessage, ErrorParseError};
-use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Split, split};
+use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Skipped, Split, split};
 use weave_core::limits::{
-    HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, MODEL_ID_SD35,
-    REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
+    ERROR_FIXED_LEN, HEADER_LEN, MAGIC, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD,
+    MAX_SKIPPED_PAYLOAD, MIN_REQUEST_PAYLOAD, MIN_RESPONSE_PAYLOAD, MODEL_ID_SD35, REQUEST_FIXED_LEN,
+    RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
 };
 use weave_core::request::{self, Encoder, Prompts, Request, RequestError};
 use weave_core::response::{self, ResponseError, ResponseHead};
@@ -258,8 +259,8 @@ impl Check<'_> {
         }
         match (header.kind(), arrived) {
             (Kind::Response, _) => self.response(arrived, start, outcome),
-            (Kind::Error, Arrived::Whole(frame)) => self.error(frame, outcome),
-            (Kind::Error, Arrived::Skipped(_)) => Err("an error is too long for the buffer"),
+            (Kind::Error, Arrived::Whole(frame)) => self.error(frame, header.payload_len(), outcome),
+            (Kind::Error, Arrived::Skipped(skipped)) => self.skipped_error(skipped, outcome),
             _ => closes("W1-FRM-010", "msg_type", outcome),
         }
     }
@@ -384,7 +385,9 @@ impl Check<'_> {
             Some(fields) => {
                 measured(&mut self.stacks.response_parse, || ResponseHead::parse(header, fields))?
             }
-            None => Err(ResponseError::Short { payload_len: header.payload_len(), need: 32 }),
+            None => {
+                Err(ResponseError::Short { payload_len: header.payload_len(), need: MIN_RESPONSE_PAYLOAD })
+            }
         };
         let mut pixels_here = None;
         if let Arrived::Whole(frame) = arrived {
@@ -430,7 +433,27 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn error(&mut self, frame: &Frame<'_>, outcome: &'static Outcome) -> Verdict<bool> {
+    /// An error that is longer than the buffer, by what a later version appended: it is read as if it
+    /// ended where it was cut.
+    fn skipped_error(&mut self, skipped: &Skipped<'_>, outcome: &'static Outcome) -> Verdict<bool> {
+        let header = skipped.header();
+        let mut bytes = [0; HEADER_LEN + REQUEST_FIXED_LEN];
+        let parts: [&[u8]; 6] = [
+            &MAGIC,
+            &header.version().to_be_bytes(),
+            &header.kind().to_wire().to_be_bytes(),
+            &MIN_REQUEST_PAYLOAD.to_be_bytes(),
+            &[0; 4],
+            skipped.front(),
+        ];
+        bytes.iter_mut().zip(parts.into_iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        match split(&bytes, MAX_RESPONSE_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => self.error(&frame, header.payload_len(), outcome),
+            _ => Err("the front of an error is no frame"),
+        }
+    }
+
+    fn error(&mut self, frame: &Frame<'_>, payload_len: u32, outcome: &'static Outcome) -> Verdict<bool> {
         let got: ErrorMessage<'_> = match measured(&mut self.stacks.error_parse, || error::parse(frame))? {
             Ok(got) => got,
             Err(ErrorParseError::Short { .. }) => return closes("W1-ERR-008", "payload_len", outcome),
@@ -450,8 +473,7 @@ impl Check<'_> {
         };
         ensure(got_name == *name, "name")?;
         ensure(got.message.len() == *message_len && message.is(got.message), "error_msg")?;
-        let payload_len = frame.header().payload_len() as usize;
-        ensure(payload_len - 18 - got.message.len() == *trailing, "trailing")?;
+        ensure(payload_len as usize - ERROR_FIXED_LEN - got.message.len() == *trailing, "trailing")?;
         if self.vector.same_when_emitted
             && let Ok(words) = core::str::from_utf8(got.message)
         {
@@ -460,7 +482,7 @@ impl Check<'_> {
                 error::emit(got.request_id, got.code, words, &mut out)
             })?;
             let sent = sent.map_err(|_| "the error has no room")?;
-            let same = frame.payload().get(..18 + got.message.len());
+            let same = frame.payload().get(..ERROR_FIXED_LEN + got.message.len());
             ensure(sent.get(HEADER_LEN..) == same, "the error is emitted differently")?;
         }
         let mut shown = Text::new();
@@ -641,7 +663,7 @@ fn in_one_piece(check: &mut Check<'_>, bytes: &[u8]) -> Verdict<()> {
 }
 
 /// The longest error that a peer can send and still be read as a whole: 65,535 bytes of message.
-const CLIENT_BUFFER: usize = HEADER_LEN + 18 + 65_535;
+const CLIENT_BUFFER: usize = HEADER_LEN + ERROR_FIXED_LEN + 65_535;
 /// Vectors of up to so many bytes are read in one piece as well.
 const ONE_PIECE: usize = 32 * 1024;
 
