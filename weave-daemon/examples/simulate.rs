@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let Report { events, requests, images, errors, closed, deaths, cancelled } = report;
     println!(
         "{events} events in {worlds} worlds from seed {seed}: {requests} requests, {images} images, {errors} errors, \
-         {closed} connections closed, {deaths} workers dead, {cancelled} requests given up; {:.1} s",
+         {closed} connections closed, {deaths} workers dead, {cancelled} requests cancelled; {:.1} s",
         started.elapsed().as_secs_f64()
     );
     ExitCode::SUCCESS

@@ -112,7 +112,7 @@ pub struct Counters {
     pub worker_deaths: [u64; Death::NAMES.len()],
     /// Workers that were ended from this side, by [`Kill`].
     pub worker_kills: [u64; Kill::NAMES.len()],
-    /// Requests that a worker was told to give up, by the reason for which it is ended if it doesn't.
+    /// Requests that a worker was told to cancel, by the reason for which it is killed if it doesn't.
     pub worker_cancels: [u64; Kill::NAMES.len()],
     /// From that word to a worker that is free.
     pub cancel: Histogram,
@@ -172,7 +172,7 @@ impl Counters {
         self.worker_kills[why as usize] += 1;
     }
 
-    /// A worker is told to give up what it does.
+    /// A worker is told to cancel what it does.
     pub fn worker_cancelled(&mut self, why: Kill) {
         self.worker_cancels[why as usize] += 1;
     }

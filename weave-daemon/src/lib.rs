@@ -13,14 +13,15 @@
 //! | [`relay`] | pixels from a worker's socket to a client's, without a copy |
 //! | [`worker`] | an engine on a stream |
 //! | [`worker_log`] | what a worker writes on its standard error |
-//! | [`scoreboard`] | how far a worker is, and what it is to give up |
+//! | [`scoreboard`] | how far a worker is, and which request it is to cancel |
 //! | [`engine`] | stable-diffusion.cpp, and test pictures |
-//! | [`process`] | starts, watches and ends workers |
+//! | [`process`] | starts, watches and ends the children that are workers |
 //! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`tcp`] | listening on TCP, and the token that clients show there |
 //! | [`stream`] | a connection of either kind |
-//! | [`config`], [`values`] | settings: their table, their sources, and text to value and back |
+//! | [`config`] | settings: their table, their sources, and what is decided where none was set |
+//! | `values` | text to value and back, for settings and for the engine |
 //! | [`model`] | model files, and whether they can be used |
 //! | [`admin`] | metrics and health over HTTP, for whoever runs the daemon |
 //! | [`counters`], [`metrics`], [`proc`] | what is counted, how it is shown, and what /proc says |
@@ -28,6 +29,7 @@
 //! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
+//! | `simulator` | a world that tries to break the router, for tests and fuzzing |
 //! | [`systemd`] | sockets that were handed over, readiness, the watchdog |
 //!
 //! This library exists for the `weaved` program and its tests; its interface follows their needs.

@@ -8,21 +8,24 @@ const ABOUT: &str = "image generation behind a Unix socket";
 
 /// Command lines, and what they are for.
 const USAGE: [(&str, &str); 7] = [
-    ("weaved [serve] [SETTINGS]", "listen, queue requests, and have a worker draw"),
+    ("weaved [serve] [SETTINGS]", "listen for clients, queue their requests, and run them on workers"),
     (
         "weaved worker --connect PATH [SETTINGS]",
-        "serve requests on a socket that somebody else listens on, until it is closed or standard input ends \
+        "connect to a socket and serve the requests on it, until it is closed or standard input ends \
          (--socket-path is the same)",
     ),
-    ("weaved check [SETTINGS]", "say whether all that it takes to serve is there"),
-    ("weaved config [--json] [SETTINGS]", "say what the settings are and where they come from"),
-    ("weaved status [SETTINGS]", "ask the running daemon whether it is ready"),
-    ("weaved devices [--json|--names] [SETTINGS]", "say what the engine can compute on, and its memory"),
+    ("weaved check [SETTINGS]", "check settings, model files, devices and sockets without serving"),
+    ("weaved config [--json] [SETTINGS]", "print the settings, and where each comes from"),
+    ("weaved status [SETTINGS]", "ask the running daemon whether it is ready; needs its admin socket"),
+    (
+        "weaved devices [--json|--names] [SETTINGS]",
+        "list the devices that the engine can compute on, and their memory",
+    ),
     ("weaved manual", "print this as a page for man(1)"),
 ];
 
 const SOURCES: &str = "Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
-                       SIGHUP reads them again; it can change those with a star, the others take a restart:";
+                       SIGHUP reloads them; those with a star change at once, the others take a restart:";
 
 /// Flags that are no settings.
 const OTHERS: [(&str, &str); 4] = [
@@ -36,7 +39,7 @@ const OTHERS: [(&str, &str); 4] = [
 ];
 
 const EXIT_CODES: [(&str, &str); 6] = [
-    ("0", "stopped by SIGTERM or SIGINT, or all is well"),
+    ("0", "stopped by SIGTERM or SIGINT, or success"),
     ("1", "failure, or not ready"),
     ("2", "usage"),
     ("69", "another daemon has the socket"),

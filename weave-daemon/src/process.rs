@@ -93,7 +93,7 @@ pub struct Lines {
     pub stream: UnixStream,
     /// Its log, where it has one of its own.
     pub log: Option<WorkerLog>,
-    /// How far it is, and what it is to give up.
+    /// How far it is, and which request it is to cancel.
     pub scoreboard: Scoreboard,
 }
 

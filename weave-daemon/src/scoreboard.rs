@@ -1,7 +1,7 @@
-//! A page that a worker and the daemon share: how far the worker is, and which request it is to give up.
+//! A page that a worker and the daemon share: how far the worker is, and which request it is to cancel.
 //!
 //! Weave v1 has a place for neither, and a worker whose engine works doesn't read its stream. A signal
-//! could say "give up", but not what: one that comes late would hit the next request. Here the request is
+//! could say "cancel", but not what: one that comes late would hit the next request. Here the request is
 //! named, by its number on the worker's stream, so that it can't. The page is an anonymous file of the
 //! kernel, read and written by system calls: nothing is mapped, so that no worker can do harm with it,
 //! and a step of an engine takes far longer than a call.
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-/// Where in the page the daemon writes the number of the request to give up.
+/// Where in the page the daemon writes the number of the request to cancel.
 const CANCELLED_AT: u64 = 0;
 /// Where the worker writes its progress: phase, step and steps, in one word.
 const PROGRESS_AT: u64 = 8;
@@ -121,7 +121,7 @@ impl Scoreboard {
         Control { page: Some(self.clone()), request: 0 }
     }
 
-    /// Has the worker give up the `nth` request that it was given, counted from 1, if it is busy with
+    /// Has the worker cancel the `nth` request that it was given, counted from 1, if it is busy with
     /// that or has yet to begin.
     pub fn cancel(&self, nth: u64) {
         // Fails only if there is no memory for the page; then the worker is ended when its time is over.
@@ -207,7 +207,7 @@ impl Control {
         self.request += 1;
     }
 
-    /// Whether the present request is to be given up.
+    /// Whether the present request is cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         let is_named = |page: &Scoreboard| page.read(CANCELLED_AT) == self.request;

@@ -15,12 +15,12 @@ use weave_core::response::ResponseHead;
 
 use crate::config::{Config, EngineKind};
 use crate::engine::pattern::Pattern;
-use crate::engine::{Engine, Image, Job};
+use crate::engine::{Engine, Generation, Image};
 use crate::logger;
 use crate::scoreboard::{Control, Phase};
 
 /// Makes the engine that the settings ask for and serves it on `stream`. `control` says how far it is, and
-/// what it is to give up.
+/// which request it is to cancel.
 ///
 /// # Errors
 /// The engine can't be made, or the stream failed.
@@ -99,7 +99,7 @@ fn answer(
         log::info!("request {id}: prompt {:?}", request.prompts.clip_l());
     }
     let started = Instant::now();
-    let result = engine.generate(&Job { params, prompt: request.prompts.clip_l() }, control);
+    let result = engine.generate(&Generation { params, prompt: request.prompts.clip_l() }, control);
     let took = started.elapsed();
     match result {
         Ok(image) => {

@@ -7,7 +7,7 @@ use weave_core::error::ErrorCode;
 use weave_core::request::Params;
 use weave_daemon::engine::sdcpp::Sdcpp;
 use weave_daemon::engine::tuning::Tuning;
-use weave_daemon::engine::{Engine, EngineError, Image, Job};
+use weave_daemon::engine::{Engine, EngineError, Generation, Image};
 use weave_daemon::model::ModelFiles;
 use weave_daemon::scoreboard::{Control, Phase, Scoreboard};
 
@@ -20,8 +20,8 @@ fn load(model: ModelFiles) -> Result<Sdcpp, String> {
     Sdcpp::load(model, Tuning::default(), 1, &Control::none())
 }
 
-fn job(prompt: &str) -> Job<'_> {
-    Job {
+fn job(prompt: &str) -> Generation<'_> {
+    Generation {
         params: Params { width: 64, height: 64, steps: 4, cfg_scale: 1.0, seed: 0x0123_4567_89AB_CDEF },
         prompt,
     }
@@ -78,7 +78,7 @@ fn an_engine_that_replaces_seeds_is_given_none_of_those() {
     let mut engine = engine();
     let mut with = |seed| {
         let job = job("seed");
-        engine.generate(&Job { params: Params { seed, ..job.params }, ..job }, &Control::none())
+        engine.generate(&Generation { params: Params { seed, ..job.params }, ..job }, &Control::none())
     };
     for seed in [1, 7, u64::from(u32::MAX), i64::MAX.cast_unsigned()] {
         assert_eq!(with(seed).unwrap().pixels()[3..11], seed.to_ne_bytes());
@@ -121,7 +121,7 @@ fn give_up(engine: &mut Sdcpp, prompt: &str, when: impl Fn(Phase, u32) -> bool +
             panic!("it did not get that far");
         });
         let job = job(prompt);
-        let job = Job { params: Params { steps: 100, ..job.params }, ..job };
+        let job = Generation { params: Params { steps: 100, ..job.params }, ..job };
         let error = engine.generate(&job, &control).err().unwrap();
         assert_eq!(error, EngineError::cancelled());
         watcher.join().unwrap().elapsed()

@@ -14,7 +14,7 @@ use weave_core::request::{Params, Prompts, Request};
 use weave_daemon::demo;
 use weave_daemon::engine::sdcpp::Sdcpp;
 use weave_daemon::engine::tuning::Tuning;
-use weave_daemon::engine::{Engine, EngineError, Job};
+use weave_daemon::engine::{Engine, EngineError, Generation};
 use weave_daemon::model::ModelFiles;
 use weave_daemon::proc::Process;
 use weave_daemon::scoreboard::{Control, Phase, Progress, Scoreboard};
@@ -32,11 +32,11 @@ fn engine() -> Sdcpp {
 
 const PROMPT: &str = "a red circle on a blue background";
 
-fn job(steps: u32, seed: u64) -> Job<'static> {
-    Job { params: Params { width: 64, height: 64, steps, cfg_scale: 1.0, seed }, prompt: PROMPT }
+fn job(steps: u32, seed: u64) -> Generation<'static> {
+    Generation { params: Params { width: 64, height: 64, steps, cfg_scale: 1.0, seed }, prompt: PROMPT }
 }
 
-fn pixels(engine: &mut Sdcpp, job: &Job<'_>) -> Vec<u8> {
+fn pixels(engine: &mut Sdcpp, job: &Generation<'_>) -> Vec<u8> {
     engine.generate(job, &Control::none()).unwrap().pixels().to_vec()
 }
 

@@ -12,7 +12,7 @@ use allocator::Watched;
 use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::ImageSize;
-use weave_daemon::engine::{Engine, EngineError, Image, Job};
+use weave_daemon::engine::{Engine, EngineError, Generation, Image};
 use weave_daemon::scoreboard::Control;
 use weave_daemon::worker;
 
@@ -54,7 +54,7 @@ impl Drop for Buffer {
 struct Prepared(Option<Buffer>);
 
 impl Engine for Prepared {
-    fn generate(&mut self, job: &Job<'_>, _: &Control) -> Result<Image, EngineError> {
+    fn generate(&mut self, job: &Generation<'_>, _: &Control) -> Result<Image, EngineError> {
         let size = ImageSize::new(job.params.width, job.params.height, 3).unwrap();
         Image::new(size, self.0.take().unwrap())
     }

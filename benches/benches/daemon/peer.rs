@@ -12,7 +12,7 @@ use weave_core::frame::Header;
 use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::ImageSize;
-use weave_daemon::engine::{Engine, EngineError, Image, Job};
+use weave_daemon::engine::{Engine, EngineError, Image, Generation};
 use weave_daemon::scoreboard::Control;
 
 /// A connection to whatever serves, and room for what it sends.
@@ -154,7 +154,7 @@ pub(crate) fn this(args: &[&str]) -> Command {
 struct Ready(Vec<(ImageSize, Arc<[u8]>)>);
 
 impl Engine for Ready {
-    fn generate(&mut self, job: &Job<'_>, _: &Control) -> Result<Image, EngineError> {
+    fn generate(&mut self, job: &Generation<'_>, _: &Control) -> Result<Image, EngineError> {
         let size = ImageSize::new(job.params.width, job.params.height, 3).expect("a size of v1");
         let known = self.0.iter().find(|(known, _)| *known == size).map(|(_, pixels)| Arc::clone(pixels));
         let pixels = known.unwrap_or_else(|| {

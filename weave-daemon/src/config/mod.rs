@@ -102,29 +102,29 @@ pub struct Config {
     pub warm_up: Option<bool>,
     /// Requests that may wait.
     pub queue: usize,
-    /// Clients at once.
+    /// Client connections at once.
     pub connections: usize,
     /// Requests of one client that are not answered yet.
     pub in_flight: usize,
-    /// Longest time between the first and the last byte of a request.
+    /// Frame timeout: from the first to the last byte of a request.
     pub frame_timeout: Duration,
-    /// Longest time that a client may stay that wants nothing.
+    /// Idle timeout of a connection without a request.
     pub idle_timeout: Duration,
-    /// Longest time that a request may wait for a worker.
+    /// Queue timeout: how long a request may wait for a worker.
     pub queue_timeout: Duration,
-    /// Longest time for one image.
+    /// Generation timeout of one image.
     pub generation_timeout: Duration,
-    /// Longest time that a client may take next to nothing of its answer.
+    /// Stall timeout of a client that reads next to nothing of its answer.
     pub stall_timeout: Duration,
-    /// The same while other clients' requests wait.
+    /// Stall timeout while other clients' requests wait.
     pub busy_stall_timeout: Duration,
     /// What becomes of a running request whose client has gone.
     pub abandoned: Abandoned,
-    /// Longest time in which a worker may come free of a request that it is to give up.
+    /// Cancel timeout: how long a worker may take to cancel a request until it is killed.
     pub cancel_timeout: Duration,
-    /// How long a worker may have nothing to do until it is ended; `None`: it stays.
+    /// Idle timeout of a worker, after which it is ended until it is needed; `None`: it stays.
     pub worker_idle_timeout: Option<Duration>,
-    /// Longest time that running work may take after SIGTERM.
+    /// Drain timeout: how long running requests may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Least severe messages that are logged.
     pub log: log::LevelFilter,

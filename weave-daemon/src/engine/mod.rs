@@ -18,7 +18,7 @@ use crate::scoreboard::Control;
 
 /// What to draw: a request whose ranges are checked and whose seed is drawn.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
+pub struct Generation<'a> {
     /// Size, steps, guidance; the seed is not 0.
     pub params: Params,
     /// The text, for all encoders. Has no NUL.
@@ -69,7 +69,7 @@ pub struct EngineError {
 }
 
 impl EngineError {
-    /// The answer to a request that was given up. Nobody waits for it.
+    /// The answer to a request that was cancelled. Nobody waits for it.
     #[must_use]
     pub fn cancelled() -> Self {
         Self { code: ErrorCode::Internal, text: "given up: nobody waits for this image any more".to_owned() }
@@ -84,10 +84,10 @@ impl fmt::Display for EngineError {
 
 /// Something that turns a prompt into pixels, one image at a time.
 pub trait Engine {
-    /// Draws one image. The same job gives the same pixels. Tells `control` how far it is, and ends with
-    /// [`EngineError::cancelled`] within a step once that says that the job is cancelled.
+    /// Draws one image. The same generation gives the same pixels. Tells `control` how far it is, and ends with
+    /// [`EngineError::cancelled`] within a step once that says that the generation is cancelled.
     ///
     /// # Errors
     /// [`EngineError`]; the engine can be used again after it.
-    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError>;
+    fn generate(&mut self, generation: &Generation<'_>, control: &Control) -> Result<Image, EngineError>;
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use weave_core::error::ErrorCode;
 use weave_core::response::ImageSize;
 
-use super::{Engine, EngineError, Image, Job};
+use super::{Engine, EngineError, Generation, Image};
 use crate::scoreboard::{Control, Phase};
 use crate::values::seconds;
 
@@ -132,10 +132,10 @@ impl Pattern {
 }
 
 impl Engine for Pattern {
-    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError> {
+    fn generate(&mut self, generation: &Generation<'_>, control: &Control) -> Result<Image, EngineError> {
         self.requests += 1;
-        let fault = self.faults.at(self.requests, job.prompt);
-        let steps = job.params.steps;
+        let fault = self.faults.at(self.requests, generation.prompt);
+        let steps = generation.params.steps;
         for step in 0..steps {
             control.report(Phase::Sample, step, steps);
             if fault != Some(Kind::Hang) && control.is_cancelled() {
@@ -159,16 +159,16 @@ impl Engine for Pattern {
             }
             None => {}
         }
-        let size = ImageSize::new(job.params.width, job.params.height, 3)
+        let size = ImageSize::new(generation.params.width, generation.params.height, 3)
             .map_err(|error| EngineError { code: ErrorCode::Internal, text: error.to_string() })?;
-        Image::new(size, draw(self.look, size, job))
+        Image::new(size, draw(self.look, size, generation))
     }
 }
 
 /// Draws the picture. Public so that a test can say what an answer must be.
 #[must_use]
-pub fn draw(look: Look, size: ImageSize, job: &Job<'_>) -> Vec<u8> {
-    let [red, green, blue, ..] = hash(job.prompt, job.params.seed).to_le_bytes();
+pub fn draw(look: Look, size: ImageSize, generation: &Generation<'_>) -> Vec<u8> {
+    let [red, green, blue, ..] = hash(generation.prompt, generation.params.seed).to_le_bytes();
     let row = |pixel: &dyn Fn(u32) -> [u8; 3]| (0..size.width()).flat_map(pixel).collect::<Vec<u8>>();
     let mut pixels = Vec::with_capacity(usize::try_from(size.data_len()).unwrap_or(0));
     match look {

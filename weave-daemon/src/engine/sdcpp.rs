@@ -23,7 +23,7 @@ use weave_core::response::ImageSize;
 use super::device::{self, Device};
 use super::memory::{Learned, Pool, Said, Shape};
 use super::tuning::{self, MemoryLimit, Tiling, Tuning};
-use super::{Engine, EngineError, Image, Job};
+use super::{Engine, EngineError, Generation, Image};
 use crate::logger;
 use crate::model::ModelFiles;
 use crate::scoreboard::{Control, Phase};
@@ -80,9 +80,9 @@ impl Sdcpp {
     ///
     /// # Errors
     /// OUT_OF_MEMORY: it does not fit.
-    fn shape(&self, job: &Job<'_>) -> Result<Shape, EngineError> {
+    fn shape(&self, generation: &Generation<'_>) -> Result<Shape, EngineError> {
         let tile = Some(u32::from(self.tuning.vae_tile_size) * 8);
-        let Params { width, height, .. } = job.params;
+        let Params { width, height, .. } = generation.params;
         let whole = Shape { width, height, tile: None };
         let tiled = Shape { tile, ..whole };
         if self.tuning.tiles(width, height) {
@@ -297,7 +297,7 @@ impl Drop for Context {
 }
 
 impl Engine for Sdcpp {
-    fn generate(&mut self, job: &Job<'_>, control: &Control) -> Result<Image, EngineError> {
+    fn generate(&mut self, generation: &Generation<'_>, control: &Control) -> Result<Image, EngineError> {
         CONTROL.set(control.clone());
         let lost = |error: &str| {
             log::error!("engine: {error}");
@@ -305,10 +305,10 @@ impl Engine for Sdcpp {
             EngineError { code: ErrorCode::GpuError, text }
         };
         self.recover().map_err(|error| lost(&error))?;
-        let shape = self.shape(job)?;
+        let shape = self.shape(generation)?;
         let tuning = &self.tuning;
         let context = self.context.as_ref().ok_or_else(|| lost("there is no context"))?;
-        let (result, is_sound) = context.generate(job, shape, tuning);
+        let (result, is_sound) = context.generate(generation, shape, tuning);
         if result.is_ok() {
             let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
             self.learned.add(&said, shape, tuning);
@@ -322,10 +322,15 @@ impl Engine for Sdcpp {
 
 impl Context {
     /// Draws one image, and says whether the context can be used again.
-    fn generate(&self, job: &Job<'_>, shape: Shape, tuning: &Tuning) -> (Result<Image, EngineError>, bool) {
+    fn generate(
+        &self,
+        generation: &Generation<'_>,
+        shape: Shape,
+        tuning: &Tuning,
+    ) -> (Result<Image, EngineError>, bool) {
         // As long as the engine was not called.
         let mut status = sys::sdcpp_status::SDCPP_NULL_ARGUMENT;
-        let result = self.draw(job, shape, tuning, &mut status);
+        let result = self.draw(generation, shape, tuning, &mut status);
         // Where the engine says no and returns in its own time, it has cleaned up. An exception went
         // through code that didn't expect it, and an image that is none comes from who knows what.
         let is_sound = match status {
@@ -341,13 +346,14 @@ impl Context {
 
     fn draw(
         &self,
-        job: &Job<'_>,
+        generation: &Generation<'_>,
         shape: Shape,
         tuning: &Tuning,
         status: &mut sys::sdcpp_status,
     ) -> Result<Image, EngineError> {
         let internal = |text: String| EngineError { code: ErrorCode::Internal, text };
-        let prompt = CString::new(job.prompt).map_err(|_| internal("the prompt has a NUL".to_owned()))?;
+        let prompt =
+            CString::new(generation.prompt).map_err(|_| internal("the prompt has a NUL".to_owned()))?;
         let side = |pixels: u32| c_int::try_from(pixels).map_err(|error| internal(error.to_string()));
 
         let mut message: Message = [0; _];
@@ -363,12 +369,12 @@ impl Context {
         let mut params: sys::sd_img_gen_params_t = unsafe { params.assume_init() };
         params.prompt = prompt.as_ptr();
         params.negative_prompt = c"".as_ptr();
-        params.width = side(job.params.width)?;
-        params.height = side(job.params.height)?;
+        params.width = side(generation.params.width)?;
+        params.height = side(generation.params.height)?;
         // All 64 bits count; the C++ layer refuses what an engine built elsewhere would replace.
-        params.seed = job.params.seed.cast_signed();
-        params.sample_params.sample_steps = side(job.params.steps)?;
-        params.sample_params.guidance.txt_cfg = job.params.cfg_scale;
+        params.seed = generation.params.seed.cast_signed();
+        params.sample_params.sample_steps = side(generation.params.steps)?;
+        params.sample_params.guidance.txt_cfg = generation.params.cfg_scale;
         tune(&mut params, tuning, shape).map_err(internal)?;
 
         OUT_OF_MEMORY.store(false, Ordering::Relaxed);
@@ -401,7 +407,7 @@ impl Context {
                 let size = ImageSize::new(image.width, image.height, image.channel).map_err(|error| {
                     wrong(format!("the engine made an image that can't be sent: {error}"))
                 })?;
-                let Params { width, height, .. } = job.params;
+                let Params { width, height, .. } = generation.params;
                 if (size.width(), size.height()) != (width, height) {
                     let is = format_args!("{}×{}", size.width(), size.height());
                     return Err(wrong(format!("the engine made an image of {is}, not of {width}×{height}")));
