@@ -236,7 +236,6 @@ impl Router {
         self.shared.counters.bytes_in += n as u64;
         self.requests.connections[id].input.filled(n);
         self.take_requests(id, now);
-        self.settle(now);
     }
 
     /// The client will send no more; it still gets its answers.
@@ -284,7 +283,6 @@ impl Router {
         self.requests.connections[id].wrote(n, now);
         // Input that was held back for want of room can go on.
         self.take_requests(id, now);
-        self.settle(now);
     }
 
     /// So many of the worker's bytes went to the client, or were dropped for want of one.
@@ -309,11 +307,10 @@ impl Router {
         }
         self.pool.answered(id, &mut self.shared, now);
         // Before more is admitted: what is given to a worker now makes room in the queue.
-        self.dispatch(now);
+        self.settle(now);
         if let Some(client) = client {
             self.take_requests(client, now);
         }
-        self.settle(now);
     }
 
     // ---------------------------------------------------------------- workers
@@ -392,7 +389,7 @@ impl Router {
         let worker = &mut self.pool[id];
         let Life::Busy(Busy { asked, .. }) = worker.life else { return };
         match worker.answer.filled(n, asked) {
-            Ok(Heard::More) => return,
+            Ok(Heard::More) => {}
             Ok(Heard::Head(len)) => {
                 let audience = self.audience(id);
                 self.pool.head_came(id, len, audience, &mut self.shared, now);
@@ -400,14 +397,12 @@ impl Router {
             Ok(Heard::Error(code)) => self.error_came(id, code, now),
             Err(violation) => self.kill_for(id, violation, now),
         }
-        self.settle(now);
     }
 
     /// The worker sent something when nothing was asked of it.
     pub fn worker_spoke(&mut self, id: WorkerId, now: Instant) {
         if !matches!(self.pool[id].life, Life::Ending { .. }) {
             self.kill_for(id, Violation::Unasked, now);
-            self.settle(now);
         }
     }
 
@@ -454,12 +449,12 @@ impl Router {
     }
 
     fn client_due(&self, id: ClientId) -> Option<Due<connection::Timeout>> {
-        self.requests.due(id, self.pressure(id), &self.shared.limits)
+        self.requests.due(id, self.pool.pressure(id, &self.requests.jobs), &self.shared.limits)
     }
 
     /// Something about a connection has changed: its next deadline is announced.
     fn rearm_client(&mut self, id: ClientId) {
-        let pressure = self.pressure(id);
+        let pressure = self.pool.pressure(id, &self.requests.jobs);
         self.requests.rearm(id, pressure, &mut self.shared);
     }
 
@@ -497,24 +492,10 @@ impl Router {
 
     // ---------------------------------------------------------------- how the two machines meet
 
-    /// What every event ends with: idle workers get jobs, and a client that keeps a worker from the next
-    /// one has less time.
+    /// What follows when a job was queued, or a worker became free or went: idle workers get jobs, as
+    /// many workers are started as there are jobs, and a client whose image keeps a worker from
+    /// another's job has less time.
     fn settle(&mut self, now: Instant) {
-        self.dispatch(now);
-        if self.requests.jobs.queued_len() == 0 {
-            return;
-        }
-        for id in self.pool.ids() {
-            if self.pool[id].is_sending()
-                && let Some(client) = self.audience(id)
-            {
-                self.rearm_client(client);
-            }
-        }
-    }
-
-    /// Gives waiting jobs to idle workers, and has as many workers started as there are jobs.
-    fn dispatch(&mut self, now: Instant) {
         if self.requests.jobs.queued_len() == 0 || self.shared.draining.is_some() {
             return;
         }
@@ -524,32 +505,42 @@ impl Router {
             let asked = self.requests.jobs.get(job).asked;
             self.pool.give(id, Task::Job(job), asked, &mut self.shared, now);
         }
-        let missing = self.requests.jobs.queued_len().saturating_sub(self.pool.coming());
-        self.pool.unpark(missing, &mut self.shared, now);
+        self.pool.unpark_for(self.waiting(), &mut self.shared, now);
+        for id in self.pool.ids() {
+            if self.pool[id].is_sending()
+                && let Some(client) = self.audience(id)
+                && self.requests.jobs.others_wait(client)
+            {
+                self.requests.rearm(client, Pressure::OthersWait, &mut self.shared);
+            }
+        }
     }
 
     /// Admits the requests of this client that have arrived.
     fn take_requests(&mut self, id: ClientId, now: Instant) {
+        self.shared.agenda.mark_client(id);
+        let connection = &self.requests.connections[id];
+        if connection.input.is_between_frames() {
+            // The stall clock was announced when it began to run.
+            if connection.stalled_since.is_none() {
+                self.rearm_client(id);
+            }
+            return;
+        }
+        let waiting = self.waiting();
         self.requests.take_frames(id, self.pool.hopeless(), &mut self.shared, now);
         if self.requests.connections[id].state == State::Closing {
             self.drop_requests(id, now);
         }
         self.rearm_client(id);
+        if self.waiting() > waiting {
+            self.settle(now);
+        }
     }
 
     /// Who gets what this worker sends.
     fn audience(&self, id: WorkerId) -> Option<ClientId> {
-        match self.pool[id].busy()?.task {
-            Task::Job(job) => self.requests.jobs.get(job).client,
-            Task::WarmUp | Task::Cancelled(_) => None,
-        }
-    }
-
-    /// Whether this client keeps a worker from somebody else's request.
-    fn pressure(&self, id: ClientId) -> Pressure {
-        let holds = |worker| self.pool[worker].is_sending() && self.audience(worker) == Some(id);
-        let holds_up = self.requests.jobs.others_wait(id) && self.pool.ids().any(holds);
-        if holds_up { Pressure::OthersWait } else { Pressure::None }
+        self.pool.audience(id, &self.requests.jobs)
     }
 
     /// A worker's answer is an error.
@@ -563,6 +554,7 @@ impl Router {
             Some(Task::Cancelled(_)) | None => {}
         }
         self.pool.answered(id, &mut self.shared, now);
+        self.settle(now);
     }
 
     // ---------------------------------------------------------------- endings
@@ -643,5 +635,23 @@ impl Router {
             }
             _ => {}
         }
+    }
+}
+
+/// For the simulator.
+#[cfg(feature = "simulator")]
+impl Router {
+    /// Why the router refused what it has refused since this was asked last, in order: client,
+    /// request_id, reason.
+    pub fn take_refusals(&mut self) -> Vec<(ClientId, u64, crate::causes::Reason)> {
+        std::mem::take(&mut self.requests.refusals)
+    }
+
+    /// What must be true between any two events.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn assert_consistent(&self) {
+        consistency::check(&self.requests, &self.pool, &self.shared);
     }
 }
