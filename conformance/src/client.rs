@@ -1,8 +1,8 @@
 //! Tests of a client: the suite listens, starts the client, reads its request, and answers.
 //!
-//! A client is a command of the shell with `{address}` in it. It asks for one image of 64×64 pixels, and ends with exit
-//! status 0 if it got the image and with another one if it did not. If the server answered with an error, it prints the
-//! error's message.
+//! A client is a command of the shell with `{address}` in it. It asks for one image of 64×64 pixels, and ends
+//! with exit status 0 if it got the image and with another one if it did not. If the server answered with an
+//! error, it prints the error's message.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;

@@ -195,7 +195,8 @@ impl Connection {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Writes on a thread of its own, so that answers can be read meanwhile; then does with our direction as told.
+    /// Writes on a thread of its own, so that answers can be read meanwhile; then does with our direction as
+    /// told.
     ///
     /// # Errors
     /// The system gives no second handle to the connection.

@@ -38,8 +38,8 @@ enum Command {
     Server {
         /// Path of a Unix socket, or host:port. Default: a new socket in a temporary directory.
         address: Option<String>,
-        /// Shell command that starts the server; {address} is replaced by the address. The suite runs it again after
-        /// a crash.
+        /// Shell command that starts the server; {address} is replaced by the address. The suite runs it
+        /// again after a crash.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
         /// Use a TCP port on the loopback interface instead of a Unix socket.
@@ -51,9 +51,9 @@ enum Command {
     /// Test a client that --exec starts.
     #[command(after_help = CLIENT_EXAMPLES)]
     Client {
-        /// Shell command that starts the client; {address} is replaced by the server's address. The client must
-        /// request one image of 64×64 pixels, exit with 0 if it got the image and with another status if not, and
-        /// print the message of an error.
+        /// Shell command that starts the client; {address} is replaced by the server's address. The client
+        /// must request one image of 64×64 pixels, exit with 0 if it got the image and with another status if
+        /// not, and print the message of an error.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
         /// Shell command that requests {count} images, all at once, on one connection.
@@ -74,7 +74,8 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Smallest correct server: read one frame from standard input, write a checkerboard or an error to standard output.
+    /// Smallest correct server: read one frame from standard input, write a checkerboard or an error to
+    /// standard output.
     Stub,
     /// Compare several JSON reports on one HTML page.
     Matrix {
@@ -119,7 +120,8 @@ struct Options {
     /// Skip cases whose id begins with TEXT or whose title contains it; may be repeated.
     #[arg(long, value_name = "TEXT")]
     exclude: Vec<String>,
-    /// List of known failures: a case id and a reason per line. A listed case that passes counts as a failure.
+    /// List of known failures: a case id and a reason per line. A listed case that passes counts as a
+    /// failure.
     #[arg(long, value_name = "FILE")]
     expected_failures: Option<PathBuf>,
     /// Count failures of recommended cases as well.

@@ -1,8 +1,9 @@
 //! Tests of a server: conversations, each in several variants.
 //!
-//! A [`Talk`] is what is sent on one connection and what has to come of it. It is held whole, one byte a write, and with
-//! a write for each field; and where the connection lives on, also between two other requests, which must not be harmed.
-//! That nothing else comes is not waited for: one more request is sent, and its answer must be the next thing.
+//! A [`Talk`] is what is sent on one connection and what has to come of it. It is held whole, one byte a
+//! write, and with a write for each field; and where the connection lives on, also between two other
+//! requests, which must not be harmed. That nothing else comes is not waited for: one more request is sent,
+//! and its answer must be the next thing.
 
 use std::io;
 use std::process::Stdio;
@@ -355,7 +356,8 @@ impl Server {
         Ok(())
     }
 
-    /// Proves that a connection lives, and that nothing else comes on it: the answer to one more request is next.
+    /// Proves that a connection lives, and that nothing else comes on it: the answer to one more request is
+    /// next.
     ///
     /// # Errors
     /// Something else came.

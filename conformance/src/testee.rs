@@ -207,8 +207,8 @@ pub struct Process {
     followers: Vec<JoinHandle<()>>,
 }
 
-/// How long a process may take until it listens or connects, where answers have to be there sooner: it has to start
-/// first, on a machine that may be busy.
+/// How long a process may take until it listens or connects, where answers have to be there sooner: it has to
+/// start first, on a machine that may be busy.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is kept of what a process says.
@@ -224,8 +224,8 @@ pub enum Output {
 }
 
 impl Process {
-    /// Starts a command of the shell, in which `{address}` stands for the address. What it writes to standard error is
-    /// kept.
+    /// Starts a command of the shell, in which `{address}` stands for the address. What it writes to standard
+    /// error is kept.
     ///
     /// # Errors
     /// The system's own.
@@ -327,7 +327,8 @@ impl Process {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold its outputs.
+    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold
+    /// its outputs.
     #[must_use]
     pub fn last_words(&mut self) -> String {
         let deadline = Instant::now() + Duration::from_secs(1);

@@ -24,7 +24,8 @@ pub(super) const CASES: &[Case] = &[
             let (first, second) = request.split_at(at);
             connection.set_deadline(Instant::now() + server.timeout);
             connection.write(first);
-            // Somebody else is served in between: by then the first piece has been read, in a call of its own.
+            // Somebody else is served in between: by then the first piece has been read, in a call of its
+            // own.
             server.still_serves()?;
             connection.write(second);
             let wrong = |problem: String| {
@@ -81,7 +82,8 @@ fn stranger(server: &mut Server) -> Told {
     if std::fs::metadata(&path).is_ok_and(|data| data.uid() != 0) {
         return skip("the server runs as another user than root already");
     }
-    // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to decide.
+    // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to
+    // decide.
     let shared = std::env::temp_dir();
     let opened: Vec<_> = path
         .ancestors()
@@ -132,7 +134,8 @@ fn as_stranger(path: &Path, timeout: Duration) -> Told {
     }
 }
 
-/// What the program does when it was started as another user: connects, sends nothing at first, and prints what comes.
+/// What the program does when it was started as another user: connects, sends nothing at first, and prints
+/// what comes.
 pub fn be_a_stranger(path: &Path, timeout: Duration) {
     use std::io::Read;
     let mut stream = match std::os::unix::net::UnixStream::connect(path) {
@@ -140,8 +143,8 @@ pub fn be_a_stranger(path: &Path, timeout: Duration) {
         Err(_) => return println!("refused"),
     };
     let _ = stream.set_read_timeout(Some(timeout));
-    // A server that decides by the kernel's credentials needs no byte for that. One that serves strangers waits for a
-    // request, so it gets one.
+    // A server that decides by the kernel's credentials needs no byte for that. One that serves strangers
+    // waits for a request, so it gets one.
     let _ = stream.write_all(&Draft::request(1, "a stranger").bytes());
     let mut header = [0; 16];
     let said = match stream.read(&mut header) {
