@@ -59,7 +59,7 @@ book: ## build the documentation as HTML: target/book/html
 
 # Uses the programs that `make demo` builds; `make check-deb` does the same with programs for any processor.
 check-packages: ## test make install, the package and the container files, with programs for this processor
-	cargo build --release --locked --quiet -p weave-daemon -p weave-client -p weave-conformance
+	cargo build --release --locked --quiet -p weave-daemon -p weave-cli -p weave-conformance
 	@packaging/check-install
 	@rm -rf target/check-packages
 	@BUILT=target/release OUT=target/check-packages packaging/deb
@@ -79,12 +79,14 @@ test: tools-test fetch ## run every check, print the time of each
 		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes conform mutants" \
 		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
-quick: ## check formatting, lints and the fast tests, without the engine
+# The gateway takes as many crates again as all of this.
+quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
+quick: ## check formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check
-	cargo clippy --locked -p weave-core -p weave-client --all-targets -- -D warnings
+	cargo clippy --locked $(quick) --all-targets -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
-	cargo nextest run --locked -p weave-core -p weave-client
-	cargo nextest run --locked -p weave-daemon --no-default-features -E 'not binary(reliability)'
+	cargo nextest run --locked $(quick)
+	WEAVE_FEATURES=--no-default-features cargo nextest run --locked -p weave-daemon --no-default-features -E 'not binary(reliability)'
 
 # Cargo.toml sets the oldest compiler: clippy refuses newer features, and other files must name the same version.
 oldest = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -93,7 +95,7 @@ lint: ## check formatting and clippy, with and without the engine
 	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p weave-client --no-default-features --features cli --all-targets -- -D warnings
+	cargo clippy --locked -p weave-cli --no-default-features --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --features simulator --all-targets -- -D warnings
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -123,7 +125,7 @@ dissector: programs ## test the Wireshark dissector on the vectors and on real t
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved python3 -B spec/check/dissector.py
 
 gateway: programs ## test weave gateway with OpenAI's clients, a browser, and misbehaving clouds
-	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/tests/gateway/run
+	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-client/gateway/tests/run
 
 haproxy: programs ## test HAProxy in front of three weaved, with one killed, stopped, drained or hanging
 	WEAVED=target/example/debug/weaved python3 -B weave-daemon/deploy/test_haproxy.py

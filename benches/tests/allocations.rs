@@ -102,7 +102,7 @@ fn splitting_allocates_nothing() {
 fn prompts_and_pixels_stay_where_they_are() {
     for bytes in [example(), largest()] {
         let frame = frame(&bytes);
-        assert!(lies_within(frame.body(), &bytes));
+        assert!(lies_within(frame.payload(), &bytes));
         let prompts = weave_core::request::parse(&frame).unwrap().prompts;
         for text in [prompts.clip_l(), prompts.clip_g(), prompts.t5()] {
             assert!(lies_within(text.as_bytes(), &bytes));

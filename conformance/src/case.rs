@@ -1,12 +1,14 @@
-//! What a case is, and what comes of running it.
+//! What a case is: an id, what has to hold, how much that matters, and how it is found out.
 
 use std::time::Duration;
 
-use crate::client::ClientCase;
-use crate::codec::CodecCase;
-use crate::server::ServerCase;
-use crate::spec::{VECTORS, Vector, sentence};
-use crate::wire::Receiver;
+use crate::client::{ClientCase, Scene};
+use crate::codec::{Adapter, CodecCase};
+use crate::server::{Server, ServerCase};
+use crate::spec::sentence;
+use crate::talk::Talk;
+use crate::verdict::{Failure, Told, Verdict};
+use crate::wire::{Expectation, Receiver};
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,85 @@ pub enum Run {
     Codec(CodecCase),
 }
 
+/// What has to hold, and how much that matters: with a way to find out it becomes a [`Case`].
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    id: &'static str,
+    level: Level,
+    title: &'static str,
+}
+
+/// A MUST of the specification.
+pub(crate) const fn required(id: &'static str, title: &'static str) -> Claim {
+    Claim { id, level: Level::Required, title }
+}
+
+/// What has to be survived.
+pub(crate) const fn robustness(id: &'static str, title: &'static str) -> Claim {
+    Claim { id, level: Level::Robustness, title }
+}
+
+/// A SHOULD of the specification.
+pub(crate) const fn recommended(id: &'static str, title: &'static str) -> Claim {
+    Claim { id, level: Level::Recommended, title }
+}
+
+/// A MAY, or something to know.
+pub(crate) const fn informational(id: &'static str, title: &'static str) -> Claim {
+    Claim { id, level: Level::Informational, title }
+}
+
+impl Claim {
+    const fn by(self, run: Run) -> Case {
+        Case { id: self.id, level: self.level, title: self.title, run }
+    }
+
+    /// A server, and a library as one, takes the vectors with these names as they say. `*` stands for any end of a name.
+    pub(crate) const fn server_vectors(self, names: &'static [&'static str]) -> Case {
+        self.by(Run::Vectors(Receiver::Server, names))
+    }
+
+    /// A client, and a library as one, takes the vectors with these names as they say.
+    pub(crate) const fn client_vectors(self, names: &'static [&'static str]) -> Case {
+        self.by(Run::Vectors(Receiver::Client, names))
+    }
+
+    /// A library takes these vectors for a client: what a client that asks once can't be sent.
+    pub(crate) const fn client_streams(self, names: &'static [&'static str]) -> Case {
+        self.by(Run::Streams(names))
+    }
+
+    /// Each of these conversations with a server goes as it says, in all variants.
+    pub(crate) const fn talks(self, talks: fn() -> Vec<Talk>) -> Case {
+        self.by(Run::Server(ServerCase::Talks(talks)))
+    }
+
+    /// Anything else that is tried on a server.
+    pub(crate) const fn server(self, run: fn(&mut Server) -> Told) -> Case {
+        self.by(Run::Server(ServerCase::By(run)))
+    }
+
+    /// A client's request looks like this: its bytes, and what the suite's own reader makes of them.
+    pub(crate) const fn request(self, look: fn(&[u8], &Expectation) -> Told) -> Case {
+        self.by(Run::Client(ClientCase::Request(look)))
+    }
+
+    /// A client takes each of these answers to the request with the given id as the scene says.
+    pub(crate) const fn scenes(self, scenes: fn(u64) -> Vec<Scene>) -> Case {
+        self.by(Run::Client(ClientCase::Scenes(scenes)))
+    }
+
+    /// A client that has sent requests with the given ids at once takes the answers as the scene says.
+    pub(crate) const fn several(self, scene: fn(&[u64]) -> Scene) -> Case {
+        self.by(Run::Client(ClientCase::Several(scene)))
+    }
+
+    /// A library, behind its adapter, does this.
+    pub(crate) const fn codec(self, run: fn(&mut Adapter) -> Told) -> Case {
+        self.by(Run::Codec(run))
+    }
+}
+
 /// A case. Its id is that of a requirement and letters; it is never changed and never given to another case.
 #[derive(Clone, Copy)]
 pub struct Case {
@@ -90,7 +171,13 @@ impl Case {
     /// The requirement's id.
     #[must_use]
     pub fn requirement(&self) -> &'static str {
-        self.id.trim_end_matches(|letter: char| letter.is_ascii_lowercase())
+        requirement_of(self.id)
+    }
+
+    /// The requirement, in the words of the specification.
+    #[must_use]
+    pub fn sentence(&self) -> &'static str {
+        sentence(self.requirement())
     }
 
     /// The modes that have it.
@@ -106,135 +193,9 @@ impl Case {
     }
 }
 
-/// The vectors for a receiver that some patterns mean.
-pub fn vectors(receiver: Receiver, patterns: &[&str]) -> impl Iterator<Item = &'static Vector> {
-    VECTORS.iter().filter(move |vector| {
-        vector.receiver() == receiver && patterns.iter().any(|pattern| fits(pattern, &vector.name))
-    })
+fn requirement_of(id: &'static str) -> &'static str {
+    id.trim_end_matches(|letter: char| letter.is_ascii_lowercase())
 }
-
-fn fits(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => pattern == name,
-    }
-}
-
-/// What came of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// All holds.
-    Pass,
-    /// Allowed, but not good.
-    Warn,
-    /// Could not be tried; the reason says why.
-    Skip,
-    /// Does not hold.
-    Fail,
-    /// The testee is gone.
-    Crash,
-    /// The testee did nothing for too long.
-    Hang,
-    /// The suite itself is in trouble.
-    Harness,
-}
-
-impl Verdict {
-    /// All of them, best first.
-    pub const ALL: [Self; 7] =
-        [Self::Pass, Self::Warn, Self::Skip, Self::Fail, Self::Crash, Self::Hang, Self::Harness];
-
-    /// In reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Warn => "warn",
-            Self::Skip => "skip",
-            Self::Fail => "fail",
-            Self::Crash => "crash",
-            Self::Hang => "hang",
-            Self::Harness => "harness error",
-        }
-    }
-
-    /// Whether the case does not hold.
-    #[must_use]
-    pub const fn is_bad(self) -> bool {
-        matches!(self, Self::Fail | Self::Crash | Self::Hang | Self::Harness)
-    }
-}
-
-/// One way in which a case did not hold.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// Fail, Crash, Hang or Harness.
-    pub verdict: Verdict,
-    /// The vector, the cut, the neighbours.
-    pub variant: String,
-    /// The requirement that is broken: the case's own or another that came in its way.
-    pub requirement: String,
-    /// What is wrong.
-    pub problem: String,
-    /// What would be right.
-    pub expected: String,
-    /// The bytes that were sent; the beginning, if they are many.
-    pub sent: Vec<u8>,
-    /// The bytes that came back; of each frame the beginning.
-    pub received: Vec<u8>,
-}
-
-impl Failure {
-    /// A failure without bytes.
-    #[must_use]
-    pub fn new(requirement: &str, problem: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Fail,
-            variant: String::new(),
-            requirement: requirement.to_owned(),
-            problem: problem.into(),
-            expected: expected.into(),
-            sent: Vec::new(),
-            received: Vec::new(),
-        }
-    }
-
-    /// The same with another verdict.
-    #[must_use]
-    pub const fn with(mut self, verdict: Verdict) -> Self {
-        self.verdict = verdict;
-        self
-    }
-
-    /// The same, of this requirement if it names none.
-    #[must_use]
-    pub fn or_of(mut self, requirement: &str) -> Self {
-        if self.requirement.is_empty() {
-            requirement.clone_into(&mut self.requirement);
-        }
-        self
-    }
-
-    /// The sentence of the specification.
-    #[must_use]
-    pub fn sentence(&self) -> &'static str {
-        sentence(&self.requirement)
-    }
-}
-
-/// What a case has to say when it does not fail.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
-    /// All holds.
-    Pass,
-    /// Allowed, but not good.
-    Warn(String),
-    /// Could not be tried.
-    Skip(String),
-}
-
-/// A case's own result.
-pub type Told = Result<Remark, Box<Failure>>;
 
 /// A case's result in a report.
 #[derive(Clone, Debug)]
@@ -257,10 +218,13 @@ pub struct Outcome {
     pub time: Duration,
 }
 
-/// After so many failures a case is not tried any further.
-pub const MAX_FAILURES: usize = 3;
-
 impl Outcome {
+    /// The requirement's id.
+    #[must_use]
+    pub fn requirement(&self) -> &'static str {
+        requirement_of(self.id)
+    }
+
     /// Whether it counts against the testee.
     #[must_use]
     pub fn counts(&self, strict: bool) -> bool {

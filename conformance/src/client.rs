@@ -10,18 +10,17 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, Failure, Level, MAX_FAILURES, Remark, Run, Told, Verdict, vectors};
-use crate::server::{Cut, checkerboard};
+use crate::draft::{Cut, Draft, Segment};
+use crate::spec::{Vector, vectors};
 use crate::testee::{Folder, Listener, Process, START, Stream, how_it_ended};
-use crate::wire::{
-    Draft, End, HEADER_LEN, MAX_REQUEST_PAYLOAD, Outcome, REQUEST, Receiver, Segment, read, size,
-};
+use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
+use crate::wire::{End, Expectation, HEADER_LEN, MAX_REQUEST_PAYLOAD, Receiver, read};
 
 /// How a client case is run.
 #[derive(Clone, Copy)]
 pub enum ClientCase {
     /// Looks at the request: its bytes, and what the suite's own reader makes of them.
-    Request(fn(&[u8], &Outcome) -> Told),
+    Request(fn(&[u8], &Expectation) -> Told),
     /// Answers, each to a client of its own.
     Scenes(fn(u64) -> Vec<Scene>),
     /// Answers to a client that sends several requests at once.
@@ -77,120 +76,19 @@ impl std::fmt::Display for Wanted {
 }
 
 impl Scene {
-    fn new(name: impl Into<String>, frames: &[Draft], then: Then, wanted: Wanted) -> Self {
+    /// Some frames.
+    #[must_use]
+    pub fn new(name: impl Into<String>, frames: &[Draft], then: Then, wanted: Wanted) -> Self {
         Self { name: name.into(), sends: frames.iter().flat_map(Draft::segments).collect(), then, wanted }
     }
 
-    fn bytes(name: impl Into<String>, bytes: &[u8], then: Then, wanted: Wanted) -> Self {
+    /// Bytes that need not be frames.
+    #[must_use]
+    pub fn bytes(name: impl Into<String>, bytes: &[u8], then: Then, wanted: Wanted) -> Self {
         let sends = vec![Segment { field: "bytes".to_owned(), bytes: bytes.to_vec() }];
         Self { name: name.into(), sends, then, wanted }
     }
 }
-
-const fn request(
-    id: &'static str,
-    level: Level,
-    title: &'static str,
-    look: fn(&[u8], &Outcome) -> Told,
-) -> Case {
-    Case { id, level, title, run: Run::Client(ClientCase::Request(look)) }
-}
-
-const fn scenes(id: &'static str, level: Level, title: &'static str, scenes: fn(u64) -> Vec<Scene>) -> Case {
-    Case { id, level, title, run: Run::Client(ClientCase::Scenes(scenes)) }
-}
-
-const fn several(id: &'static str, level: Level, title: &'static str, scene: fn(&[u64]) -> Scene) -> Case {
-    Case { id, level, title, run: Run::Client(ClientCase::Several(scene)) }
-}
-
-/// What a library can be asked, and a client that asks once can't.
-const fn streams(
-    id: &'static str,
-    level: Level,
-    title: &'static str,
-    names: &'static [&'static str],
-) -> Case {
-    Case { id, level, title, run: Run::Streams(names) }
-}
-
-const fn answers(
-    id: &'static str,
-    level: Level,
-    title: &'static str,
-    names: &'static [&'static str],
-) -> Case {
-    Case { id, level, title, run: Run::Vectors(Receiver::Client, names) }
-}
-
-use Level::{Informational, Recommended, Required, Robustness};
-
-/// What a client is tried with.
-#[rustfmt::skip] // a table
-pub const CASES: &[Case] = &[
-    scenes("W1-TRN-001b", Required, "an answer is the same however the stream is cut", cut_answers),
-    streams("W1-TRN-001c", Required, "answers follow each other on a stream, and may be cut anywhere",
-        &["stream-client-out-of-order", "stream-client-two-errors", "stream-client-trailing-between",
-            "stream-client-unknown-code-between", "stream-client-largest-then-error", "stream-client-cut-second"]),
-    request("W1-TRN-005c", Required, "integers of a request are big-endian", whole_request),
-    request("W1-TRN-006b", Required, "fields of a request follow each other without padding", whole_request),
-    request("W1-HDR-001b", Required, "a request begins with the magic", |bytes, _| field(bytes, "magic", 0..4, b"WEVE")),
-    request("W1-HDR-002b", Required, "a request has version 1", |bytes, _| field(bytes, "version", 4..6, &[0, 1])),
-    request("W1-HDR-003c", Required, "payload_len of a request is what follows", right_length),
-    request("W1-HDR-004b", Required, "reserved of a request is 0", |bytes, _| field(bytes, "reserved", 12..16, &[0; 4])),
-    answers("W1-HDR-005b", Required, "reserved of an answer is ignored", &["response-reserved", "error-reserved"]),
-    request("W1-FRM-001a", Required, "a request's payload has at most 6,204 bytes", short_enough),
-    answers("W1-FRM-006a", Required, "a wrong magic: the client closes",
-        &["client-magic-*", "stream-client-garbage-after-response", "stream-client-lost-stream"]),
-    scenes("W1-FRM-006b", Required, "an image in a frame with another magic is none", spoilt_magic),
-    answers("W1-FRM-007a", Required, "a payload of more than 16,777,248 bytes: the client closes", &["client-payload-len-*"]),
-    scenes("W1-FRM-009d", Required, "an answer that is cut off is none", cut_off),
-    streams("W1-FRM-009e", Required, "the rest of an answer may be missing yet", &["client-cut-*", "response-head-example"]),
-    answers("W1-FRM-010a", Required, "a frame that is no answer of its version: the client closes",
-        &["client-gets-type-*", "response-of-version-2"]),
-    request("W1-REQ-001f", Required, "the values of a request are within their ranges", whole_request),
-    request("W1-REQ-002b", Required, "the ranges of a request lie within prompt_data", whole_request),
-    request("W1-REQ-003d", Required, "the prompts of a request are UTF-8 without the byte 0", whole_request),
-    request("W1-REQ-004a", Recommended, "a request has three copies of one prompt, one after the other", three_copies),
-    scenes("W1-RSP-001b", Robustness, "an image for somebody else's request is not taken", foreign),
-    answers("W1-RSP-005a", Required, "status is 200", &["response-status-*"]),
-    answers("W1-RSP-005b", Required, "sides are within their range", &["response-image-width-*", "response-image-height-*"]),
-    answers("W1-RSP-005c", Required, "channels are 3 or 4", &["response-channels-*"]),
-    answers("W1-RSP-005d", Required, "image_data_len is what sides and channels make",
-        &["response-image-data-len-*", "response-product-*"]),
-    answers("W1-RSP-005e", Required, "images of all sizes are taken",
-        &["response-512-rgb", "response-smallest", "response-smallest-rgba", "response-largest-rgb", "response-largest",
-            "response-wide", "response-tall", "response-128-192-rgba", "response-id-*", "response-time-*"]),
-    answers("W1-RSP-006a", Required, "payload_len has room for the image", &["response-payload-len-*"]),
-    answers("W1-RSP-007a", Required, "bytes after the image are ignored", &["response-trailing-*"]),
-    answers("W1-RSP-008a", Required, "a response that contradicts itself ends the connection",
-        &["response-status-500", "response-channels-2", "response-payload-len-one-less", "stream-client-bad-response-between"]),
-    answers("W1-ERR-006a", Required, "an unknown code is taken by its status", &[
-            "error-code-11-of-*", "error-code-19-of-*", "error-code-25-of-*", "error-code-98-of-*", "error-code-100-of-*",
-            "error-code-largest-of-*"]),
-    answers("W1-ERR-006b", Required, "every code is taken", &["error-example", "error-code-*", "error-status-500-for-400",
-        "error-status-400-for-500"]),
-    answers("W1-ERR-007a", Required, "a status that is neither 400 nor 500 ends the connection",
-        &["error-status-0", "error-status-2*", "error-status-39*", "error-status-401", "error-status-404", "error-status-499",
-            "error-status-501", "error-status-503", "error-status-6*", "error-status-largest"]),
-    answers("W1-ERR-008a", Required, "payload_len has room for error_msg", &["error-payload-len-*", "error-msg-len-largest"]),
-    answers("W1-ERR-009a", Required, "bytes after error_msg are ignored", &["error-trailing-*"]),
-    answers("W1-ERR-010a", Required, "error_msg may be anything",
-        &["error-msg-empty", "error-msg-1", "error-msg-2*", "error-msg-65535", "error-msg-scripts", "error-msg-controls",
-            "error-msg-c1-controls", "error-msg-nul", "error-msg-not-utf-8", "error-msg-cut-character", "error-msg-surrogate",
-            "error-id-*"]),
-    scenes("W1-ERR-010b", Required, "what is shown of error_msg can't command a terminal", terminal),
-    several("W1-CON-001c", Informational, "a client may send several requests at once", in_order),
-    several("W1-CON-003b", Required, "answers are told apart by request_id, in any order", backwards),
-    several("W1-CON-003c", Required, "an error between images is the error of its own request", error_between),
-    scenes("W1-CON-002b", Robustness, "a close without an answer is no image", hang_up),
-    scenes("W1-CON-008b", Robustness, "BUSY for request 0 and a close: an error, and no image", busy),
-    request("W1-VER-001a", Required, "the version is the highest that there is", |bytes, _| field(bytes, "version", 4..6, &[0, 1])),
-    answers("W1-VER-005a", Required, "fields that a later version has appended are ignored",
-        &["response-trailing-1", "error-trailing-1"]),
-    answers("W1-VER-006a", Required, "an error of any version is read", &["error-of-version-2"]),
-    scenes("W1-SEC-001d", Robustness, "noise does no more than end the client", noise),
-];
 
 /// A client under test.
 #[derive(Debug)]
@@ -212,17 +110,17 @@ struct Asked {
 }
 
 impl Asked {
-    fn outcome(&self) -> Result<(Outcome, u64), Box<Failure>> {
+    fn expectation(&self) -> Result<(Expectation, u64), Box<Failure>> {
         let bytes = self.requests.first().map_or(&[][..], Vec::as_slice);
         match read(Receiver::Server, bytes) {
-            (mut outcomes, End::BetweenFrames) if outcomes.len() == 1 => {
-                let outcome = outcomes.remove(0);
-                let id = match &outcome {
-                    Outcome::Request { fields, .. } => fields.get("request_id"),
-                    Outcome::Answer { request_id, .. } => *request_id,
+            (mut expectations, End::BetweenFrames) if expectations.len() == 1 => {
+                let expectation = expectations.remove(0);
+                let id = match &expectation {
+                    Expectation::Request { fields, .. } => fields.get("request_id"),
+                    Expectation::Answer { request_id, .. } => *request_id,
                     _ => 0,
                 };
-                Ok((outcome, id))
+                Ok((expectation, id))
             }
             _ => Err(Box::new(Failure::new("W1-HDR-003", "the client sent no whole frame", "a request"))),
         }
@@ -302,11 +200,11 @@ impl Client {
         self.play_all(usable.len(), requirement, |n, id| with_id(usable[n].clone(), id))
     }
 
-    fn look(&self, look: fn(&[u8], &Outcome) -> Told) -> Told {
+    fn look(&self, look: fn(&[u8], &Expectation) -> Told) -> Told {
         let asked = self.ask(&self.command, 1)?;
-        let (outcome, _) = asked.outcome()?;
+        let (expectation, _) = asked.expectation()?;
         let bytes = &asked.requests[0];
-        look(bytes, &outcome).map_err(|mut failure| {
+        look(bytes, &expectation).map_err(|mut failure| {
             failure.received.clone_from(bytes);
             failure
         })
@@ -328,8 +226,8 @@ impl Client {
             };
             for cut in cuts {
                 let played = self.ask(&self.command, 1).and_then(|asked| {
-                    let (outcome, id) = asked.outcome()?;
-                    if let Outcome::Request { fields, .. } = &outcome
+                    let (expectation, id) = asked.expectation()?;
+                    if let Expectation::Request { fields, .. } = &expectation
                         && (fields.get("width"), fields.get("height")) != (64, 64)
                     {
                         let reason = "the client has to ask for an image of 64×64 pixels".to_owned();
@@ -364,7 +262,7 @@ impl Client {
             .requests
             .iter()
             .filter_map(|bytes| match read(Receiver::Server, bytes).0.as_slice() {
-                [Outcome::Request { fields, .. }] => Some(fields.get("request_id")),
+                [Expectation::Request { fields, .. }] => Some(fields.get("request_id")),
                 _ => None,
             })
             .collect();
@@ -490,99 +388,27 @@ fn frame(stream: &mut Stream, until: Instant) -> Result<Vec<u8>, (Vec<u8>, Strin
     Ok(bytes)
 }
 
-// Requests --------------------------------------------------------------------------------------------------------
-
-fn field(bytes: &[u8], name: &str, place: std::ops::Range<usize>, expected: &[u8]) -> Told {
-    match bytes.get(place) {
-        Some(is) if is == expected => Ok(Remark::Pass),
-        is => {
-            let problem = format!("{name} is {}", crate::wire::hex(is.unwrap_or_default()));
-            Err(Box::new(Failure::new("", problem, crate::wire::hex(expected))))
-        }
-    }
-}
-
-fn whole_request(_: &[u8], outcome: &Outcome) -> Told {
-    match outcome {
-        Outcome::Request { fields, .. } if (fields.get("width"), fields.get("height")) == (64, 64) => {
-            Ok(Remark::Pass)
-        }
-        Outcome::Request { fields, .. } => {
-            let problem =
-                format!("the request is for {}×{} pixels", fields.get("width"), fields.get("height"));
-            Err(Box::new(Failure::new("", problem, "64×64, which is what the client has to ask for")))
-        }
-        Outcome::Answer { code, field, .. } => {
-            let problem = format!("a server answers {}, because of {field}", crate::wire::code_name(*code));
-            Err(Box::new(Failure::new("", problem, "a request that can be served")))
-        }
-        _ => Err(Box::new(Failure::new("", "this is no request", "a request"))),
-    }
-}
-
-/// The frame was read by its length; that nothing is left of it or missing is seen by what its fields say.
-fn right_length(bytes: &[u8], outcome: &Outcome) -> Told {
-    let Outcome::Request { fields, .. } = outcome else { return whole_request(bytes, outcome) };
-    let end = ["clip_l", "clip_g", "t5"]
-        .map(|encoder| fields.get(&format!("{encoder}_offset")) + fields.get(&format!("{encoder}_length")))
-        .into_iter()
-        .max();
-    let is = bytes.len() - HEADER_LEN - size(REQUEST);
-    if end == u64::try_from(is).ok() {
-        return Ok(Remark::Pass);
-    }
-    Ok(Remark::Warn(format!(
-        "prompt_data has {is} bytes, and the last prompt ends after {}",
-        end.unwrap_or(0)
-    )))
-}
-
-fn short_enough(bytes: &[u8], _: &Outcome) -> Told {
-    let len = bytes.len() - HEADER_LEN;
-    if u64::try_from(len).is_ok_and(|len| len <= MAX_REQUEST_PAYLOAD) {
-        return Ok(Remark::Pass);
-    }
-    Err(Box::new(Failure::new("", format!("the payload has {len} bytes"), "at most 6,204")))
-}
-
-fn three_copies(_: &[u8], outcome: &Outcome) -> Told {
-    let Outcome::Request { fields, prompts } = outcome else { return whole_request(&[], outcome) };
-    let [first, second, third] = prompts;
-    let starts = ["clip_l_offset", "clip_g_offset", "t5_offset"].map(|name| fields.get(name));
-    let len = first.len() as u64;
-    if first == second && first == third && starts == [0, len, 2 * len] {
-        return Ok(Remark::Pass);
-    }
-    Err(Box::new(Failure::new(
-        "",
-        format!("prompts of {} bytes each begin at {starts:?}", first.len()),
-        "three copies",
-    )))
-}
-
-// Answers ---------------------------------------------------------------------------------------------------------
-
 /// The answer of a vector, if it is one that a client which asks once for a small image can get.
-fn of_vector(vector: &crate::spec::Vector) -> Option<Scene> {
-    let outcomes = vector.outcomes();
-    let [outcome] = outcomes.as_slice() else { return None };
+fn of_vector(vector: &Vector) -> Option<Scene> {
+    let expectations = vector.expectations();
+    let [expectation] = expectations.as_slice() else { return None };
     if vector.end() == End::InsideAFrame {
         return None;
     }
-    let wanted = match outcome {
-        Outcome::Response { fields, .. }
+    let wanted = match expectation {
+        Expectation::Response { fields, .. }
             if (fields.get("image_width"), fields.get("image_height")) == (64, 64) =>
         {
             Wanted::Image
         }
-        Outcome::Error { message, .. } => {
+        Expectation::Error { message, .. } => {
             // What a client shows of it: up to the first character that it may show otherwise.
             let text = String::from_utf8_lossy(message);
             let plain: String =
                 text.chars().take_while(|c| c.is_ascii_graphic() || *c == ' ').take(60).collect();
             Wanted::Error(plain.trim().to_owned())
         }
-        Outcome::Close { .. } => Wanted::Close,
+        Expectation::Close { .. } => Wanted::Close,
         _ => return None,
     };
     // A client with a foreign id waits for its own answer: the id is put in, where there is one.
@@ -597,153 +423,4 @@ fn with_id(mut scene: Scene, id: u64) -> Scene {
         }
     }
     scene
-}
-
-fn image(id: u64) -> Draft {
-    Draft::response(id, 64, 64, &checkerboard(64, 64, 3))
-}
-
-const TEXT: &str = "the xylophone is out of tune";
-
-fn failure_of(id: u64, name: &str) -> Draft {
-    Draft::error(id, crate::wire::code(name), TEXT.as_bytes())
-}
-
-fn cut_answers(id: u64) -> Vec<Scene> {
-    let image_bytes = image(id).bytes();
-    let error_bytes = failure_of(id, "GPU_ERROR").bytes();
-    let mut all = vec![
-        Scene::new("an image", &[image(id)], Then::Wait, Wanted::Image),
-        Scene::new("an error", &[failure_of(id, "GPU_ERROR")], Then::Wait, Wanted::Error(TEXT.to_owned())),
-    ];
-    let halves = |name: String, bytes: &[u8], at: usize, wanted: Wanted| {
-        let half = |bytes: &[u8]| Segment { field: "half".to_owned(), bytes: bytes.to_vec() };
-        Scene { name, sends: vec![half(&bytes[..at]), half(&bytes[at..])], then: Then::Wait, wanted }
-    };
-    for at in [1, 15, 16, 17, 47, 48, 49, image_bytes.len() - 1] {
-        all.push(halves(format!("an image cut after {at} bytes"), &image_bytes, at, Wanted::Image));
-    }
-    for at in [4, 16, 33, 34, 35, error_bytes.len() - 1] {
-        all.push(halves(
-            format!("an error cut after {at} bytes"),
-            &error_bytes,
-            at,
-            Wanted::Error(TEXT.to_owned()),
-        ));
-    }
-    all
-}
-
-fn spoilt_magic(id: u64) -> Vec<Scene> {
-    [0x5845_5645, 0x5744_5645, 0x5745_5545, 0x5745_5646, 0x4556_4557, 0x7765_7665]
-        .into_iter()
-        .map(|magic| {
-            let name = format!("an image with the magic {magic:08x}");
-            Scene::new(name, &[image(id).set("magic", magic)], Then::Wait, Wanted::Close)
-        })
-        .collect()
-}
-
-fn cut_off(id: u64) -> Vec<Scene> {
-    let (image, error) = (image(id).bytes(), failure_of(id, "GPU_ERROR").bytes());
-    let cut = |what: &str, bytes: &[u8], at: usize| {
-        Scene::bytes(format!("{what} of which {at} bytes come"), &bytes[..at], Then::Close, Wanted::Close)
-    };
-    let images = [1, 15, 16, 20, 47, 48, 5_000, image.len() - 1].map(|at| cut("an image", &image, at));
-    let errors = [8, 16, 33, 34, error.len() - 1].map(|at| cut("an error", &error, at));
-    images.into_iter().chain(errors).collect()
-}
-
-fn foreign(id: u64) -> Vec<Scene> {
-    let other = id.wrapping_add(1);
-    vec![
-        Scene::new("an image for another id, then a close", &[image(other)], Then::Close, Wanted::Close),
-        Scene::new(
-            "an image for the id with its bytes swapped",
-            &[image(id.swap_bytes() ^ 1)],
-            Then::Close,
-            Wanted::Close,
-        ),
-    ]
-}
-
-fn terminal(id: u64) -> Vec<Scene> {
-    let scene = |name: &str, message: &[u8]| {
-        let draft =
-            Draft::error(id, crate::wire::code("INTERNAL"), &[b"before ", message, b" after"].concat());
-        Scene::new(name, &[draft], Then::Wait, Wanted::Error("before".to_owned()))
-    };
-    vec![
-        scene("an escape sequence", b"\x1b[2J\x1b]0;title\x07"),
-        scene("C1 controls", "\u{9b}31m\u{85}".as_bytes()),
-        scene("a carriage return and a backspace", b"\rgone\x08\x08"),
-        scene("bytes that are no UTF-8", b"\xff\xfe\x1b"),
-        scene("the byte 0", b"a\0b"),
-    ]
-}
-
-fn hang_up(id: u64) -> Vec<Scene> {
-    vec![
-        Scene { name: "nothing".to_owned(), sends: Vec::new(), then: Then::Close, wanted: Wanted::Close },
-        Scene::new(
-            "an error, then a close",
-            &[failure_of(id, "SHUTTING_DOWN")],
-            Then::Close,
-            Wanted::Error(TEXT.to_owned()),
-        ),
-        Scene::new("an image, then a close", &[image(id)], Then::Close, Wanted::Image),
-    ]
-}
-
-fn busy(_: u64) -> Vec<Scene> {
-    vec![Scene::new(
-        "BUSY for request 0",
-        &[failure_of(0, "BUSY")],
-        Then::Close,
-        Wanted::Error(TEXT.to_owned()),
-    )]
-}
-
-fn noise(id: u64) -> Vec<Scene> {
-    let good = image(id).bytes();
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..40)
-        .map(|n| {
-            let mut bytes = good.clone();
-            for _ in 0..=n % 4 {
-                let at = usize::try_from(random() % 48).unwrap_or(0);
-                bytes[at] = random().to_le_bytes()[3];
-            }
-            Scene::bytes(
-                format!("an image with bytes changed, number {n}"),
-                &bytes,
-                Then::Close,
-                Wanted::Anything,
-            )
-        })
-        .collect()
-}
-
-// Several requests ------------------------------------------------------------------------------------------------
-
-fn in_order(ids: &[u64]) -> Scene {
-    let frames: Vec<Draft> = ids.iter().map(|id| image(*id)).collect();
-    Scene::new("five images in order", &frames, Then::Wait, Wanted::Image)
-}
-
-fn backwards(ids: &[u64]) -> Scene {
-    let frames: Vec<Draft> = ids.iter().rev().map(|id| image(*id)).collect();
-    Scene::new("five images backwards", &frames, Then::Wait, Wanted::Image)
-}
-
-fn error_between(ids: &[u64]) -> Scene {
-    let answer = |(n, id): (usize, &u64)| if n == 2 { failure_of(*id, "GPU_ERROR") } else { image(*id) };
-    let frames: Vec<Draft> = ids.iter().rev().enumerate().map(answer).collect();
-    Scene::new("an error between four images", &frames, Then::Wait, Wanted::Error(TEXT.to_owned()))
 }

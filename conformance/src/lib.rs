@@ -2,32 +2,42 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`wire`] | frames, read and written without a line of `weave-core` |
+//! | [`wire`], [`draft`] | frames, read and written without a line of `weave-core` |
 //! | [`spec`] | the requirements and the vectors of `spec/` |
-//! | [`case`] | what a case is, and what comes of it |
-//! | [`server`], [`server_cases`] | tests of servers |
-//! | [`client`], [`codec`] | tests of clients, and of libraries behind an adapter |
 //! | [`stub`] | the smallest correct server |
 //! | [`testee`] | the processes and sockets under test |
+//! | [`verdict`] | what running a case can come to |
+//! | [`server`], [`connection`], [`talk`] | how a server is tested |
+//! | [`client`], [`codec`] | how a client is tested, and a library behind an adapter |
+//! | [`case`], [`cases`] | what a case is, and all of them |
 //! | [`run`], [`report`] | which cases are run, and how their results are told |
+//!
+//! No module uses one that stands further down.
 
 #[cfg(feature = "suite")]
 pub mod case;
 #[cfg(feature = "suite")]
+pub mod cases;
+#[cfg(feature = "suite")]
 pub mod client;
 #[cfg(feature = "suite")]
 pub mod codec;
+#[cfg(feature = "suite")]
+pub mod connection;
+pub mod draft;
 #[cfg(feature = "suite")]
 pub mod report;
 #[cfg(feature = "suite")]
 pub mod run;
 #[cfg(feature = "suite")]
 pub mod server;
-#[cfg(feature = "suite")]
-pub mod server_cases;
 pub mod spec;
 #[cfg(feature = "suite")]
 pub mod stub;
 #[cfg(feature = "suite")]
+pub mod talk;
+#[cfg(feature = "suite")]
 pub mod testee;
+#[cfg(feature = "suite")]
+pub mod verdict;
 pub mod wire;

@@ -8,15 +8,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use weave_conformance::case::{Case, Failure, Mode, Remark, Run};
+use weave_conformance::case::{Case, Mode, Run};
+use weave_conformance::cases::server::be_a_stranger;
 use weave_conformance::client::Client;
 use weave_conformance::codec::Adapter;
 use weave_conformance::report::{Report, matrix};
 use weave_conformance::run::{ExpectedFailures, Plan, Selection, run};
 use weave_conformance::server::Server;
-use weave_conformance::server_cases::be_a_stranger;
 use weave_conformance::stub::stub;
 use weave_conformance::testee::{Address, Folder};
+use weave_conformance::verdict::{Failure, Remark};
 use weave_conformance::wire::Receiver;
 
 /// Tests implementations of the Weave protocol, in any language, from outside.
@@ -291,6 +292,9 @@ impl Options {
             let mut out = std::io::stdout().lock();
             for case in &cases {
                 let _ = writeln!(out, "{:<14} {:<14} {}", case.id, case.level.name(), case.title);
+                if self.verbose {
+                    let _ = writeln!(out, "    {}: {}", case.requirement(), case.sentence());
+                }
             }
             return Ok(None);
         }

@@ -7,7 +7,9 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 use serde_json::{Value, json};
 
-use crate::case::{Mode, Outcome, Verdict};
+use crate::case::{Mode, Outcome};
+use crate::spec::sentence;
+use crate::verdict::{Failure, Verdict};
 use crate::wire::{Shown, hex};
 
 /// All of a run.
@@ -72,6 +74,7 @@ impl Report {
             }
             let word = paint(outcome.verdict, &outcome.verdict.name().to_uppercase());
             let _ = writeln!(text, "{word} {} ({}): {}", outcome.id, outcome.level.name(), outcome.title);
+            let _ = writeln!(text, "    {}: {}", outcome.requirement(), sentence(outcome.requirement()));
             match (&outcome.reason, outcome.expected_to_fail, outcome.verdict.is_bad()) {
                 (Some(reason), true, true) => _ = writeln!(text, "    expected to fail: {reason}"),
                 (Some(reason), true, false) => {
@@ -81,19 +84,11 @@ impl Report {
                 (None, ..) => {}
             }
             for failure in &outcome.failures {
-                let variant = if failure.variant.is_empty() {
-                    String::new()
-                } else {
-                    format!(" [{}]", failure.variant)
-                };
-                let _ = writeln!(text, "    {}{variant}", indent(&failure.problem, 4));
-                let _ = writeln!(text, "    expected: {}", indent(&failure.expected, 4));
-                if !failure.sent.is_empty() {
-                    let _ = writeln!(text, "    sent:\n        {}", indent(&clipped(&failure.sent), 8));
-                    let _ =
-                        writeln!(text, "    received:\n        {}", indent(&clipped(&failure.received), 8));
+                text.push_str(&in_words(failure));
+                // Another requirement that came in the way of the case's own.
+                if !["", outcome.requirement()].contains(&failure.requirement.as_str()) {
+                    let _ = writeln!(text, "    {}: {}", failure.requirement, failure.sentence());
                 }
-                let _ = writeln!(text, "    {}: {}", failure.requirement, failure.sentence());
             }
         }
         let counts: Vec<String> = Verdict::ALL
@@ -147,7 +142,7 @@ impl Report {
                     .collect();
                 json!({
                     "id": outcome.id,
-                    "requirement": outcome.id.trim_end_matches(|letter: char| letter.is_ascii_lowercase()),
+                    "requirement": outcome.requirement(),
                     "level": outcome.level.name(),
                     "title": outcome.title,
                     "verdict": outcome.verdict.name(),
@@ -248,6 +243,19 @@ pub fn matrix(reports: &[Value]) -> String {
     // In a script element only `<` could end the data before its end.
     let data = Value::from(reports.to_vec()).to_string().replace('<', "\\u003c");
     include_str!("matrix.html").replace("\"REPORTS\"", &data)
+}
+
+/// A failure, with what was sent and received.
+fn in_words(failure: &Failure) -> String {
+    let mut text = String::new();
+    let variant = if failure.variant.is_empty() { String::new() } else { format!(" [{}]", failure.variant) };
+    let _ = writeln!(text, "    {}{variant}", indent(&failure.problem, 4));
+    let _ = writeln!(text, "    expected: {}", indent(&failure.expected, 4));
+    if !failure.sent.is_empty() {
+        let _ = writeln!(text, "    sent:\n        {}", indent(&clipped(&failure.sent), 8));
+        let _ = writeln!(text, "    received:\n        {}", indent(&clipped(&failure.received), 8));
+    }
+    text
 }
 
 /// The frames of some bytes, but not more of them than one reads.

@@ -5,14 +5,9 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, Failure, Mode, Outcome, Remark, Verdict};
-use crate::{client, codec, server_cases};
-
-/// Every case of every mode.
-#[must_use]
-pub fn all_cases() -> Vec<Case> {
-    [server_cases::CASES, client::CASES, codec::CASES].concat()
-}
+use crate::case::{Case, Mode, Outcome};
+use crate::cases::all_cases;
+use crate::verdict::{Failure, Remark, Verdict};
 
 /// Which cases are wanted.
 #[derive(Clone, Debug, Default)]

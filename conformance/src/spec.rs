@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::wire::{ERROR, End, Field, Fields, HEADER, Outcome, REQUEST, RESPONSE, Receiver, Segment, code};
+use crate::draft::Segment;
+use crate::wire::{ERROR, End, Expectation, Field, Fields, HEADER, REQUEST, RESPONSE, Receiver, code};
 
 /// How much a requirement asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,8 @@ pub enum Keyword {
 pub struct Requirement {
     /// Such as W1-HDR-001.
     pub id: String,
+    /// The heading of the section that it stands in, such as `3. Frames`.
+    pub section: String,
     /// The sentence.
     pub text: String,
     /// The strongest of its keywords.
@@ -35,10 +38,18 @@ pub static REQUIREMENTS: LazyLock<Vec<Requirement>> =
 
 fn requirements(text: &str) -> Vec<Requirement> {
     let mut all: Vec<Requirement> = Vec::new();
-    let mut inside = false;
+    let (mut section, mut inside) = ("", false);
     for line in text.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading;
+        }
         if let Some((id, rest)) = line.strip_prefix("- **").and_then(|rest| rest.split_once("** ")) {
-            all.push(Requirement { id: id.to_owned(), text: rest.to_owned(), keyword: Keyword::May });
+            all.push(Requirement {
+                id: id.to_owned(),
+                section: section.to_owned(),
+                text: rest.to_owned(),
+                keyword: Keyword::May,
+            });
             inside = true;
         } else if let (true, Some(more), Some(last)) = (inside, line.strip_prefix("  "), all.last_mut()) {
             last.text = format!("{} {more}", last.text);
@@ -124,6 +135,20 @@ pub static VECTORS: LazyLock<Vec<Vector>> = LazyLock::new(|| {
     .collect()
 });
 
+/// The vectors for a receiver that some patterns mean.
+pub fn vectors(receiver: Receiver, patterns: &[&str]) -> impl Iterator<Item = &'static Vector> {
+    VECTORS.iter().filter(move |vector| {
+        vector.receiver() == receiver && patterns.iter().any(|pattern| fits(pattern, &vector.name))
+    })
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => pattern == name,
+    }
+}
+
 /// Reads hexadecimal digits with or without spaces.
 fn unhex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
@@ -159,8 +184,8 @@ impl Vector {
 
     /// What the receiver has to make of it.
     #[must_use]
-    pub fn outcomes(&self) -> Vec<Outcome> {
-        self.expect["frames"].as_array().expect("frames").iter().map(outcome).collect()
+    pub fn expectations(&self) -> Vec<Expectation> {
+        self.expect["frames"].as_array().expect("frames").iter().map(expectation).collect()
     }
 
     /// How the connection stands afterwards.
@@ -193,7 +218,7 @@ fn blob(value: &Value) -> Vec<u8> {
     once.repeat(usize::try_from(value["times"].as_u64().unwrap_or(1)).unwrap_or(1))
 }
 
-fn outcome(value: &Value) -> Outcome {
+fn expectation(value: &Value) -> Expectation {
     let (kind, of) = value.as_object().and_then(|object| object.iter().next()).expect("one member");
     let field_of = |field: &'static Field| -> (&'static str, u64) {
         let value = match (field.name, field.name.rsplit_once('_')) {
@@ -208,32 +233,34 @@ fn outcome(value: &Value) -> Outcome {
     let fields = |table: &'static [Field]| Fields::from(table.iter().map(field_of).collect::<Vec<_>>());
     let trailing = || usize::try_from(number(&of["trailing"])).unwrap_or(usize::MAX);
     match kind.as_str() {
-        "request" => Outcome::Request {
+        "request" => Expectation::Request {
             fields: fields(REQUEST),
             prompts: ["clip_l", "clip_g", "t5"].map(|name| blob(&of[name])),
         },
-        "answer" => Outcome::Answer {
+        "answer" => Expectation::Answer {
             request_id: number(&of["request_id"]),
             code: code(string(&of["name"])),
             step: u8::try_from(number(&of["step"])).unwrap_or(u8::MAX),
             field: string(&of["field"]).to_owned(),
         },
-        "response" => Outcome::Response {
+        "response" => Expectation::Response {
             fields: fields(RESPONSE),
             image_data: blob(&of["image_data"]),
             trailing: trailing(),
         },
-        "error" => {
-            Outcome::Error { fields: fields(ERROR), message: blob(&of["error_msg"]), trailing: trailing() }
-        }
+        "error" => Expectation::Error {
+            fields: fields(ERROR),
+            message: blob(&of["error_msg"]),
+            trailing: trailing(),
+        },
         "close" => {
             let because = string(&of["because"]);
             let because = REQUIREMENTS.iter().find(|known| known.id == because).expect("a requirement");
             let field = string(&of["field"]);
             let field = [HEADER, RESPONSE, ERROR].into_iter().flatten().find(|known| known.name == field);
-            Outcome::Close { because: &because.id, field: field.expect("a field").name }
+            Expectation::Close { because: &because.id, field: field.expect("a field").name }
         }
-        other => panic!("unknown outcome {other}"),
+        other => panic!("unknown expectation {other}"),
     }
 }
 
@@ -246,8 +273,8 @@ mod tests {
     fn the_suites_own_reader_takes_every_vector_as_it_says() {
         for vector in VECTORS.iter() {
             let bytes: Vec<u8> = vector.segments().into_iter().flat_map(|segment| segment.bytes).collect();
-            let (outcomes, end) = read(vector.receiver(), &bytes);
-            assert!(outcomes == vector.outcomes(), "{}: another outcome", vector.name);
+            let (expectations, end) = read(vector.receiver(), &bytes);
+            assert!(expectations == vector.expectations(), "{}: another expectation", vector.name);
             assert_eq!(end, vector.end(), "{}", vector.name);
         }
         assert!(VECTORS.len() >= 450);

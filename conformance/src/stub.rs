@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-use crate::server::checkerboard;
-use crate::wire::{Draft, HEADER_LEN, MAX_SKIPPED_PAYLOAD, Outcome, Receiver, code_name, read};
+use crate::draft::{Draft, checkerboard};
+use crate::wire::{Expectation, HEADER_LEN, MAX_SKIPPED_PAYLOAD, Receiver, code_name, read};
 
 /// Reads a frame and answers it. A frame that is cut off gets no answer (W1-FRM-009).
 ///
@@ -19,13 +19,13 @@ pub fn stub(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
             input.take(payload_len).read_to_end(&mut frame)?;
         }
     }
-    let (outcomes, _) = read(Receiver::Server, &frame);
-    let answer = match outcomes.first() {
-        Some(Outcome::Request { fields, .. }) => {
+    let (expectations, _) = read(Receiver::Server, &frame);
+    let answer = match expectations.first() {
+        Some(Expectation::Request { fields, .. }) => {
             let [id, width, height] = ["request_id", "width", "height"].map(|name| fields.get(name));
             Draft::response(id, width, height, &checkerboard(width, height, 3)).set("generation_time_ms", 0)
         }
-        Some(Outcome::Answer { request_id, code, field, .. }) => {
+        Some(Expectation::Answer { request_id, code, field, .. }) => {
             Draft::error(*request_id, *code, format!("{}: {field} is wrong", code_name(*code)).as_bytes())
         }
         _ => return Ok(()),
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
     use crate::wire::Fields;
 
-    fn answer(bytes: &[u8]) -> Vec<Outcome> {
+    fn answer(bytes: &[u8]) -> Vec<Expectation> {
         let mut out = Vec::new();
         stub(&mut &*bytes, &mut out).unwrap();
         read(Receiver::Client, &out).0
@@ -47,8 +47,10 @@ mod tests {
 
     #[test]
     fn a_request_gets_the_checkerboard_of_its_size() {
-        let outcomes = answer(&Draft::request(7, "x").set("height", 128).bytes());
-        let [Outcome::Response { fields, image_data, trailing: 0 }] = outcomes.as_slice() else { panic!() };
+        let expectations = answer(&Draft::request(7, "x").set("height", 128).bytes());
+        let [Expectation::Response { fields, image_data, trailing: 0 }] = expectations.as_slice() else {
+            panic!()
+        };
         let get =
             |fields: &Fields| ["request_id", "image_width", "image_height"].map(|name| fields.get(name));
         assert_eq!(get(fields), [7, 64, 128]);
@@ -63,7 +65,7 @@ mod tests {
     #[test]
     fn anything_else_gets_the_right_error_or_nothing() {
         let code = |bytes: &[u8]| match answer(bytes).as_slice() {
-            [Outcome::Error { fields, .. }] => Some((fields.get("request_id"), fields.get("error_code"))),
+            [Expectation::Error { fields, .. }] => Some((fields.get("request_id"), fields.get("error_code"))),
             _ => None,
         };
         assert_eq!(code(&Draft::request(7, "x").set("steps", 0).bytes()), Some((7, 6)));

@@ -260,6 +260,35 @@ impl Process {
         self.child.id()
     }
 
+    /// Its process id, and those of all processes that come from it.
+    #[must_use]
+    pub fn family(&self) -> Vec<u32> {
+        let mut all = vec![self.id()];
+        let mut at = 0;
+        while at < all.len() {
+            let threads =
+                std::fs::read_dir(format!("/proc/{}/task", all[at])).into_iter().flatten().flatten();
+            for thread in threads {
+                let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            }
+            at += 1;
+        }
+        all
+    }
+
+    /// Bytes that its family has asked the system for, and can write to.
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        let mut all = 0;
+        for pid in self.family() {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmData:"))?;
+            all += line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+        }
+        Some(all)
+    }
+
     /// How it ended; `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()

@@ -1,4 +1,4 @@
-//! Weave's frames, as this suite reads and writes them.
+//! Weave's frames, as this suite reads and shows them.
 //!
 //! Made from the tables of `spec/weave-v1.md` alone and without a line of `weave-core`, so that a mistake of one is seen
 //! by the other. It works on whole byte strings and copies as it likes: it is for judging, not for serving.
@@ -183,7 +183,7 @@ pub enum Receiver {
 
 /// What a receiver makes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Expectation {
     /// A server can serve it. cfg_scale is 0 where the frame has -0.0.
     Request {
         /// request_id to t5_length.
@@ -242,56 +242,56 @@ pub enum End {
 
 /// Reads all that came on one connection.
 #[must_use]
-pub fn read(receiver: Receiver, mut bytes: &[u8]) -> (Vec<Outcome>, End) {
-    let mut outcomes = Vec::new();
+pub fn read(receiver: Receiver, mut bytes: &[u8]) -> (Vec<Expectation>, End) {
+    let mut expectations = Vec::new();
     loop {
         if bytes.is_empty() {
-            return (outcomes, End::BetweenFrames);
+            return (expectations, End::BetweenFrames);
         }
         let Some((header, after)) = bytes.split_at_checked(HEADER_LEN) else {
-            return (outcomes, End::InsideAFrame);
+            return (expectations, End::InsideAFrame);
         };
         let header = View { table: HEADER, bytes: header };
         let payload_len = header.get("payload_len").unwrap_or_default();
         if let Some(lost) = lost(receiver, header.get("magic").unwrap_or_default(), payload_len) {
-            outcomes.push(lost);
-            return (outcomes, End::Closed);
+            expectations.push(lost);
+            return (expectations, End::Closed);
         }
         let whole = usize::try_from(payload_len).ok().and_then(|len| after.split_at_checked(len));
         let Some((payload, rest)) = whole else {
-            return (outcomes, End::InsideAFrame);
+            return (expectations, End::InsideAFrame);
         };
-        let outcome = match receiver {
+        let expectation = match receiver {
             Receiver::Server => request(header, payload),
             Receiver::Client => answer(header, payload),
         };
-        let closes = matches!(outcome, Outcome::Close { .. });
-        outcomes.push(outcome);
+        let closes = matches!(expectation, Expectation::Close { .. });
+        expectations.push(expectation);
         if closes {
-            return (outcomes, End::Closed);
+            return (expectations, End::Closed);
         }
         bytes = rest;
     }
 }
 
 /// What a header says for which the stream is given up (W1-FRM-002, W1-FRM-004 to W1-FRM-007).
-fn lost(receiver: Receiver, magic: u64, payload_len: u64) -> Option<Outcome> {
+fn lost(receiver: Receiver, magic: u64, payload_len: u64) -> Option<Expectation> {
     let bad_magic = magic != u64::from(MAGIC);
     match receiver {
         Receiver::Server if bad_magic => Some(refusal(0, "INVALID_MAGIC", 1, "magic")),
         Receiver::Server if payload_len > MAX_SKIPPED_PAYLOAD => {
             Some(refusal(0, "TOO_LARGE", 2, "payload_len"))
         }
-        Receiver::Client if bad_magic => Some(Outcome::Close { because: "W1-FRM-006", field: "magic" }),
+        Receiver::Client if bad_magic => Some(Expectation::Close { because: "W1-FRM-006", field: "magic" }),
         Receiver::Client if payload_len > MAX_RESPONSE_PAYLOAD => {
-            Some(Outcome::Close { because: "W1-FRM-007", field: "payload_len" })
+            Some(Expectation::Close { because: "W1-FRM-007", field: "payload_len" })
         }
         _ => None,
     }
 }
 
-fn refusal(request_id: u64, name: &str, step: u8, field: &str) -> Outcome {
-    Outcome::Answer { request_id, code: code(name), step, field: field.to_owned() }
+fn refusal(request_id: u64, name: &str, step: u8, field: &str) -> Expectation {
+    Expectation::Answer { request_id, code: code(name), step, field: field.to_owned() }
 }
 
 const ENCODERS: [&str; 3] = ["clip_l", "clip_g", "t5"];
@@ -301,7 +301,7 @@ fn is_side(side: u64) -> bool {
 }
 
 /// Steps 3 to 15 of section 7.
-fn request(header: View<'_>, payload: &[u8]) -> Outcome {
+fn request(header: View<'_>, payload: &[u8]) -> Expectation {
     let view = View { table: REQUEST, bytes: payload };
     let id = view.get("request_id").unwrap_or(0);
     let refuse = |name, step, field: &str| refusal(id, name, step, field);
@@ -368,12 +368,12 @@ fn request(header: View<'_>, payload: &[u8]) -> Outcome {
             return refuse("INVALID_PROMPT", 15, encoder);
         }
     }
-    Outcome::Request { fields, prompts }
+    Expectation::Request { fields, prompts }
 }
 
 /// Sections 5 and 6, as a client reads them.
-fn answer(header: View<'_>, payload: &[u8]) -> Outcome {
-    let close = |because, field| Outcome::Close { because, field };
+fn answer(header: View<'_>, payload: &[u8]) -> Expectation {
+    let close = |because, field| Expectation::Close { because, field };
     let version = header.get("version");
     match header.get("msg_type") {
         // Of any version (W1-VER-006).
@@ -384,8 +384,8 @@ fn answer(header: View<'_>, payload: &[u8]) -> Outcome {
     }
 }
 
-fn response(payload: &[u8]) -> Outcome {
-    let close = |because, field| Outcome::Close { because, field };
+fn response(payload: &[u8]) -> Expectation {
+    let close = |because, field| Expectation::Close { because, field };
     let Some((fixed, after)) = payload.split_at_checked(size(RESPONSE)) else {
         return close("W1-RSP-006", "payload_len");
     };
@@ -407,14 +407,14 @@ fn response(payload: &[u8]) -> Outcome {
     }
     match usize::try_from(len).ok().and_then(|len| after.split_at_checked(len)) {
         Some((pixels, rest)) => {
-            Outcome::Response { fields, image_data: pixels.to_vec(), trailing: rest.len() }
+            Expectation::Response { fields, image_data: pixels.to_vec(), trailing: rest.len() }
         }
         None => close("W1-RSP-006", "payload_len"),
     }
 }
 
-fn error(payload: &[u8]) -> Outcome {
-    let close = |because, field| Outcome::Close { because, field };
+fn error(payload: &[u8]) -> Expectation {
+    let close = |because, field| Expectation::Close { because, field };
     let Some((fixed, after)) = payload.split_at_checked(size(ERROR)) else {
         return close("W1-ERR-008", "payload_len");
     };
@@ -423,128 +423,10 @@ fn error(payload: &[u8]) -> Outcome {
         return close("W1-ERR-007", "status");
     }
     match usize::try_from(fields.get("error_msg_len")).ok().and_then(|len| after.split_at_checked(len)) {
-        Some((message, rest)) => Outcome::Error { fields, message: message.to_vec(), trailing: rest.len() },
-        None => close("W1-ERR-008", "payload_len"),
-    }
-}
-
-// Writing ---------------------------------------------------------------------------------------------------------
-
-/// A piece of a stream: a field, or bytes that have another name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// The field's name.
-    pub field: String,
-    /// What is sent of it.
-    pub bytes: Vec<u8>,
-}
-
-/// A frame under construction: every field can be made wrong.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    header: Vec<(Field, u64)>,
-    payload: Vec<(Field, u64)>,
-    tail: Vec<Segment>,
-    /// Whether payload_len is what it has to be.
-    counts: bool,
-}
-
-impl Draft {
-    fn new(msg_type: u64, table: &[Field]) -> Self {
-        let values = |table: &[Field]| table.iter().map(|field| (*field, 0)).collect();
-        let draft = Self { header: values(HEADER), payload: values(table), tail: Vec::new(), counts: true };
-        draft.set("magic", MAGIC.into()).set("version", 1).set("msg_type", msg_type)
-    }
-
-    /// A frame of any type whose payload is just bytes.
-    #[must_use]
-    pub fn other(msg_type: u64, payload: &[u8]) -> Self {
-        Self::new(msg_type, &[]).tail("payload", payload)
-    }
-
-    /// A request that can be served: 64×64 pixels, one step, three copies of a prompt.
-    #[must_use]
-    pub fn request(request_id: u64, prompt: &str) -> Self {
-        let len = prompt.len() as u64;
-        [("width", 64), ("height", 64), ("steps", 1), ("cfg_scale", 1.0f32.to_bits().into()), ("seed", 3)]
-            .into_iter()
-            .chain([("clip_l_length", len), ("clip_g_offset", len), ("clip_g_length", len)])
-            .chain([("t5_offset", 2 * len), ("t5_length", len), ("request_id", request_id)])
-            .fold(Self::new(TYPE_REQUEST, REQUEST), |draft, (name, value)| draft.set(name, value))
-            .tail("prompt_data", prompt.repeat(3).as_bytes())
-    }
-
-    /// A request for a model that no server has.
-    #[must_use]
-    pub fn unknown_model(request_id: u64) -> Self {
-        Self::new(TYPE_REQUEST, &REQUEST[..2]).set("request_id", request_id).set("model_id", u32::MAX.into())
-    }
-
-    /// A response. `image_data` is what is sent, image_data_len what `width` and `height` make of RGB.
-    #[must_use]
-    pub fn response(request_id: u64, width: u64, height: u64, image_data: &[u8]) -> Self {
-        [("request_id", request_id), ("status", 200), ("generation_time_ms", 12), ("image_width", width)]
-            .into_iter()
-            .chain([("image_height", height), ("channels", 3), ("image_data_len", width * height * 3)])
-            .fold(Self::new(TYPE_RESPONSE, RESPONSE), |draft, (name, value)| draft.set(name, value))
-            .tail("image_data", image_data)
-    }
-
-    /// An error with the status that belongs to its code; 500 for an unknown one.
-    #[must_use]
-    pub fn error(request_id: u64, code: u64, message: &[u8]) -> Self {
-        let status = CODES.iter().find(|(number, ..)| *number == code).map_or(500, |(.., status)| *status);
-        [
-            ("request_id", request_id),
-            ("status", status),
-            ("error_code", code),
-            ("error_msg_len", message.len() as u64),
-        ]
-        .into_iter()
-        .fold(Self::new(TYPE_ERROR, ERROR), |draft, (name, value)| draft.set(name, value))
-        .tail("error_msg", message)
-    }
-
-    /// Changes a field. payload_len is from then on what it is set to.
-    ///
-    /// # Panics
-    /// If the frame has no such field.
-    #[must_use]
-    pub fn set(mut self, name: &str, value: u64) -> Self {
-        self.counts &= name != "payload_len";
-        let place = self.header.iter_mut().chain(&mut self.payload).find(|(field, _)| field.name == name);
-        place.unwrap_or_else(|| panic!("no field {name}")).1 = value;
-        self
-    }
-
-    /// Appends bytes to the payload.
-    #[must_use]
-    pub fn tail(mut self, field: &str, bytes: &[u8]) -> Self {
-        if !bytes.is_empty() {
-            self.tail.push(Segment { field: field.to_owned(), bytes: bytes.to_vec() });
+        Some((message, rest)) => {
+            Expectation::Error { fields, message: message.to_vec(), trailing: rest.len() }
         }
-        self
-    }
-
-    /// The frame, field by field.
-    #[must_use]
-    pub fn segments(&self) -> Vec<Segment> {
-        let tail: usize = self.tail.iter().map(|segment| segment.bytes.len()).sum();
-        let payload: usize = self.payload.iter().map(|(field, _)| field.size).sum();
-        let segment = |(field, value): &(Field, u64)| {
-            let value = match field.name {
-                "payload_len" if self.counts => (payload + tail) as u64,
-                _ => *value,
-            };
-            Segment { field: field.name.to_owned(), bytes: value.to_be_bytes()[8 - field.size..].to_vec() }
-        };
-        self.header.iter().chain(&self.payload).map(segment).chain(self.tail.iter().cloned()).collect()
-    }
-
-    /// The frame in one piece.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        self.segments().into_iter().flat_map(|segment| segment.bytes).collect()
+        None => close("W1-ERR-008", "payload_len"),
     }
 }
 

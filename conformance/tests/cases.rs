@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use weave_conformance::case::{Case, Level, Run, vectors};
-use weave_conformance::run::all_cases;
-use weave_conformance::spec::{Keyword, REQUIREMENTS, VECTORS};
+use weave_conformance::case::{Case, Level, Run};
+use weave_conformance::cases::all_cases;
+use weave_conformance::cases::server::SECTIONS;
+use weave_conformance::spec::{Keyword, REQUIREMENTS, VECTORS, vectors};
 use weave_conformance::wire::Receiver;
 
 fn line(case: &Case) -> String {
@@ -27,6 +28,25 @@ fn ids_are_unique_and_those_of_requirements() {
             case.id
         );
         assert!(case.id.len() > case.requirement().len(), "{} has no letter", case.id);
+    }
+}
+
+/// What `--list --verbose` and reports say beside each case.
+#[test]
+fn every_case_has_the_sentence_of_its_requirement() {
+    for case in all_cases() {
+        assert!(!case.sentence().is_empty(), "{} has no sentence in the specification", case.id);
+    }
+}
+
+#[test]
+fn each_case_of_a_server_is_in_the_file_of_its_section() {
+    for (section, cases) in SECTIONS {
+        assert!(!cases.is_empty(), "{section} has no case");
+        for case in *cases {
+            let requirement = REQUIREMENTS.iter().find(|known| known.id == case.requirement());
+            assert_eq!(requirement.map(|known| known.section.as_str()), Some(*section), "{}", case.id);
+        }
     }
 }
 

@@ -62,6 +62,11 @@ fn a_list_runs_nothing_and_can_be_narrowed() {
         expect(&["server", "--list", "--filter", "W1-ERR", "--exclude", "W1-ERR-001"], 0, &["W1-ERR-005a"]);
     assert!(some.lines().count() < all.lines().count() && !some.contains("W1-ERR-001a"));
     assert!(some.lines().all(|line| line.starts_with("W1-ERR")), "{some}");
+    let verbose = expect(&["server", "--list", "--verbose", "--filter", "W1-HDR-001a"], 0, &[]);
+    assert!(
+        verbose.ends_with("\n    W1-HDR-001: A sender MUST begin each frame with the magic.\n"),
+        "{verbose}"
+    );
 }
 
 #[test]

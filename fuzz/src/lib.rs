@@ -14,7 +14,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use weave_conformance::spec::REQUIREMENTS;
 use weave_conformance::wire;
 use weave_core::error::{self, ErrorCode};
-use weave_core::frame::{Deframer, Frame, FrameError, Header, Kind, Split};
+use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Split};
 use weave_core::limits::{
     HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD,
     REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, SIDE_STEP,
@@ -60,9 +60,13 @@ fn deframe(stream: &[u8], sizes: &[usize]) -> Frames {
     let (mut frames, mut rest, mut sizes) = (Vec::new(), stream, sizes.iter().cycle());
     loop {
         match deframer.next_frame() {
-            Ok(Some(frame)) => {
-                let header = frame.header();
-                frames.push((header.kind().to_wire(), header.payload_len(), frame.body().to_vec()));
+            Ok(Some(arrived)) => {
+                let header = arrived.header();
+                let kept = match arrived {
+                    Arrived::Whole(frame) => frame.payload(),
+                    Arrived::Skipped(skipped) => skipped.front(),
+                };
+                frames.push((header.kind().to_wire(), header.payload_len(), kept.to_vec()));
             }
             Err(error) => {
                 assert_is_required(error.requirement());
@@ -90,19 +94,19 @@ pub fn split(data: &[u8]) {
     let whole = deframe(stream, &[usize::MAX]);
     assert_eq!(deframe(stream, &sizes), whole, "cut into {sizes:?}");
     let mut rest = stream;
-    for (kind, payload_len, body) in &whole.0 {
+    for (kind, payload_len, payload) in &whole.0 {
         match weave_core::frame::split(rest, MAX_SKIPPED_PAYLOAD) {
             Ok(Split::Frame(frame, after)) => {
                 assert_eq!(
                     (frame.header().kind().to_wire(), frame.header().payload_len()),
                     (*kind, *payload_len)
                 );
-                let kept = if frame.body().len() + HEADER_LEN > MAX_REQUEST_FRAME {
+                let kept = if frame.payload().len() + HEADER_LEN > MAX_REQUEST_FRAME {
                     REQUEST_FIXED_LEN
                 } else {
-                    body.len()
+                    payload.len()
                 };
-                assert_eq!(body, &frame.body()[..kept]);
+                assert_eq!(payload, &frame.payload()[..kept]);
                 rest = after;
             }
             other => panic!("{other:?} instead of a frame"),
@@ -129,7 +133,7 @@ pub fn request(data: &[u8]) {
             );
             let mut out = [0xA5; MAX_REQUEST_FRAME];
             let emitted = parsed.emit(&mut out).expect("what was accepted can be sent");
-            let mut sent = frame.body().to_vec();
+            let mut sent = frame.payload().to_vec();
             // The only values that a sender writes otherwise.
             if sent[24..28] == [0x80, 0, 0, 0] {
                 sent[24] = 0;
@@ -177,13 +181,13 @@ pub fn response(data: &[u8]) {
 }
 
 fn response_frame(frame: &Frame<'_>) {
-    let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>();
+    let fields = frame.payload().first_chunk::<RESPONSE_FIXED_LEN>();
     let head = fields.map(|fields| ResponseHead::parse(frame.header(), fields));
     match response::parse(frame) {
         Ok(parsed) => {
             assert_eq!(parsed.pixels.len(), parsed.head.image.data_len() as usize);
-            assert_eq!(parsed.head.emit()[HEADER_LEN..], frame.body()[..RESPONSE_FIXED_LEN]);
-            let after = frame.body().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
+            assert_eq!(parsed.head.emit()[HEADER_LEN..], frame.payload()[..RESPONSE_FIXED_LEN]);
+            let after = frame.payload().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
             assert_eq!(head, Some(Ok((parsed.head, u32::try_from(after).unwrap()))));
         }
         Err(wrong) => {
@@ -211,7 +215,7 @@ pub fn error(data: &[u8]) {
             let emitted =
                 error::emit(parsed.request_id, parsed.code, text, &mut out).expect("room for any error");
             if text.len() <= 255 {
-                assert_eq!(emitted[HEADER_LEN..], frame.body()[..18 + text.len()]);
+                assert_eq!(emitted[HEADER_LEN..], frame.payload()[..18 + text.len()]);
             } else {
                 assert!(
                     emitted.len() <= MAX_ERROR_FRAME
@@ -317,11 +321,11 @@ fn by_c(is_server: bool, stream: &[u8], cut: usize) -> Vec<u64> {
 /// What the conformance suite's reader makes of it.
 fn by_suite(is_server: bool, stream: &[u8]) -> Vec<u64> {
     let receiver = if is_server { wire::Receiver::Server } else { wire::Receiver::Client };
-    let (outcomes, end) = wire::read(receiver, stream);
+    let (expectations, end) = wire::read(receiver, stream);
     let mut numbers = Vec::new();
-    for outcome in outcomes {
-        match outcome {
-            wire::Outcome::Request { fields, prompts } => {
+    for expectation in expectations {
+        match expectation {
+            wire::Expectation::Request { fields, prompts } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([1, get("request_id"), get("width"), get("height"), get("steps")]);
                 numbers.extend([get("cfg_scale"), get("seed")]);
@@ -330,18 +334,18 @@ fn by_suite(is_server: bool, stream: &[u8]) -> Vec<u64> {
                     numbers.extend([place[0], place[1], hashed(&prompt)]);
                 }
             }
-            wire::Outcome::Answer { request_id, code, .. } => numbers.extend([2, request_id, code]),
-            wire::Outcome::Response { fields, image_data, trailing } => {
+            wire::Expectation::Answer { request_id, code, .. } => numbers.extend([2, request_id, code]),
+            wire::Expectation::Response { fields, image_data, trailing } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([3, get("request_id"), get("generation_time_ms"), get("image_width")]);
                 numbers.extend([get("image_height"), get("channels"), hashed(&image_data), trailing as u64]);
             }
-            wire::Outcome::Error { fields, message, trailing } => {
+            wire::Expectation::Error { fields, message, trailing } => {
                 let get = |name: &str| fields.get(name);
                 numbers.extend([4, get("request_id"), get("status"), get("error_code"), hashed(&message)]);
                 numbers.push(trailing as u64);
             }
-            wire::Outcome::Close { because, .. } => {
+            wire::Expectation::Close { because, .. } => {
                 assert_is_required(because);
                 numbers.push(5);
             }
@@ -363,7 +367,7 @@ fn by_core(is_server: bool, stream: &[u8], cut: usize) -> Vec<u64> {
         let mut rest = stream;
         loop {
             match deframer.next_frame() {
-                Ok(Some(frame)) => core_request(&frame, &mut numbers),
+                Ok(Some(arrived)) => core_request(&arrived, &mut numbers),
                 Ok(None) if rest.is_empty() => {
                     numbers.push(if deframer.is_between_frames() { 100 } else { 101 });
                     return numbers;
@@ -404,9 +408,10 @@ fn by_core(is_server: bool, stream: &[u8], cut: usize) -> Vec<u64> {
     }
 }
 
-fn core_request(frame: &Frame<'_>, numbers: &mut Vec<u64>) {
-    match request::parse(frame) {
+fn core_request(arrived: &Arrived<'_>, numbers: &mut Vec<u64>) {
+    match request::parse_arrived(arrived) {
         Ok(request) => {
+            let Arrived::Whole(frame) = arrived else { panic!("a request without its prompts was accepted") };
             let params = request.params;
             numbers.extend([
                 1,
@@ -416,13 +421,13 @@ fn core_request(frame: &Frame<'_>, numbers: &mut Vec<u64>) {
                 params.steps.into(),
             ]);
             numbers.extend([params.cfg_scale.to_bits().into(), params.seed]);
-            let data_at = frame.body().as_ptr().addr() + REQUEST_FIXED_LEN;
+            let data_at = frame.payload().as_ptr().addr() + REQUEST_FIXED_LEN;
             for text in [request.prompts.clip_l(), request.prompts.clip_g(), request.prompts.t5()] {
                 let offset = text.as_ptr().addr() - data_at;
                 numbers.extend([offset as u64, text.len() as u64, hashed(text.as_bytes())]);
             }
         }
-        Err(wrong) => numbers.extend([2, frame.request_id(), wrong.code().to_wire().into()]),
+        Err(wrong) => numbers.extend([2, arrived.request_id(), wrong.code().to_wire().into()]),
     }
 }
 
@@ -432,7 +437,7 @@ fn core_answer(frame: &Frame<'_>, numbers: &mut Vec<u64>) -> bool {
         Kind::Response => {
             let Ok(parsed) = response::parse(frame) else { return false };
             let image = parsed.head.image;
-            let trailing = frame.body().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
+            let trailing = frame.payload().len() - RESPONSE_FIXED_LEN - parsed.pixels.len();
             numbers.extend([
                 3,
                 parsed.head.request_id,
@@ -445,7 +450,7 @@ fn core_answer(frame: &Frame<'_>, numbers: &mut Vec<u64>) -> bool {
         }
         Kind::Error => {
             let Ok(parsed) = error::parse(frame) else { return false };
-            let trailing = frame.body().len() - 18 - parsed.message.len();
+            let trailing = frame.payload().len() - 18 - parsed.message.len();
             numbers.extend([
                 4,
                 parsed.request_id,

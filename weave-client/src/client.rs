@@ -1,19 +1,19 @@
 //! Requests and their answers.
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use weave_core::error::{ErrorCode, Status};
+use weave_core::error::ErrorCode;
 use weave_core::limits::MAX_REQUEST_FRAME;
-use weave_core::request::{EmitError, Params, Prompts, Request, RequestError, probe};
+use weave_core::request::{EmitError, Params, Prompts, Request, probe};
 use weave_core::response::ImageSize;
 
 use crate::address::{Address, Token};
-use crate::answer::{Head, Nonsense, Refusal, read_head, read_pixels};
+use crate::answer::{Head, read_head, read_pixels};
+use crate::error::{Error, Nonsense};
 use crate::link::{Deadline, Link, Unasked};
 use crate::stopper::Stopper;
 
@@ -156,7 +156,7 @@ impl Client {
         &self.address
     }
 
-    /// Has an image made and waits for it. Answers to other requests that come meanwhile are kept for
+    /// Asks for an image and waits for it. Answers to other requests that come meanwhile are kept for
     /// [`receive`](Self::receive).
     ///
     /// `prompt` is 1 to 2048 bytes without a NUL.
@@ -391,7 +391,7 @@ impl Client {
         let Some(at) = self.waiting.iter().position(|sent| sent.request_id == received) else {
             return Err(match head {
                 // It could not read an id, or didn't try, and says no more on this connection.
-                Head::Refusal { request_id: 0, refusal } => Error::Refused(refusal),
+                Head::Error { request_id: 0, reply } => Error::Refused(reply),
                 _ => {
                     let sent = self.waiting.front().map_or(0, |sent| sent.request_id);
                     Nonsense::RequestId { sent, received }.into()
@@ -404,16 +404,16 @@ impl Client {
                 if asked != size {
                     return Err(Nonsense::Size { asked, received: size }.into());
                 }
-                let pixels = read_pixels(link, &head, trailing, &mut |step| progress(received, step))?;
+                let pixels = read_pixels(link, &head, trailing, &mut |bytes, of| {
+                    progress(received, Progress::Received { bytes, of });
+                })?;
                 let generation_time_ms = head.generation_time_ms;
                 Ok(Some(Image { request_id: received, size: head.image, generation_time_ms, pixels }))
             }
             (Head::Image { .. }, Asks::Pong) => return Err(Nonsense::Image.into()),
             // What the probe is made for.
-            (Head::Refusal { refusal, .. }, Asks::Pong) if refusal.code == ErrorCode::InvalidModelId => {
-                Ok(None)
-            }
-            (Head::Refusal { refusal, .. }, _) => Err(Error::Refused(refusal)),
+            (Head::Error { reply, .. }, Asks::Pong) if reply.code == ErrorCode::InvalidModelId => Ok(None),
+            (Head::Error { reply, .. }, _) => Err(Error::Refused(reply)),
         };
         self.waiting.remove(at);
         Ok((received, answer))
@@ -498,125 +498,4 @@ pub enum Progress {
         /// Bytes of the whole image.
         of: usize,
     },
-}
-
-/// Why there is no answer, or not the one that was hoped for. Its text also says what to do.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// Nothing listens on the socket, or not for this user.
-    Unreachable {
-        /// Where it was expected.
-        address: Address,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The request can't be made like this; nothing was sent.
-    Invalid(RequestError),
-    /// The daemon answered with an error.
-    Refused(Refusal),
-    /// The daemon closed the connection before its answer was complete.
-    HungUp {
-        /// Bytes of the answer that had come.
-        received: u64,
-    },
-    /// The answer breaks the protocol.
-    Nonsense(Nonsense),
-    /// The time is over that the call was given.
-    Timeout(Duration),
-    /// A [`Stopper`] ended the call.
-    Stopped,
-    /// The connection failed in some other way.
-    Io(io::Error),
-}
-
-impl Error {
-    /// The same once more, for the next request that it has ended.
-    fn again(&self) -> Self {
-        let io = |error: &io::Error| match error.raw_os_error() {
-            Some(number) => io::Error::from_raw_os_error(number),
-            None => io::Error::new(error.kind(), error.to_string()),
-        };
-        match self {
-            Self::Unreachable { address, source } => {
-                Self::Unreachable { address: address.clone(), source: io(source) }
-            }
-            Self::Invalid(error) => Self::Invalid(*error),
-            Self::Refused(refusal) => Self::Refused(refusal.clone()),
-            Self::HungUp { received } => Self::HungUp { received: *received },
-            Self::Nonsense(nonsense) => Self::Nonsense(*nonsense),
-            Self::Timeout(limit) => Self::Timeout(*limit),
-            Self::Stopped => Self::Stopped,
-            Self::Io(error) => Self::Io(io(error)),
-        }
-    }
-}
-
-impl From<Nonsense> for Error {
-    fn from(nonsense: Nonsense) -> Self {
-        Self::Nonsense(nonsense)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable { address, source } => write!(
-                f,
-                "no daemon answers at {address} ({source}); start weaved, or name the socket of one that runs"
-            ),
-            Self::Invalid(error) => error.fmt(f),
-            Self::Refused(Refusal { status, code, message }) => {
-                let what = match (code, status) {
-                    (ErrorCode::Busy, _) => "the daemon is busy and may take the request later",
-                    (ErrorCode::ShuttingDown, _) => {
-                        "the daemon is ending and takes requests again when it has been restarted"
-                    }
-                    (ErrorCode::Timeout, _) => {
-                        "the daemon ran out of time; a smaller image or fewer steps take less"
-                    }
-                    (ErrorCode::OutOfMemory, _) => {
-                        "the daemon lacks memory for this image; a smaller one takes less"
-                    }
-                    (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
-                    (_, Status::ServerError) => "the daemon could not make the image; its log says more",
-                };
-                // The daemon's own advice, if it has any, stands at the end.
-                write!(f, "{what} ({code})")?;
-                if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
-            }
-            Self::HungUp { received: 0 } => f.write_str(
-                "the daemon hung up without an answer; it may be ending, not let this user in, or want \
-                 another token: its log says more",
-            ),
-            Self::HungUp { received } => {
-                write!(
-                    f,
-                    "the daemon hung up after {received} bytes of its answer; try again, its log says more"
-                )
-            }
-            Self::Nonsense(nonsense) => write!(
-                f,
-                "what answers doesn't speak Weave properly: {nonsense}; check that the socket is a daemon's \
-                 and that it speaks version {}",
-                weave_core::limits::VERSION
-            ),
-            Self::Timeout(limit) => {
-                write!(f, "no complete answer within {limit:?}; allow more time, or ask for less")
-            }
-            Self::Stopped => f.write_str("the call was stopped before the answer was complete"),
-            Self::Io(error) => write!(f, "the connection failed: {error}; try again"),
-        }
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
-            Self::Invalid(error) => Some(error),
-            Self::Nonsense(nonsense) => Some(nonsense),
-            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) | Self::Stopped => None,
-        }
-    }
 }

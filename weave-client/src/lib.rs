@@ -1,4 +1,4 @@
-//! A blocking client for the Weave protocol, and the `weave` command.
+//! A blocking client for the Weave protocol.
 //!
 //! A daemon such as `weaved` makes images and listens on a Unix socket, or on TCP. A [`Client`] sends it a
 //! prompt and waits for the pixels. There is no async runtime and no thread: a call returns when the
@@ -22,37 +22,21 @@
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
 //! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
-//! # The `weave` command
-//! It comes with the feature `cli`; `weave gateway` and `--providers` come with the feature `gateway`. Both
-//! are on by default. A program that wants the library only depends on this crate with
-//! `default-features = false`. `weave --help` explains the command; its exit status is one of
-//!
-//! | status | meaning |
-//! | --- | --- |
-//! | 0 | done |
-//! | 1 | something failed on this side, or the answer is no: other pixels (verify), a bad frame (inspect) |
-//! | 2 | bad usage, or a parameter out of its range: nothing was sent |
-//! | 3 | the daemon refused the request; the same request will be refused again |
-//! | 4 | the daemon is busy or ending; the same request may succeed later |
-//! | 5 | time ran out, on the daemon's side or by --timeout |
-//! | 7 | the daemon failed: it could not generate the image, or hung up |
-//! | 66 | a file that was named can't be read, or isn't what it should be |
-//! | 69 | no daemon answers at the socket |
-//! | 76 | what answers there doesn't speak Weave properly |
-//! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |
+//! The `weave` command is a package of its own, `weave-cli`.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod answer;
 mod client;
+mod error;
 mod link;
 mod socket_path;
 mod stopper;
 
 pub use address::{Address, Token};
-pub use answer::{Nonsense, Refusal};
-pub use client::{Answer, Client, Error, Image, Progress};
+pub use client::{Answer, Client, Image, Progress};
+pub use error::{Error, ErrorKind, ErrorReply, Nonsense};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use stopper::Stopper;
 pub use weave_core;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{Address, Error, Stopper, Token};
+use crate::address::{Address, Token};
+use crate::error::Error;
+use crate::stopper::Stopper;
 
 /// When a call has to be over.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 /// Ends a [`Client`](crate::Client)'s call from another thread, by closing its connection: a daemon
-/// with `abandoned = "cancel"` then gives the image up. Clones are one and the same.
+/// with `abandoned = "cancel"` then cancels the image. Clones are one and the same.
 #[derive(Clone, Default)]
 pub struct Stopper(Arc<Shared>);
 

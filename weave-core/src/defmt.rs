@@ -4,7 +4,7 @@ use defmt::{Debug2Format, Display2Format, Format, Formatter, write};
 
 use crate::NoRoom;
 use crate::error::{ErrorCode, ErrorMessage, ErrorParseError};
-use crate::frame::{Frame, FrameError, Header, Kind};
+use crate::frame::{Arrived, Frame, FrameError, Header, Kind, Skipped};
 use crate::request::{EmitError, Params, Prompts, Request, RequestError};
 use crate::response::{ImageSize, Response, ResponseError, ResponseHead};
 
@@ -19,7 +19,7 @@ macro_rules! format_as {
 }
 
 format_as!(Display2Format: ErrorCode, ErrorParseError, FrameError, EmitError, RequestError, ResponseError, NoRoom);
-format_as!(Debug2Format: ErrorMessage<'_>, Frame<'_>, Header, Kind, Params, Prompts<'_>, Request<'_>, ImageSize, ResponseHead);
+format_as!(Debug2Format: ErrorMessage<'_>, Arrived<'_>, Frame<'_>, Skipped<'_>, Header, Kind, Params, Prompts<'_>, Request<'_>, ImageSize, ResponseHead);
 
 /// Without the pixels.
 impl Format for Response<'_> {

@@ -15,115 +15,14 @@ use nom::{Finish, Parser};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::NoRoom;
-use crate::frame::{Frame, Header, Kind, Short, fixed};
+use crate::bytes::{NoRoom, Short, fixed, write_parts};
+use crate::frame::{Frame, Header, Kind};
 use crate::limits::{
-    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_MESSAGE_LEN, STATUS_CLIENT_ERROR, STATUS_SERVER_ERROR,
+    ERROR_FIXED_LEN, HEADER_LEN, MAX_ERROR_FRAME, MAX_ERROR_MESSAGE_LEN, MIN_ERROR_PAYLOAD,
+    STATUS_CLIENT_ERROR, STATUS_SERVER_ERROR,
 };
 
-/// Whose fault an error is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// 400: the same request will fail again.
-    ClientError,
-    /// 500: the same request may succeed later.
-    ServerError,
-}
-
-impl Status {
-    /// The number on the wire.
-    #[must_use]
-    pub const fn to_wire(self) -> u32 {
-        match self {
-            Self::ClientError => STATUS_CLIENT_ERROR,
-            Self::ServerError => STATUS_SERVER_ERROR,
-        }
-    }
-}
-
-/// Declares the codes once: variant, number, name in the specification, status, meaning.
-macro_rules! error_codes {
-    ($($variant:ident = $number:literal, $name:literal, $status:ident, $doc:literal;)*) => {
-        /// What went wrong. A code that this crate doesn't know is kept; go by the status then.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum ErrorCode {
-            $(#[doc = $doc] $variant,)*
-            /// A code from a later version.
-            Unknown(u32),
-        }
-
-        impl ErrorCode {
-            /// Every code that v1 defines.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The number on the wire.
-            #[must_use]
-            pub const fn to_wire(self) -> u32 {
-                match self {
-                    $(Self::$variant => $number,)*
-                    Self::Unknown(other) => other,
-                }
-            }
-
-            /// The meaning of a number on the wire.
-            #[must_use]
-            pub const fn from_wire(number: u32) -> Self {
-                match number {
-                    $($number => Self::$variant,)*
-                    other => Self::Unknown(other),
-                }
-            }
-
-            /// The name in the specification; "UNKNOWN" for a code of a later version.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                    Self::Unknown(_) => "UNKNOWN",
-                }
-            }
-
-            /// The status that goes with the code. For an unknown code the frame's own counts.
-            #[must_use]
-            pub const fn status(self) -> Status {
-                match self {
-                    $(Self::$variant => Status::$status,)*
-                    Self::Unknown(_) => Status::ServerError,
-                }
-            }
-        }
-    };
-}
-
-error_codes! {
-    None = 0, "NONE", ServerError, "0: reserved, never sent.";
-    InvalidMagic = 1, "INVALID_MAGIC", ClientError, "1: the frame doesn't begin with \"WEVE\".";
-    UnsupportedVersion = 2, "UNSUPPORTED_VERSION", ClientError, "2: the header's version isn't spoken here.";
-    InvalidModelId = 3, "INVALID_MODEL_ID", ClientError, "3: no such model here.";
-    InvalidPrompt = 4, "INVALID_PROMPT", ClientError, "4: a prompt's length, place or text.";
-    InvalidDimensions = 5, "INVALID_DIMENSIONS", ClientError, "5: width or height.";
-    InvalidSteps = 6, "INVALID_STEPS", ClientError, "6: steps.";
-    InvalidCfg = 7, "INVALID_CFG", ClientError, "7: cfg_scale.";
-    OutOfMemory = 8, "OUT_OF_MEMORY", ServerError, "8: the image doesn't fit into the device's memory.";
-    GpuError = 9, "GPU_ERROR", ServerError, "9: the engine failed or died.";
-    Timeout = 10, "TIMEOUT", ServerError, "10: a deadline passed.";
-    Malformed = 20, "MALFORMED", ClientError, "20: the payload is too short.";
-    TooLarge = 21, "TOO_LARGE", ClientError, "21: the payload is too long to follow; the server closes.";
-    UnsupportedType = 22, "UNSUPPORTED_TYPE", ClientError, "22: a msg_type that a server doesn't take.";
-    Busy = 23, "BUSY", ServerError, "23: the queue is full.";
-    ShuttingDown = 24, "SHUTTING_DOWN", ServerError, "24: the server is ending.";
-    Internal = 99, "INTERNAL", ServerError, "99: anything else on the server's side.";
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(number) => write!(f, "error code {number}"),
-            known => f.write_str(known.name()),
-        }
-    }
-}
+pub use crate::code::{ErrorCode, Status};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -133,6 +32,17 @@ struct RawError {
     error_code: U32,
     error_msg_len: U16,
 }
+
+/// A frame with a message of the longest length.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct LongestFrame {
+    header: [u8; HEADER_LEN],
+    fields: RawError,
+    message: [u8; MAX_ERROR_MESSAGE_LEN],
+}
+
+const _: () = assert!(size_of::<RawError>() == ERROR_FIXED_LEN);
 
 /// An error as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +88,89 @@ impl fmt::Display for Text<'_> {
     }
 }
 
+/// Reads an error frame of any version: one that doesn't speak ours says so in its own. Bytes after
+/// the message are ignored.
+///
+/// # Errors
+/// [`ErrorParseError`]: the frame contradicts itself.
+pub fn parse<'a>(frame: &Frame<'a>) -> Result<ErrorMessage<'a>, ErrorParseError> {
+    let header = frame.header();
+    if header.kind() != Kind::Error {
+        return Err(ErrorParseError::NotAnError);
+    }
+    let short = |Short| ErrorParseError::Short { payload_len: header.payload_len() };
+    let (rest, raw) = fixed::<RawError>.parse_complete(frame.payload()).finish().map_err(short)?;
+    let status = match raw.status.get() {
+        STATUS_CLIENT_ERROR => Status::ClientError,
+        STATUS_SERVER_ERROR => Status::ServerError,
+        other => return Err(ErrorParseError::Status(other)),
+    };
+    let (_, message) = take(raw.error_msg_len.get()).parse_complete(rest).finish().map_err(short)?;
+    Ok(ErrorMessage {
+        request_id: raw.request_id.get(),
+        status,
+        code: ErrorCode::from_wire(raw.error_code.get()),
+        message,
+    })
+}
+
+/// Writes an error frame into `out` and returns it. The message is cut after
+/// [`MAX_ERROR_MESSAGE_LEN`] bytes, at the end of a character.
+///
+/// # Errors
+/// [`NoRoom`]: `out` is too small. [`emit_frame`] takes a buffer that never is.
+pub fn emit(
+    request_id: u64,
+    code: ErrorCode,
+    message: impl fmt::Display,
+    out: &mut [u8],
+) -> Result<&[u8], NoRoom> {
+    let mut longest = [0; MAX_ERROR_FRAME];
+    write_parts(out, [emit_frame(request_id, code, message, &mut longest)])
+}
+
+/// Writes an error frame into `out`, where every one fits, and returns it. The message is cut after
+/// [`MAX_ERROR_MESSAGE_LEN`] bytes, at the end of a character.
+pub fn emit_frame(
+    request_id: u64,
+    code: ErrorCode,
+    message: impl fmt::Display,
+    out: &mut [u8; MAX_ERROR_FRAME],
+) -> &[u8] {
+    let frame: &mut LongestFrame = zerocopy::transmute_mut!(out);
+    let mut text = Truncating(&mut frame.message);
+    // Only the message's own Display can fail; an error without all of its words is still an error.
+    let _ = write!(text, "{message}");
+    let message_len = MAX_ERROR_MESSAGE_LEN.saturating_sub(text.0.len());
+    // At most 255, so neither conversion saturates.
+    let error_msg_len = u16::try_from(message_len).unwrap_or(u16::MAX);
+    frame.header = Header::emit(Kind::Error, u32::from(error_msg_len).saturating_add(MIN_ERROR_PAYLOAD));
+    frame.fields = RawError {
+        request_id: U64::new(request_id),
+        status: U32::new(code.status().to_wire()),
+        error_code: U32::new(code.to_wire()),
+        error_msg_len: U16::new(error_msg_len),
+    };
+    let len = (HEADER_LEN + ERROR_FIXED_LEN).saturating_add(message_len);
+    // It never is longer than `out`: that holds the longest message.
+    out.get(..len).unwrap_or(out)
+}
+
+/// Takes text into what is left of a place until that is full, then drops the rest.
+struct Truncating<'o>(&'o mut [u8]);
+
+impl Write for Truncating<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = core::mem::take(&mut self.0);
+        // The longest beginning that fits and ends with a character.
+        let fits = (0..=room.len().min(text.len())).rev().find_map(|end| text.get(..end)).unwrap_or_default();
+        let Some((place, rest)) = room.split_at_mut_checked(fits.len()) else { return Err(fmt::Error) };
+        place.copy_from_slice(fits.as_bytes());
+        self.0 = rest;
+        if fits.len() == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
 /// Why a frame of type 0x00FF can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -219,95 +212,86 @@ impl fmt::Display for ErrorParseError {
 
 impl core::error::Error for ErrorParseError {}
 
-/// Reads an error frame of any version: one that doesn't speak ours says so in its own. Bytes after
-/// the message are ignored.
-///
-/// # Errors
-/// [`ErrorParseError`]: the frame contradicts itself.
-pub fn parse<'a>(frame: &Frame<'a>) -> Result<ErrorMessage<'a>, ErrorParseError> {
-    let header = frame.header();
-    if header.kind() != Kind::Error {
-        return Err(ErrorParseError::NotAnError);
-    }
-    let short = |Short| ErrorParseError::Short { payload_len: header.payload_len() };
-    let (rest, raw) = fixed::<RawError>.parse_complete(frame.body()).finish().map_err(short)?;
-    let status = match raw.status.get() {
-        STATUS_CLIENT_ERROR => Status::ClientError,
-        STATUS_SERVER_ERROR => Status::ServerError,
-        other => return Err(ErrorParseError::Status(other)),
-    };
-    let (_, message) = take(raw.error_msg_len.get()).parse_complete(rest).finish().map_err(short)?;
-    Ok(ErrorMessage {
-        request_id: raw.request_id.get(),
-        status,
-        code: ErrorCode::from_wire(raw.error_code.get()),
-        message,
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Split, split};
+    use crate::limits::MAX_RESPONSE_PAYLOAD;
 
-/// Writes an error frame into `out` and returns it. The message is cut after
-/// [`MAX_ERROR_MESSAGE_LEN`] bytes, at the end of a character.
-///
-/// # Errors
-/// [`NoRoom`]: `out` is too small; [`MAX_ERROR_FRAME`](crate::limits::MAX_ERROR_FRAME) bytes always do.
-pub fn emit(
-    request_id: u64,
-    code: ErrorCode,
-    message: impl fmt::Display,
-    out: &mut [u8],
-) -> Result<&[u8], NoRoom> {
-    let mut text = Truncating(heapless::String::<MAX_ERROR_MESSAGE_LEN>::new());
-    // Only the message's own Display can fail; an error without all of its words is still an error.
-    let _ = write!(text, "{message}");
-    let message = text.0.as_bytes();
-    // At most 255, so neither conversion saturates.
-    let message_len = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    let payload_len = u32::from(message_len).saturating_add(18);
-    let header = Header::emit(Kind::Error, payload_len);
-    let raw = RawError {
-        request_id: U64::new(request_id),
-        status: U32::new(code.status().to_wire()),
-        error_code: U32::new(code.to_wire()),
-        error_msg_len: U16::new(message_len),
-    };
-    write_parts(out, [&header, raw.as_bytes(), message])
-}
+    #[rustfmt::skip]
+    static FRAME: [u8; 39] = [
+        0x57, 0x45, 0x56, 0x45, 0, 1, 0, 0xFF, 0, 0, 0, 23, 0, 0, 0, 0, // header
+        1, 2, 3, 4, 5, 6, 7, 8, // request_id
+        0, 0, 1, 0xF4, // status
+        0, 0, 0, 23, // error_code
+        0, 5, // error_msg_len
+        b'l', b'a', b't', b'e', b'r',
+    ];
+    const ID: u64 = 0x0102_0304_0506_0708;
 
-/// Writes `parts` one after the other to the front of `out`.
-pub(crate) fn write_parts<'o, const P: usize>(
-    out: &'o mut [u8],
-    parts: [&[u8]; P],
-) -> Result<&'o [u8], NoRoom> {
-    let have = out.len();
-    let need = parts.iter().fold(0usize, |sum, part| sum.saturating_add(part.len()));
-    let Some(target) = out.get_mut(..need) else {
-        return Err(NoRoom { need, have });
-    };
-    let mut rest = &mut *target;
-    for part in parts {
-        let Some((place, after)) = rest.split_at_mut_checked(part.len()) else {
-            return Err(NoRoom { need, have });
-        };
-        place.copy_from_slice(part);
-        rest = after;
-    }
-    Ok(target)
-}
-
-/// Takes text until it is full, then drops the rest.
-struct Truncating(heapless::String<MAX_ERROR_MESSAGE_LEN>);
-
-impl Write for Truncating {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = MAX_ERROR_MESSAGE_LEN.saturating_sub(self.0.len());
-        if self.0.push_str(text).is_ok() {
-            return Ok(());
+    fn parse_bytes(bytes: &[u8]) -> Result<ErrorMessage<'_>, ErrorParseError> {
+        match split(bytes, MAX_RESPONSE_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => parse(&frame),
+            other => panic!("{other:?}"),
         }
-        // The longest beginning that fits and ends with a character.
-        let beginning = (0..=room).rev().find_map(|end| text.get(..end));
-        let _ = self.0.push_str(beginning.unwrap_or_default());
-        Err(fmt::Error)
+    }
+
+    #[test]
+    fn known_bytes_are_taken_apart() {
+        let message = ErrorMessage {
+            request_id: ID,
+            status: Status::ServerError,
+            code: ErrorCode::Busy,
+            message: b"later",
+        };
+        assert_eq!(parse_bytes(&FRAME), Ok(message));
+    }
+
+    #[test]
+    fn values_are_rebuilt_to_the_same_bytes() {
+        let mut out = [0xA5; MAX_ERROR_FRAME];
+        assert_eq!(emit_frame(ID, ErrorCode::Busy, "later", &mut out), FRAME);
+        assert!(out[FRAME.len()..].iter().all(|byte| *byte == 0xA5), "written beyond the frame");
+        let mut out = [0xA5; FRAME.len()];
+        let no_room = NoRoom { need: FRAME.len(), have: FRAME.len() - 1 };
+        assert_eq!(emit(ID, ErrorCode::Busy, "later", &mut out[1..]), Err(no_room));
+        assert_eq!(emit(ID, ErrorCode::Busy, "later", &mut out), Ok(&FRAME[..]));
+    }
+
+    #[test]
+    fn a_message_is_cut_at_the_end_of_a_character() {
+        for before in 0..4 {
+            let mut out = [0xA5; MAX_ERROR_FRAME];
+            // Characters of three bytes, moved on by some of one; the last piece would fit, but comes too late.
+            let message = format_args!("{:.before$}{:宇>90}{}", "---", "", "-");
+            let frame = emit_frame(0, ErrorCode::Internal, message, &mut out);
+            let kept = parse_bytes(frame).unwrap().message;
+            assert_eq!(kept.len(), before + (MAX_ERROR_MESSAGE_LEN - before) / 3 * 3);
+            assert!(core::str::from_utf8(kept).unwrap().ends_with('宇'));
+        }
+    }
+
+    #[test]
+    fn a_message_whose_display_fails_is_sent_as_far_as_it_came() {
+        struct Fails;
+
+        impl fmt::Display for Fails {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("later").and(Err(fmt::Error))
+            }
+        }
+
+        let mut out = [0xA5; MAX_ERROR_FRAME];
+        assert_eq!(emit_frame(ID, ErrorCode::Busy, Fails, &mut out), FRAME);
+    }
+
+    #[test]
+    fn every_length_before_the_end_of_the_message_is_short() {
+        for payload_len in 0..23u32 {
+            let mut bytes = FRAME;
+            bytes[8..12].copy_from_slice(&payload_len.to_be_bytes());
+            let short = ErrorParseError::Short { payload_len };
+            assert_eq!(parse_bytes(&bytes[..HEADER_LEN + payload_len as usize]), Err(short));
+        }
     }
 }
-
-const _: () = assert!(size_of::<RawError>() == ERROR_FIXED_LEN && HEADER_LEN == 16);

@@ -17,13 +17,16 @@
 
 use core::fmt;
 
-use nom::IResult;
-use nom::error::{ErrorKind, ParseError};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::error::ErrorCode;
-use crate::limits::{HEADER_LEN, MAGIC, REQUEST_FIXED_LEN, VERSION};
+use crate::bytes::to_usize;
+use crate::code::ErrorCode;
+use crate::limits::{HEADER_LEN, MAGIC, VERSION};
+
+mod deframer;
+
+pub use deframer::Deframer;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -116,6 +119,12 @@ impl Header {
         self.version
     }
 
+    /// Whether that is a version that this crate speaks.
+    #[must_use]
+    pub const fn is_supported(&self) -> bool {
+        self.version == VERSION
+    }
+
     /// What the frame carries.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -179,15 +188,13 @@ impl fmt::Display for FrameError {
 
 impl core::error::Error for FrameError {}
 
-/// One frame: a checked header and its payload, still where it was received.
+/// One frame: a checked header and all of its payload, still where it was received.
 ///
-/// Only [`split`] and [`Deframer::next_frame`] make one. For a frame that is longer than the
-/// [`Deframer`]'s buffer, the body is the payload's first [`REQUEST_FIXED_LEN`] bytes; what came
-/// after them was dropped.
+/// Only [`split`] and [`Deframer::next_frame`] make one.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     header: Header,
-    body: &'a [u8],
+    payload: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
@@ -197,17 +204,79 @@ impl<'a> Frame<'a> {
         self.header
     }
 
-    /// The payload, or the beginning of a payload that was too long to keep.
+    /// The payload: [`payload_len`](Header::payload_len) bytes.
     #[must_use]
-    pub const fn body(&self) -> &'a [u8] {
-        self.body
+    pub const fn payload(&self) -> &'a [u8] {
+        self.payload
     }
 
-    /// The request_id, with which every payload starts; 0 if its eight bytes were not there.
+    /// The request_id, with which every payload starts; 0 if its eight bytes are not there.
     #[must_use]
     pub fn request_id(&self) -> u64 {
-        U64::ref_from_prefix(self.body).map_or(0, |(id, _)| id.get())
+        request_id(self.payload)
     }
+}
+
+/// A frame whose payload was longer than the [`Deframer`]'s buffer and was dropped, but for its
+/// beginning. It is over: the next frame follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Skipped<'a> {
+    header: Header,
+    front: &'a [u8],
+}
+
+impl<'a> Skipped<'a> {
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The payload's first [`REQUEST_FIXED_LEN`](crate::limits::REQUEST_FIXED_LEN) bytes, which is
+    /// what it takes to answer it.
+    #[must_use]
+    pub const fn front(&self) -> &'a [u8] {
+        self.front
+    }
+
+    /// The request_id, with which every payload starts.
+    #[must_use]
+    pub fn request_id(&self) -> u64 {
+        request_id(self.front)
+    }
+}
+
+/// What came out of a stream: a frame, or what is left of one that was too long to keep.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrived<'a> {
+    /// A frame with all of its payload.
+    Whole(Frame<'a>),
+    /// A frame whose payload was dropped.
+    Skipped(Skipped<'a>),
+}
+
+impl Arrived<'_> {
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> Header {
+        match self {
+            Self::Whole(frame) => frame.header,
+            Self::Skipped(skipped) => skipped.header,
+        }
+    }
+
+    /// The request_id, with which every payload starts; 0 if its eight bytes are not there.
+    #[must_use]
+    pub fn request_id(&self) -> u64 {
+        match self {
+            Self::Whole(frame) => frame.request_id(),
+            Self::Skipped(skipped) => skipped.request_id(),
+        }
+    }
+}
+
+fn request_id(payload: &[u8]) -> u64 {
+    U64::ref_from_prefix(payload).map_or(0, |(id, _)| id.get())
 }
 
 /// What [`split`] found at the front of a buffer.
@@ -230,179 +299,7 @@ pub fn split(buf: &[u8], max_payload: u32) -> Result<Split<'_>, FrameError> {
     let header = Header::parse(header, max_payload)?;
     let len = to_usize(header.payload_len);
     Ok(match after.split_at_checked(len) {
-        Some((body, rest)) => Split::Frame(Frame { header, body }, rest),
+        Some((payload, rest)) => Split::Frame(Frame { header, payload }, rest),
         None => Split::Need(len.saturating_sub(after.len())),
     })
-}
-
-/// Cuts a stream into frames as it arrives, in `N` bytes of memory.
-///
-/// Read into [`spare`](Self::spare), say how much came with [`filled`](Self::filled), then take
-/// frames with [`next_frame`](Self::next_frame) until it has none. Each header is parsed once and
-/// each byte moved at most once, however the stream was cut.
-///
-/// A payload that doesn't fit but is within `max_payload` is skipped without being stored: its
-/// frame comes when its end has passed, with the first [`REQUEST_FIXED_LEN`] bytes as body, which
-/// is what it takes to answer it.
-///
-/// ```
-/// use weave_core::frame::Deframer;
-/// use weave_core::limits::{MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD};
-///
-/// let mut stream = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
-/// for byte in *b"WEVE\x00\x01\x00\x09\x00\x00\x00\x00\x00\x00\x00\x00" {
-///     assert!(stream.next_frame().unwrap().is_none());
-///     stream.spare()[0] = byte;
-///     stream.filled(1);
-/// }
-/// assert_eq!(stream.next_frame().unwrap().unwrap().header().payload_len(), 0);
-/// assert!(stream.is_between_frames());
-/// ```
-#[derive(Debug)]
-pub struct Deframer<const N: usize> {
-    buf: [u8; N],
-    /// Received and not yet handed out: `buf[start..end]`. `start <= end <= N` always.
-    start: usize,
-    end: usize,
-    /// Length of the frame that was handed out last: it leaves with the next call.
-    handed: usize,
-    /// The header at `start`, once it is complete.
-    header: Option<Header>,
-    /// Payload bytes of the frame at `start` that are still to be dropped.
-    skip: usize,
-    max_payload: u32,
-}
-
-impl<const N: usize> Deframer<N> {
-    /// An empty stream. `max_payload` is the longest payload that is followed, stored or not.
-    ///
-    /// `N` has to hold a header, [`REQUEST_FIXED_LEN`] bytes and at least one more; anything
-    /// smaller doesn't compile.
-    #[must_use]
-    pub const fn new(max_payload: u32) -> Self {
-        const { assert!(N > HEADER_LEN + REQUEST_FIXED_LEN) }
-        Self { buf: [0; N], start: 0, end: 0, handed: 0, header: None, skip: 0, max_payload }
-    }
-
-    /// Forgets everything, for the next connection.
-    pub fn reset(&mut self) {
-        (self.start, self.end, self.handed, self.skip) = (0, 0, 0, 0);
-        self.header = None;
-    }
-
-    /// Where to put the bytes that come next. Never empty after [`next_frame`](Self::next_frame)
-    /// has said that it has no frame.
-    pub fn spare(&mut self) -> &mut [u8] {
-        self.release();
-        if self.start > 0 {
-            self.close_gap(0, self.start);
-        }
-        self.buf.get_mut(self.end..).unwrap_or_default()
-    }
-
-    /// Says that the first `n` bytes of [`spare`](Self::spare) are now the stream's next ones.
-    pub fn filled(&mut self, n: usize) {
-        self.end = self.end.saturating_add(n).min(N);
-    }
-
-    /// The next whole frame, or `None` if more bytes are needed for it.
-    ///
-    /// # Errors
-    /// [`FrameError`], from then on at every call, since the header that is wrong stays where it is.
-    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        self.release();
-        let header = match self.header {
-            Some(header) => header,
-            None => {
-                let Some(bytes) = self.pending().first_chunk::<HEADER_LEN>() else {
-                    return Ok(None);
-                };
-                let header = Header::parse(bytes, self.max_payload)?;
-                self.header = Some(header);
-                let len = to_usize(header.payload_len);
-                if len > N.saturating_sub(HEADER_LEN) {
-                    self.skip = len.saturating_sub(REQUEST_FIXED_LEN);
-                }
-                header
-            }
-        };
-        let kept =
-            to_usize(header.payload_len).min(if self.is_whole(header) { N } else { REQUEST_FIXED_LEN });
-        let frame_len = HEADER_LEN.saturating_add(kept);
-        if self.skip > 0 {
-            let excess = self.pending().len().saturating_sub(frame_len).min(self.skip);
-            let from = self.start.saturating_add(frame_len);
-            self.close_gap(from, from.saturating_add(excess));
-            self.skip = self.skip.saturating_sub(excess);
-        }
-        if self.skip > 0 || self.pending().len() < frame_len {
-            return Ok(None);
-        }
-        self.handed = frame_len;
-        self.header = None;
-        let body = self.pending().get(HEADER_LEN..frame_len).unwrap_or_default();
-        Ok(Some(Frame { header, body }))
-    }
-
-    /// Whether the stream could end here without cutting a frame.
-    #[must_use]
-    pub const fn is_between_frames(&self) -> bool {
-        self.end.saturating_sub(self.start) == self.handed && self.header.is_none()
-    }
-
-    /// Whether a frame is stored with all of its payload.
-    fn is_whole(&self, header: Header) -> bool {
-        to_usize(header.payload_len) <= N.saturating_sub(HEADER_LEN)
-    }
-
-    fn pending(&self) -> &[u8] {
-        self.buf.get(self.start..self.end).unwrap_or_default()
-    }
-
-    /// Lets go of the frame that was handed out last.
-    fn release(&mut self) {
-        self.start = self.start.saturating_add(self.handed).min(self.end);
-        self.handed = 0;
-    }
-
-    /// Moves `buf[to..end]` down to `from`, over what lies between them.
-    fn close_gap(&mut self, from: usize, to: usize) {
-        if from <= to && to <= self.end && self.end <= N {
-            self.buf.copy_within(to..self.end, from);
-            let gap = to.saturating_sub(from);
-            self.end = self.end.saturating_sub(gap);
-            self.start = self.start.min(from);
-        }
-    }
-}
-
-/// A length off the wire as a length in memory. Saturates where an address has fewer than 32 bits;
-/// such a length then never fits and is refused like any that is too long.
-pub(crate) fn to_usize(len: u32) -> usize {
-    usize::try_from(len).unwrap_or(usize::MAX)
-}
-
-/// The input ended before the field did. The only way in which taking a field can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Short;
-
-impl ParseError<&[u8]> for Short {
-    fn from_error_kind(_: &[u8], _: ErrorKind) -> Self {
-        Self
-    }
-
-    fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
-        other
-    }
-}
-
-/// A nom parser for a layout of fixed size: a view of `T` over the front of the input.
-pub(crate) fn fixed<T>(input: &[u8]) -> IResult<&[u8], &T, Short>
-where
-    T: FromBytes + KnownLayout + Immutable + Unaligned,
-{
-    match T::ref_from_prefix(input) {
-        Ok((value, rest)) => Ok((rest, value)),
-        Err(_) => Err(nom::Err::Error(Short)),
-    }
 }

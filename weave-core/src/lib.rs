@@ -6,7 +6,7 @@
 //!
 //! # The way through
 //! ```text
-//! bytes -> frame::Deframer -> Frame -> request::parse -> Request   (a view into those bytes)
+//! bytes -> frame::Deframer -> Arrived -> request::parse_arrived -> Request   (a view into those bytes)
 //! Request, Params          -> emit  -> bytes
 //! ResponseHead + pixels    -> 48 bytes, then the pixels as they are
 //! ```
@@ -37,14 +37,14 @@
 //!     let mut piece: &[u8] = &[];
 //!     loop {
 //!         match input.next_frame() {
-//!             Ok(Some(frame)) => match request::parse(&frame) {
+//!             Ok(Some(arrived)) => match request::parse_arrived(&arrived) {
 //!                 Ok(request) => {
 //!                     let request_id = request.request_id;
 //!                     let image = ImageSize::new(request.params.width, request.params.height, 3).unwrap();
 //!                     write(&ResponseHead { request_id, generation_time_ms: 0, image }.emit());
 //!                     write(&vec![0; image.data_len() as usize]);
 //!                 }
-//!                 Err(wrong) => write(error::emit(frame.request_id(), wrong.code(), wrong, &mut out).unwrap()),
+//!                 Err(wrong) => write(error::emit_frame(arrived.request_id(), wrong.code(), wrong, &mut out)),
 //!             },
 //!             Ok(None) => {
 //!                 if piece.is_empty() {
@@ -57,7 +57,7 @@
 //!                 piece = &piece[n..];
 //!                 input.filled(n);
 //!             }
-//!             Err(lost) => return write(error::emit(0, lost.code(), lost, &mut out).unwrap()),
+//!             Err(lost) => return write(error::emit_frame(0, lost.code(), lost, &mut out)),
 //!         }
 //!     }
 //! }
@@ -120,41 +120,34 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
-#![deny(
-    missing_docs,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::unreachable,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_possible_wrap,
-    clippy::cast_precision_loss
+#![deny(missing_docs)]
+// Tests may panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss
+    )
 )]
 
 #[cfg(feature = "defmt")]
 mod defmt;
+
+mod bytes;
+mod code;
+mod decimal;
 pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod request;
 pub mod response;
 
-/// The output slice is too small. Nothing useful was written to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom {
-    /// Bytes that the message takes.
-    pub need: usize,
-    /// Bytes that the slice has.
-    pub have: usize,
-}
-
-impl core::fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "the message takes {} bytes, the buffer has {}", self.need, self.have)
-    }
-}
-
-impl core::error::Error for NoRoom {}
+pub use bytes::NoRoom;

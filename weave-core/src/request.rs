@@ -1,37 +1,34 @@
-//! The generation request (msg_type 0x0001) for Stable Diffusion 3.5.
+//! The generation request (msg_type 0x0001).
 //!
 //! | payload offset | size | field | range |
 //! | --- | --- | --- | --- |
 //! | 0 | 8 | request_id | chosen by the client |
-//! | 8 | 4 | model_id | 0 |
-//! | 12 | 4 | width | 64 to 2048, a multiple of 64 |
-//! | 16 | 4 | height | 64 to 2048, a multiple of 64 |
-//! | 20 | 4 | steps | 1 to 100 |
-//! | 24 | 4 | cfg_scale | 0.0 to 20.0 |
-//! | 28 | 8 | seed | 0: the server draws one |
-//! | 36 | 24 | (offset, length) of the prompt for CLIP-L, CLIP-G and T5 | length 1 to 2048 |
-//! | 60 | … | prompt_data, at most 6,144 bytes | |
+//! | 8 | 4 | model_id | 0, Stable Diffusion 3.5 |
+//! | 12 | … | what the model takes, [`Params`] and [`Prompts`] | |
 //!
 //! [`parse`] checks in the order of the protocol, and the first failure decides: version,
 //! msg_type, room for the first 12 bytes, model_id, room for the parameters, width and height,
 //! steps, cfg_scale, the three lengths, the size of prompt_data, the three ranges, UTF-8, NUL.
-//! The three ranges may overlap.
 
 use core::fmt;
 
-use nom::combinator::{consumed, rest};
 use nom::{Finish, Parser};
-use zerocopy::byteorder::big_endian::{F32, U32, U64};
+use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::NoRoom;
-use crate::error::{ErrorCode, write_parts};
-use crate::frame::{Frame, Header, Kind, Short, fixed, to_usize};
+use crate::bytes::{NoRoom, Short, fixed, write_parts};
+use crate::code::ErrorCode;
+use crate::decimal::Decimal;
+use crate::frame::{Arrived, Frame, Header, Kind, Skipped};
 use crate::limits::{
     HEADER_LEN, MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE,
-    MIN_PROMPT_LEN, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35, REQUEST_PARAMS_LEN, REQUEST_PREFIX_LEN, SIDE_STEP,
-    VERSION,
+    MIN_PREFIX_PAYLOAD, MIN_PROMPT_LEN, MIN_REQUEST_PAYLOAD, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35,
+    REQUEST_PREFIX_LEN, SIDE_STEP, VERSION,
 };
+
+mod sd35;
+
+pub use sd35::{Encoder, Params, Prompts};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -40,232 +37,7 @@ struct RawPrefix {
     model_id: U32,
 }
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct RawParams {
-    width: U32,
-    height: U32,
-    steps: U32,
-    cfg_scale: F32,
-    seed: U64,
-}
-
-/// The offset table: offset and length for CLIP-L, CLIP-G and T5.
-type RawTable = [[U32; 2]; 3];
-
 const _: () = assert!(size_of::<RawPrefix>() == REQUEST_PREFIX_LEN);
-const _: () = assert!(size_of::<RawParams>() + size_of::<RawTable>() == REQUEST_PARAMS_LEN);
-
-/// The numbers of a request.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Params {
-    /// Pixels, 64 to 2048, a multiple of 64.
-    pub width: u32,
-    /// Pixels, 64 to 2048, a multiple of 64.
-    pub height: u32,
-    /// Denoising steps, 1 to 100.
-    pub steps: u32,
-    /// Classifier-free guidance scale, 0.0 to 20.0.
-    pub cfg_scale: f32,
-    /// 0 lets the server draw one; any other value gives the same image again.
-    pub seed: u64,
-}
-
-impl Params {
-    /// Checks every range, in the protocol's order.
-    ///
-    /// # Errors
-    /// The first field that is out of its range.
-    #[inline(always)]
-    pub fn check(&self) -> Result<(), RequestError> {
-        let side_is_legal =
-            |side: u32| (MIN_SIDE..=MAX_SIDE).contains(&side) && side.is_multiple_of(SIDE_STEP);
-        if !side_is_legal(self.width) {
-            return Err(RequestError::Width(self.width));
-        }
-        if !side_is_legal(self.height) {
-            return Err(RequestError::Height(self.height));
-        }
-        if !(MIN_STEPS..=MAX_STEPS).contains(&self.steps) {
-            return Err(RequestError::Steps(self.steps));
-        }
-        // NaN is in no range; -0.0 equals 0.0.
-        if !(MIN_CFG_SCALE..=MAX_CFG_SCALE).contains(&self.cfg_scale) {
-            return Err(RequestError::CfgScale(self.cfg_scale));
-        }
-        Ok(())
-    }
-}
-
-/// One of SD 3.5's three text encoders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoder {
-    /// OpenAI CLIP ViT-L/14.
-    ClipL,
-    /// OpenCLIP ViT-G/14.
-    ClipG,
-    /// T5-XXL.
-    T5,
-}
-
-impl Encoder {
-    /// All three, in the order of the offset table.
-    pub const ALL: [Self; 3] = [Self::ClipL, Self::ClipG, Self::T5];
-
-    /// The prefix of the encoder's fields in the specification.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClipL => "clip_l",
-            Self::ClipG => "clip_g",
-            Self::T5 => "t5",
-        }
-    }
-}
-
-/// A place in prompt_data, in bytes.
-#[derive(Clone, Copy)]
-struct Region {
-    offset: u32,
-    length: u32,
-}
-
-impl Region {
-    /// The bytes there; `None` if not all of them lie within `data`.
-    #[inline(always)]
-    fn of(self, data: &[u8]) -> Option<&[u8]> {
-        let start = to_usize(self.offset);
-        data.get(start..start.saturating_add(to_usize(self.length)))
-    }
-}
-
-#[inline(always)]
-fn regions(table: &RawTable) -> [Region; 3] {
-    table.map(|[offset, length]| Region { offset: offset.get(), length: length.get() })
-}
-
-/// The table for texts that follow each other.
-fn table_of(texts: &[&str; 3]) -> RawTable {
-    let mut end = 0u32;
-    texts.map(|text| {
-        let (offset, length) = (end, u32::try_from(text.len()).unwrap_or(u32::MAX));
-        end = end.saturating_add(length);
-        [U32::new(offset), U32::new(length)]
-    })
-}
-
-/// The bytes of the three regions, or the first that doesn't lie within `data`.
-fn texts<'a>(table: &RawTable, data: &'a [u8]) -> Result<[&'a [u8]; 3], RequestError> {
-    let mut texts = [&[][..]; 3];
-    for ((text, encoder), region) in texts.iter_mut().zip(Encoder::ALL).zip(regions(table)) {
-        *text = region.of(data).ok_or(RequestError::PromptRange {
-            encoder,
-            offset: region.offset,
-            length: region.length,
-            available: u32::try_from(data.len()).unwrap_or(u32::MAX),
-        })?;
-    }
-    Ok(texts)
-}
-
-/// The texts for the three encoders. Two are equal if their texts are, wherever these lay in a frame.
-#[derive(Clone, Copy)]
-pub struct Prompts<'a>(Source<'a>);
-
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Texts([&'a str; 3]),
-    /// The offset table and prompt_data of a frame, all of it checked: what [`parse`] found needs no
-    /// second place to stand in, and can be emitted again as it was.
-    Received(&'a [u8]),
-}
-
-impl<'a> Prompts<'a> {
-    /// The same text for all three encoders, which is what v1's engines take.
-    #[must_use]
-    pub const fn same(text: &'a str) -> Self {
-        Self::each(text, text, text)
-    }
-
-    /// A text for each encoder.
-    #[must_use]
-    pub const fn each(clip_l: &'a str, clip_g: &'a str, t5: &'a str) -> Self {
-        Self(Source::Texts([clip_l, clip_g, t5]))
-    }
-
-    /// The prompt for CLIP-L; v1's engines use this one for all three. Takes time in proportion to
-    /// its length, as the two below do.
-    #[must_use]
-    pub fn clip_l(&self) -> &'a str {
-        let [text, _, _] = self.bytes();
-        as_str(text)
-    }
-
-    /// The prompt for CLIP-G.
-    #[must_use]
-    pub fn clip_g(&self) -> &'a str {
-        let [_, text, _] = self.bytes();
-        as_str(text)
-    }
-
-    /// The prompt for T5.
-    #[must_use]
-    pub fn t5(&self) -> &'a str {
-        let [_, _, text] = self.bytes();
-        as_str(text)
-    }
-
-    /// Whether all three are the same.
-    #[must_use]
-    pub fn are_equal(&self) -> bool {
-        let [clip_l, clip_g, t5] = self.bytes();
-        clip_l == clip_g && clip_l == t5
-    }
-
-    /// Checks lengths and NUL, in the protocol's order.
-    ///
-    /// # Errors
-    /// The first text that can't be sent.
-    pub fn check(&self) -> Result<(), RequestError> {
-        let texts = self.bytes();
-        for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
-            check_length(encoder, u32::try_from(text.len()).unwrap_or(u32::MAX))?;
-        }
-        check_nul(texts)
-    }
-
-    fn bytes(&self) -> [&'a [u8]; 3] {
-        match self.0 {
-            Source::Texts(texts) => texts.map(str::as_bytes),
-            // What was checked has a table, and its regions lie within the data.
-            Source::Received(prompts) => RawTable::ref_from_prefix(prompts)
-                .ok()
-                .and_then(|(table, data)| texts(table, data).ok())
-                .unwrap_or_default(),
-        }
-    }
-}
-
-/// Text that was checked when it came in: without `unsafe`, a second look is what it takes to say so.
-fn as_str(text: &[u8]) -> &str {
-    core::str::from_utf8(text).unwrap_or_default()
-}
-
-impl PartialEq for Prompts<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
-    }
-}
-
-impl Eq for Prompts<'_> {}
-
-/// Shows lengths only: prompts are private and have no place in a log.
-impl fmt::Debug for Prompts<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [clip_l, clip_g, t5] = self.bytes().map(<[u8]>::len);
-        write!(f, "Prompts({clip_l}, {clip_g} and {t5} bytes)")
-    }
-}
 
 /// A generation request with every range checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -278,6 +50,53 @@ pub struct Request<'a> {
     pub prompts: Prompts<'a>,
 }
 
+/// Reads what a server's stream brought. Copies nothing.
+///
+/// # Errors
+/// Those of [`parse`] and [`check_skipped`]. The answer to them carries [`Arrived::request_id`].
+pub fn parse_arrived<'a>(arrived: &Arrived<'a>) -> Result<Request<'a>, RequestError> {
+    match arrived {
+        Arrived::Whole(frame) => parse(frame),
+        Arrived::Skipped(skipped) => Err(check_skipped(skipped)),
+    }
+}
+
+/// Reads a request frame and checks all of it. Copies nothing.
+///
+/// # Errors
+/// The first [`RequestError`] in the protocol's order of checks. The answer to it carries
+/// [`Frame::request_id`].
+pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
+    parse_payload(frame.header(), frame.payload())
+}
+
+/// What is wrong with a request that was too long to keep: the first failure in the protocol's order
+/// of checks. The answer to it carries [`Skipped::request_id`].
+#[cold]
+#[must_use]
+pub fn check_skipped(skipped: &Skipped<'_>) -> RequestError {
+    let payload_len = skipped.header().payload_len();
+    let parsed = parse_payload(skipped.header(), skipped.front());
+    // A prompt has a byte at least, and none was kept: there always is an error.
+    parsed.err().unwrap_or(RequestError::PromptDataLength(payload_len.saturating_sub(MIN_REQUEST_PAYLOAD)))
+}
+
+fn parse_payload(header: Header, payload: &[u8]) -> Result<Request<'_>, RequestError> {
+    if !header.is_supported() {
+        return Err(RequestError::Version(header.version()));
+    }
+    if header.kind() != Kind::Request {
+        return Err(RequestError::Type(header.kind().to_wire()));
+    }
+    let payload_len = header.payload_len();
+    let short = |Short| RequestError::Short { payload_len, need: MIN_PREFIX_PAYLOAD };
+    let (after, prefix) = fixed::<RawPrefix>.parse_complete(payload).finish().map_err(short)?;
+    match prefix.model_id.get() {
+        MODEL_ID_SD35 => sd35::parse(prefix.request_id.get(), payload_len, after),
+        other => Err(RequestError::ModelId(other)),
+    }
+}
+
 impl Request<'_> {
     /// Writes the request frame into `out` and returns it. A request that was parsed becomes the
     /// same frame again (a reserved field that was not 0, and a cfg_scale of -0.0, become 0).
@@ -288,26 +107,13 @@ impl Request<'_> {
     pub fn emit<'o>(&self, out: &'o mut [u8]) -> Result<&'o [u8], EmitError> {
         self.params.check().map_err(EmitError::Invalid)?;
         self.prompts.check().map_err(EmitError::Invalid)?;
-        let table;
-        let prompts = match &self.prompts.0 {
-            Source::Received(prompts) => [prompts, &[][..], &[], &[]],
-            Source::Texts(texts) => {
-                table = table_of(texts);
-                let [clip_l, clip_g, t5] = texts.map(str::as_bytes);
-                [table.as_bytes(), clip_l, clip_g, t5]
-            }
-        };
-        const BEFORE_TABLE: usize = size_of::<RawPrefix>() + size_of::<RawParams>();
+        let mut table = None;
+        let prompts = self.prompts.emit(&mut table);
+        const BEFORE_TABLE: usize = size_of::<RawPrefix>() + size_of::<sd35::RawParams>();
         let payload_len = prompts.iter().fold(BEFORE_TABLE, |sum, part| sum.saturating_add(part.len()));
         let header = Header::emit(Kind::Request, u32::try_from(payload_len).unwrap_or(u32::MAX));
         let prefix = RawPrefix { request_id: U64::new(self.request_id), model_id: U32::new(MODEL_ID_SD35) };
-        let params = RawParams {
-            width: U32::new(self.params.width),
-            height: U32::new(self.params.height),
-            steps: U32::new(self.params.steps),
-            cfg_scale: F32::new(positive_zero(self.params.cfg_scale)),
-            seed: U64::new(self.params.seed),
-        };
+        let params = self.params.emit();
         let [a, b, c, d] = prompts;
         write_parts(out, [&header, prefix.as_bytes(), params.as_bytes(), a, b, c, d])
             .map_err(EmitError::NoRoom)
@@ -325,7 +131,7 @@ pub fn probe(request_id: u64) -> [u8; HEADER_LEN + REQUEST_PREFIX_LEN] {
         prefix: RawPrefix,
     }
     zerocopy::transmute!(Probe {
-        header: Header::emit(Kind::Request, 12),
+        header: Header::emit(Kind::Request, MIN_PREFIX_PAYLOAD),
         prefix: RawPrefix { request_id: U64::new(request_id), model_id: U32::new(u32::MAX) },
     })
 }
@@ -496,157 +302,142 @@ impl fmt::Display for RequestError {
 
 impl core::error::Error for RequestError {}
 
-/// A float for people, to six decimals. `core`'s own formatting of floats would take several
-/// kilobytes of a microcontroller's flash and stack.
-struct Decimal(f32);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Deframer, Split, split};
+    use crate::limits::{MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD};
 
-impl fmt::Display for Decimal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(value) = *self;
-        if value.is_nan() {
-            return f.write_str("NaN");
+    #[rustfmt::skip]
+    static FRAME: [u8; 80] = [
+        0x57, 0x45, 0x56, 0x45, 0, 1, 0, 1, 0, 0, 0, 64, 0, 0, 0, 0, // header
+        1, 2, 3, 4, 5, 6, 7, 8, // request_id
+        0, 0, 0, 0, // model_id
+        0, 0, 2, 0, 0, 0, 1, 0, // width, height
+        0, 0, 0, 28, 0x40, 0xE0, 0, 0, // steps, cfg_scale
+        0, 0, 0, 0, 0, 0, 0, 42, // seed
+        0, 0, 0, 0, 0, 0, 0, 2, // CLIP-L
+        0, 0, 0, 2, 0, 0, 0, 1, // CLIP-G
+        0, 0, 0, 3, 0, 0, 0, 1, // T5
+        b'a', b'b', b'c', b'd',
+    ];
+
+    fn values() -> Request<'static> {
+        Request {
+            request_id: 0x0102_0304_0506_0708,
+            params: Params { width: 512, height: 256, steps: 28, cfg_scale: 7.0, seed: 42 },
+            prompts: Prompts::each("ab", "c", "d"),
         }
-        // The value is ± mantissa · 2^(exponent - 150).
-        let bits = value.abs().to_bits();
-        let (mantissa, exponent) = match bits >> 23 {
-            0 => (bits, 1),
-            exponent => (bits & 0x007F_FFFF | 0x0080_0000, exponent),
-        };
-        let sign = if value < 0.0 { "-" } else { "" };
-        let (whole, mut millionths) = match 150u32.checked_sub(exponent) {
-            None if exponent > 158 => {
-                let than = if value < 0.0 { "less" } else { "more" };
-                return write!(f, "{than} than {sign}{}", u32::MAX);
-            }
-            None | Some(0) => (mantissa.unbounded_shl(exponent.saturating_sub(150)), 0),
-            Some(down) => {
-                let whole = mantissa.unbounded_shr(down);
-                let rest = u64::from(mantissa.saturating_sub(whole.unbounded_shl(down)));
-                let halves = rest.saturating_mul(1_000_000).unbounded_shr(down.saturating_sub(1));
-                match u32::try_from(halves.saturating_add(1) >> 1) {
-                    Ok(millionths @ 0..1_000_000) => (whole, millionths),
-                    _ => (whole.saturating_add(1), 0),
-                }
-            }
-        };
-        if value < 0.0 && whole == 0 && millionths == 0 {
-            return f.write_str("barely below 0.0");
+    }
+
+    /// The frame with a payload of `len` bytes of the known one.
+    fn cut_to(len: u32, bytes: &mut [u8; FRAME.len()]) -> Frame<'_> {
+        *bytes = FRAME;
+        bytes[8..12].copy_from_slice(&len.to_be_bytes());
+        match split(&bytes[..HEADER_LEN + len as usize], MAX_SKIPPED_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => frame,
+            other => panic!("{other:?}"),
         }
-        write!(f, "{sign}{whole}.")?;
-        // Digit by digit, since a width that isn't constant could panic.
+    }
+
+    #[test]
+    fn known_bytes_are_taken_apart() {
+        let mut bytes = FRAME;
+        let parsed = parse(&cut_to(64, &mut bytes)).unwrap();
+        assert_eq!(parsed, values());
+        assert_eq!((parsed.prompts.clip_l(), parsed.prompts.clip_g(), parsed.prompts.t5()), ("ab", "c", "d"));
+    }
+
+    #[test]
+    fn values_are_rebuilt_to_the_same_bytes() {
+        let mut out = [0xA5; MAX_REQUEST_FRAME];
+        assert_eq!(values().emit(&mut out).unwrap(), FRAME);
+        assert!(out[FRAME.len()..].iter().all(|byte| *byte == 0xA5), "written beyond the frame");
+        let mut bytes = FRAME;
+        let received = parse(&cut_to(64, &mut bytes)).unwrap();
+        let mut out = [0xA5; FRAME.len()];
+        assert_eq!(received.emit(&mut out).unwrap(), FRAME);
+        let no_room = NoRoom { need: FRAME.len(), have: FRAME.len() - 1 };
+        assert_eq!(received.emit(&mut out[1..]), Err(EmitError::NoRoom(no_room)));
+    }
+
+    #[test]
+    fn a_probe_is_a_prefix_for_no_model() {
+        let mut expected = [0; HEADER_LEN + REQUEST_PREFIX_LEN];
+        expected[..HEADER_LEN].copy_from_slice(&FRAME[..HEADER_LEN]);
+        expected[11] = 12;
+        expected[23..].copy_from_slice(&[9, 0xFF, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(probe(9), expected);
+    }
+
+    #[test]
+    fn a_payload_without_room_for_the_prefix_is_short() {
+        for len in 0..MIN_PREFIX_PAYLOAD {
+            let short = RequestError::Short { payload_len: len, need: 12 };
+            assert_eq!(parse(&cut_to(len, &mut FRAME.clone())), Err(short));
+        }
+    }
+
+    #[test]
+    fn a_payload_without_room_for_the_parameters_is_short() {
+        for len in MIN_PREFIX_PAYLOAD..MIN_REQUEST_PAYLOAD {
+            let short = RequestError::Short { payload_len: len, need: 60 };
+            assert_eq!(parse(&cut_to(len, &mut FRAME.clone())), Err(short));
+        }
+    }
+
+    #[test]
+    fn a_payload_without_room_for_a_prompt_does_not_hold_its_range() {
+        for (len, encoder, offset, length) in [
+            (60, Encoder::ClipL, 0, 2),
+            (61, Encoder::ClipL, 0, 2),
+            (62, Encoder::ClipG, 2, 1),
+            (63, Encoder::T5, 3, 1),
+        ] {
+            let range = RequestError::PromptRange { encoder, offset, length, available: len - 60 };
+            assert_eq!(parse(&cut_to(len, &mut FRAME.clone())), Err(range));
+        }
+    }
+
+    /// What a stream with room for payloads of 61 bytes makes of the known frame with another
+    /// payload_len, and with one byte changed.
+    fn skipped(payload_len: u32, (at, value): (usize, u8)) -> (u64, RequestError) {
+        let mut stream = Deframer::<{ HEADER_LEN + 61 }>::new(MAX_SKIPPED_PAYLOAD);
+        let mut bytes = FRAME;
+        bytes[8..12].copy_from_slice(&payload_len.to_be_bytes());
+        bytes[at] = value;
+        let mut rest =
+            (0..HEADER_LEN + payload_len as usize).map(|at| bytes.get(at).copied().unwrap_or(b'x'));
         loop {
-            write!(f, "{}", millionths / 100_000)?;
-            millionths = (millionths % 100_000).saturating_mul(10);
-            if millionths == 0 {
-                return Ok(());
+            match stream.next_frame().unwrap() {
+                Some(arrived @ Arrived::Skipped(_)) => {
+                    return (arrived.request_id(), parse_arrived(&arrived).unwrap_err());
+                }
+                Some(Arrived::Whole(frame)) => panic!("kept: {frame:?}"),
+                None => {}
             }
+            let spare = stream.spare();
+            let n = spare.iter_mut().zip(&mut rest).map(|(place, byte)| *place = byte).count();
+            stream.filled(n);
         }
     }
-}
 
-/// Reads a request frame and checks all of it. Copies nothing.
-///
-/// # Errors
-/// The first [`RequestError`] in the protocol's order of checks. The answer to it carries
-/// [`Frame::request_id`].
-pub fn parse<'a>(frame: &Frame<'a>) -> Result<Request<'a>, RequestError> {
-    let header = frame.header();
-    if header.version() != VERSION {
-        return Err(RequestError::Version(header.version()));
-    }
-    if header.kind() != Kind::Request {
-        return Err(RequestError::Type(header.kind().to_wire()));
-    }
-    let short = |need| move |Short| RequestError::Short { payload_len: header.payload_len(), need };
-
-    let (body, prefix) = fixed::<RawPrefix>.parse_complete(frame.body()).finish().map_err(short(12))?;
-    if prefix.model_id.get() != MODEL_ID_SD35 {
-        return Err(RequestError::ModelId(prefix.model_id.get()));
-    }
-    let (body, raw) = fixed::<RawParams>.parse_complete(body).finish().map_err(short(60))?;
-    let (_, (prompts, (table, data))) =
-        consumed((fixed::<RawTable>, rest)).parse_complete(body).finish().map_err(short(60))?;
-    let params = Params {
-        width: raw.width.get(),
-        height: raw.height.get(),
-        steps: raw.steps.get(),
-        cfg_scale: positive_zero(raw.cfg_scale.get()),
-        seed: raw.seed.get(),
-    };
-    params.check()?;
-
-    let [clip_l, clip_g, t5] = regions(table);
-    check_length(Encoder::ClipL, clip_l.length)?;
-    check_length(Encoder::ClipG, clip_g.length)?;
-    check_length(Encoder::T5, t5.length)?;
-    // From the header, not from `data`: of a payload that is too long the rest was dropped.
-    let available = header.payload_len().saturating_sub(60);
-    if available > MAX_PROMPT_DATA_LEN {
-        return Err(RequestError::PromptDataLength(available));
-    }
-    // Most requests are soon seen to be right; the others are looked at step by step.
-    let is_within = |region: Region| region.of(data).is_some();
-    if !(is_within(clip_l) && is_within(clip_g) && is_within(t5) && is_plain(data)) {
-        check_prompts(table, data)?;
-    }
-    let prompts = Prompts(Source::Received(prompts));
-    Ok(Request { request_id: prefix.request_id.get(), params, prompts })
-}
-
-#[inline(always)]
-fn check_length(encoder: Encoder, length: u32) -> Result<(), RequestError> {
-    if length.wrapping_sub(MIN_PROMPT_LEN) <= MAX_PROMPT_LEN - MIN_PROMPT_LEN {
-        Ok(())
-    } else {
-        Err(RequestError::PromptLength { encoder, length })
-    }
-}
-
-/// Whether all bytes are ASCII and none is 0, which most prompts are and which is soon seen: a word
-/// at a time, the last of which may overlap the one before it. Taking 1 from a byte borrows from its
-/// highest bit only if the byte is 0 or the bit was set.
-#[inline(always)]
-fn is_plain(bytes: &[u8]) -> bool {
-    const WORD: usize = size_of::<usize>();
-    const ONES: usize = usize::MAX / 0xFF;
-    let suspects = |word: &[u8; WORD]| {
-        let word = usize::from_ne_bytes(*word);
-        (word.wrapping_sub(ONES) | word) & (ONES << 7)
-    };
-    let Some(last) = bytes.last_chunk() else {
-        return bytes.iter().all(|byte| (1..0x80).contains(byte));
-    };
-    let (words, _) = bytes.as_chunks();
-    words.iter().fold(suspects(last), |found, word| found | suspects(word)) == 0
-}
-
-/// The last three steps in the order of checks: the ranges, UTF-8, NUL.
-#[cold]
-fn check_prompts(table: &RawTable, data: &[u8]) -> Result<(), RequestError> {
-    let texts = texts(table, data)?;
-    for (encoder, text) in Encoder::ALL.into_iter().zip(texts) {
-        core::str::from_utf8(text).map_err(|error| RequestError::PromptUtf8 {
-            encoder,
-            valid_up_to: u32::try_from(error.valid_up_to()).unwrap_or(u32::MAX),
-        })?;
-    }
-    check_nul(texts)
-}
-
-/// The engine takes C strings: a NUL would cut the prompt short without a word.
-fn check_nul(texts: [&[u8]; 3]) -> Result<(), RequestError> {
-    Encoder::ALL.into_iter().zip(texts).try_for_each(|(encoder, text)| {
-        if is_plain(text) {
-            return Ok(());
+    #[test]
+    fn a_request_that_was_skipped_is_refused_for_the_first_failure() {
+        let same = (0, FRAME[0]);
+        let id = values().request_id;
+        assert_eq!(skipped(60 + 6145, same), (id, RequestError::PromptDataLength(6145)));
+        let range = RequestError::PromptRange { encoder: Encoder::ClipL, offset: 0, length: 2, available: 0 };
+        assert_eq!(skipped(60 + 6144, same), (id, range), "short enough, but not kept");
+        assert_eq!(skipped(64, same), (id, range));
+        for (change, error) in [
+            ((5, 2), RequestError::Version(2)),
+            ((7, 9), RequestError::Type(9)),
+            ((27, 1), RequestError::ModelId(1)),
+            ((39, 0), RequestError::Steps(0)),
+            ((75, 0), RequestError::PromptLength { encoder: Encoder::T5, length: 0 }),
+        ] {
+            assert_eq!(skipped(60 + 6145, change), (id, error));
         }
-        match text.iter().position(|byte| *byte == 0) {
-            None => Ok(()),
-            Some(at) => Err(RequestError::PromptNul { encoder, at: u32::try_from(at).unwrap_or(u32::MAX) }),
-        }
-    })
-}
-
-/// -0.0 means 0.0, so that equal requests have equal values.
-fn positive_zero(value: f32) -> f32 {
-    if value == 0.0 { 0.0 } else { value }
+    }
 }

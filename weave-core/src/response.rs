@@ -19,9 +19,11 @@ use core::fmt;
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::frame::{Frame, Header, Kind, to_usize};
+use crate::bytes::to_usize;
+use crate::frame::{Frame, Header, Kind};
 use crate::limits::{
-    HEADER_LEN, MAX_SIDE, MIN_SIDE, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, SIDE_STEP, STATUS_OK, VERSION,
+    HEADER_LEN, MAX_SIDE, MIN_RESPONSE_PAYLOAD, MIN_SIDE, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, SIDE_STEP,
+    STATUS_OK,
 };
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -35,6 +37,8 @@ struct RawResponse {
     channels: U32,
     image_data_len: U32,
 }
+
+const _: () = assert!(size_of::<RawResponse>() == RESPONSE_FIXED_LEN);
 
 /// How a pixel is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,43 +124,48 @@ pub struct ResponseHead {
     pub image: ImageSize,
 }
 
-impl ResponseHead {
-    /// The 48 bytes that stand before the pixels.
-    #[must_use]
-    pub fn emit(&self) -> [u8; RESPONSE_HEAD_LEN] {
-        #[derive(IntoBytes, Immutable, Unaligned)]
-        #[repr(C)]
-        struct Head {
-            header: [u8; HEADER_LEN],
-            fields: RawResponse,
-        }
-        let data_len = self.image.data_len();
-        zerocopy::transmute!(Head {
-            header: Header::emit(Kind::Response, data_len.saturating_add(32)),
-            fields: RawResponse {
-                request_id: U64::new(self.request_id),
-                status: U32::new(STATUS_OK),
-                generation_time_ms: U32::new(self.generation_time_ms),
-                image_width: U32::new(self.image.width),
-                image_height: U32::new(self.image.height),
-                channels: U32::new(self.image.channels.count()),
-                image_data_len: U32::new(data_len),
-            },
-        })
-    }
+/// A whole response, for callers that hold all of it anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response<'a> {
+    /// Everything but the pixels.
+    pub head: ResponseHead,
+    /// [`ImageSize::data_len`] bytes, still where they were received.
+    pub pixels: &'a [u8],
+}
 
+/// Reads a response frame. Copies nothing; bytes after the pixels are ignored.
+///
+/// # Errors
+/// [`ResponseError`]: the response contradicts itself.
+pub fn parse<'a>(frame: &Frame<'a>) -> Result<Response<'a>, ResponseError> {
+    let payload_len = frame.header().payload_len();
+    let Some((fields, after)) = frame.payload().split_first_chunk::<RESPONSE_FIXED_LEN>() else {
+        return Err(match frame.header().kind() {
+            Kind::Response => ResponseError::Short { payload_len, need: MIN_RESPONSE_PAYLOAD },
+            _ => ResponseError::NotAResponse,
+        });
+    };
+    let (head, _) = ResponseHead::parse(frame.header(), fields)?;
+    let data_len = head.image.data_len();
+    let pixels = after
+        .get(..to_usize(data_len))
+        .ok_or(ResponseError::Short { payload_len, need: data_len.saturating_add(MIN_RESPONSE_PAYLOAD) })?;
+    Ok(Response { head, pixels })
+}
+
+impl ResponseHead {
     /// Reads what follows a response's header, up to the first pixel. Also says how many bytes of
     /// the payload come after the pixels: a later version may append fields there, to be skipped.
     ///
     /// # Errors
     /// [`ResponseError`]: the response contradicts itself.
     pub fn parse(header: Header, fields: &[u8; RESPONSE_FIXED_LEN]) -> Result<(Self, u32), ResponseError> {
-        if header.version() != VERSION || header.kind() != Kind::Response {
+        if !header.is_supported() || header.kind() != Kind::Response {
             return Err(ResponseError::NotAResponse);
         }
         let payload_len = header.payload_len();
-        let Some(after_fields) = payload_len.checked_sub(32) else {
-            return Err(ResponseError::Short { payload_len, need: 32 });
+        let Some(after_fields) = payload_len.checked_sub(MIN_RESPONSE_PAYLOAD) else {
+            return Err(ResponseError::Short { payload_len, need: MIN_RESPONSE_PAYLOAD });
         };
         let raw: RawResponse = zerocopy::transmute!(*fields);
         if raw.status.get() != STATUS_OK {
@@ -168,7 +177,10 @@ impl ResponseHead {
             return Err(ResponseError::DataLen { is: raw.image_data_len.get(), must_be: data_len });
         }
         let Some(trailing) = after_fields.checked_sub(data_len) else {
-            return Err(ResponseError::Short { payload_len, need: data_len.saturating_add(32) });
+            return Err(ResponseError::Short {
+                payload_len,
+                need: data_len.saturating_add(MIN_RESPONSE_PAYLOAD),
+            });
         };
         let head = Self {
             request_id: raw.request_id.get(),
@@ -177,15 +189,30 @@ impl ResponseHead {
         };
         Ok((head, trailing))
     }
-}
 
-/// A whole response, for callers that hold all of it anyway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Response<'a> {
-    /// Everything but the pixels.
-    pub head: ResponseHead,
-    /// [`ImageSize::data_len`] bytes, still where they were received.
-    pub pixels: &'a [u8],
+    /// The bytes that stand before the pixels: header and fields.
+    #[must_use]
+    pub fn emit(&self) -> [u8; RESPONSE_HEAD_LEN] {
+        #[derive(IntoBytes, Immutable, Unaligned)]
+        #[repr(C)]
+        struct Head {
+            header: [u8; HEADER_LEN],
+            fields: RawResponse,
+        }
+        let data_len = self.image.data_len();
+        zerocopy::transmute!(Head {
+            header: Header::emit(Kind::Response, data_len.saturating_add(MIN_RESPONSE_PAYLOAD)),
+            fields: RawResponse {
+                request_id: U64::new(self.request_id),
+                status: U32::new(STATUS_OK),
+                generation_time_ms: U32::new(self.generation_time_ms),
+                image_width: U32::new(self.image.width),
+                image_height: U32::new(self.image.height),
+                channels: U32::new(self.image.channels.count()),
+                image_data_len: U32::new(data_len),
+            },
+        })
+    }
 }
 
 /// Why a response can't be believed.
@@ -254,22 +281,70 @@ impl fmt::Display for ResponseError {
 
 impl core::error::Error for ResponseError {}
 
-/// Reads a response frame. Copies nothing; bytes after the pixels are ignored.
-///
-/// # Errors
-/// [`ResponseError`]: the response contradicts itself.
-pub fn parse<'a>(frame: &Frame<'a>) -> Result<Response<'a>, ResponseError> {
-    let payload_len = frame.header().payload_len();
-    let Some((fields, after)) = frame.body().split_first_chunk::<RESPONSE_FIXED_LEN>() else {
-        return Err(match frame.header().kind() {
-            Kind::Response => ResponseError::Short { payload_len, need: 32 },
-            _ => ResponseError::NotAResponse,
-        });
-    };
-    let (head, _) = ResponseHead::parse(frame.header(), fields)?;
-    let data_len = head.image.data_len();
-    let pixels = after
-        .get(..to_usize(data_len))
-        .ok_or(ResponseError::Short { payload_len, need: data_len.saturating_add(32) })?;
-    Ok(Response { head, pixels })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Split, split};
+    use crate::limits::MAX_RESPONSE_PAYLOAD;
+
+    const DATA_LEN: u32 = 64 * 128 * 3;
+    const FRAME_LEN: usize = RESPONSE_HEAD_LEN + DATA_LEN as usize;
+
+    #[rustfmt::skip]
+    static HEAD: [u8; 48] = [
+        0x57, 0x45, 0x56, 0x45, 0, 1, 0, 2, 0, 0, 0x60, 0x20, 0, 0, 0, 0, // header
+        1, 2, 3, 4, 5, 6, 7, 8, // request_id
+        0, 0, 0, 200, // status
+        0, 0, 0x12, 0x34, // generation_time_ms
+        0, 0, 0, 64, 0, 0, 0, 128, 0, 0, 0, 3, // width, height, channels
+        0, 0, 0x60, 0, // image_data_len
+    ];
+
+    fn values() -> ResponseHead {
+        let image = ImageSize::new(64, 128, 3).unwrap();
+        ResponseHead { request_id: 0x0102_0304_0506_0708, generation_time_ms: 0x1234, image }
+    }
+
+    /// The known head before pixels of 7, in a payload of another length.
+    fn cut_to(payload_len: u32) -> Result<ResponseHead, ResponseError> {
+        let mut bytes = [7; FRAME_LEN + 1];
+        bytes[..HEAD.len()].copy_from_slice(&HEAD);
+        bytes[8..12].copy_from_slice(&payload_len.to_be_bytes());
+        match split(&bytes[..HEADER_LEN + payload_len as usize], MAX_RESPONSE_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => parse(&frame).map(|response| {
+                assert_eq!(response.pixels, [7; DATA_LEN as usize]);
+                response.head
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn known_bytes_are_taken_apart() {
+        let (header, fields) = HEAD.split_first_chunk().unwrap();
+        let header = Header::parse(header, MAX_RESPONSE_PAYLOAD).unwrap();
+        assert_eq!(ResponseHead::parse(header, fields.first_chunk().unwrap()), Ok((values(), 0)));
+        assert_eq!(cut_to(MIN_RESPONSE_PAYLOAD + DATA_LEN), Ok(values()));
+        assert_eq!(cut_to(MIN_RESPONSE_PAYLOAD + DATA_LEN + 1), Ok(values()), "a later version's field");
+    }
+
+    #[test]
+    fn values_are_rebuilt_to_the_same_bytes() {
+        assert_eq!(values().emit(), HEAD);
+    }
+
+    #[test]
+    fn a_payload_without_room_for_the_fields_is_short() {
+        for payload_len in 0..MIN_RESPONSE_PAYLOAD {
+            assert_eq!(cut_to(payload_len), Err(ResponseError::Short { payload_len, need: 32 }));
+        }
+    }
+
+    #[test]
+    fn a_payload_without_room_for_the_pixels_is_short() {
+        for payload_len in [32, 33, 32 + DATA_LEN - 1] {
+            let short = ResponseError::Short { payload_len, need: 32 + DATA_LEN };
+            assert_eq!(cut_to(payload_len), Err(short));
+        }
+    }
 }

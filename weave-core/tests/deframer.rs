@@ -1,6 +1,6 @@
 //! The incremental deframer gives the same frames at every cut, within its memory.
 
-use weave_core::frame::{Deframer, FrameError};
+use weave_core::frame::{Arrived, Deframer, FrameError};
 use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD, REQUEST_FIXED_LEN};
 
 type Server = Deframer<MAX_REQUEST_FRAME>;
@@ -13,8 +13,22 @@ fn frame(id: u8, payload_len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What came out: announced length and body of each frame, then how the stream failed, if it did.
+/// What came out: announced length and kept payload of each frame, then how the stream failed, if it did.
 type Outcome = (Vec<(u32, Vec<u8>)>, Option<FrameError>);
+
+/// The payload, or what was kept of it.
+fn kept<'a>(arrived: &Arrived<'a>) -> &'a [u8] {
+    match arrived {
+        Arrived::Whole(frame) => {
+            assert_eq!(frame.payload().len(), frame.header().payload_len() as usize, "not whole");
+            frame.payload()
+        }
+        Arrived::Skipped(skipped) => {
+            assert!(skipped.front().len() < skipped.header().payload_len() as usize, "it is whole");
+            skipped.front()
+        }
+    }
+}
 
 fn feed<const N: usize>(deframer: &mut Deframer<N>, bytes: &[u8], mut cut: impl FnMut() -> usize) -> Outcome {
     let mut frames = Vec::new();
@@ -22,7 +36,7 @@ fn feed<const N: usize>(deframer: &mut Deframer<N>, bytes: &[u8], mut cut: impl 
     loop {
         loop {
             match deframer.next_frame() {
-                Ok(Some(frame)) => frames.push((frame.header().payload_len(), frame.body().to_vec())),
+                Ok(Some(arrived)) => frames.push((arrived.header().payload_len(), kept(&arrived).to_vec())),
                 Ok(None) => break,
                 Err(error) => return (frames, Some(error)),
             }

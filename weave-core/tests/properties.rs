@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weave_core::error::{self, ErrorCode};
-use weave_core::frame::{Deframer, FrameError, Split, split};
+use weave_core::frame::{Arrived, Deframer, FrameError, Split, split};
 use weave_core::limits::{
     HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD,
     REQUEST_FIXED_LEN,
@@ -53,8 +53,16 @@ fn doubtful_request() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Announced length and body of each frame, how the stream failed, and whether it ended well.
+/// Announced length and kept payload of each frame, how the stream failed, and whether it ended well.
 type Outcome = (Vec<(u32, Vec<u8>)>, Option<FrameError>, bool);
+
+/// The payload, or what was kept of it.
+fn kept<'a>(arrived: &Arrived<'a>) -> &'a [u8] {
+    match arrived {
+        Arrived::Whole(frame) => frame.payload(),
+        Arrived::Skipped(skipped) => skipped.front(),
+    }
+}
 
 /// What a deframer gives for a stream that comes in pieces of these sizes, taken in turn.
 fn deframe(stream: &[u8], pieces: &[usize]) -> Outcome {
@@ -62,7 +70,7 @@ fn deframe(stream: &[u8], pieces: &[usize]) -> Outcome {
     let (mut frames, mut rest, mut pieces) = (Vec::new(), stream, pieces.iter().cycle());
     loop {
         match deframer.next_frame() {
-            Ok(Some(frame)) => frames.push((frame.header().payload_len(), frame.body().to_vec())),
+            Ok(Some(arrived)) => frames.push((arrived.header().payload_len(), kept(&arrived).to_vec())),
             Err(error) => {
                 // Whatever comes after an error changes nothing about it.
                 let spare = deframer.spare();

@@ -9,7 +9,7 @@ use std::num::ParseIntError;
 
 use serde::Deserialize;
 use weave_core::error::{self, ErrorCode, ErrorMessage, ErrorParseError};
-use weave_core::frame::{Deframer, Frame, FrameError, Header, Kind, Split, split};
+use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Split, split};
 use weave_core::limits::{
     HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, MODEL_ID_SD35,
     REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK, VERSION,
@@ -249,13 +249,14 @@ fn u32_of(len: usize) -> u32 {
     u32::try_from(len).unwrap()
 }
 
-fn server_outcome(frame: &Frame<'_>) -> Outcome {
-    let request = match request::parse(frame) {
+fn server_outcome(arrived: &Arrived<'_>) -> Outcome {
+    let request = match request::parse_arrived(arrived) {
         Ok(request) => request,
-        Err(error) => return refusal(frame.request_id(), error),
+        Err(error) => return refusal(arrived.request_id(), error),
     };
-    // The prompts are views into the frame: where they begin is how far they are from its body.
-    let data_at = frame.body().as_ptr().addr() + REQUEST_FIXED_LEN;
+    let Arrived::Whole(frame) = arrived else { panic!("a request without its prompts was accepted") };
+    // The prompts are views into the frame: where they begin is how far they are from its payload.
+    let data_at = frame.payload().as_ptr().addr() + REQUEST_FIXED_LEN;
     let prompt = |text: &str| Prompt {
         offset: u32_of(text.as_ptr().addr() - data_at),
         length: u32_of(text.len()),
@@ -367,7 +368,7 @@ fn head_fields(head: &ResponseHead) -> HeadFields {
 }
 
 fn response_outcome(frame: &Frame<'_>, response: &response::Response<'_>) -> Outcome {
-    let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>().unwrap();
+    let fields = frame.payload().first_chunk::<RESPONSE_FIXED_LEN>().unwrap();
     let (head, trailing) = ResponseHead::parse(frame.header(), fields).unwrap();
     assert_eq!(head, response.head, "head and whole are read differently");
     let HeadFields {
@@ -405,14 +406,14 @@ fn error_outcome(frame: &Frame<'_>, error: &ErrorMessage<'_>) -> Outcome {
         },
         error_msg_len: u16::try_from(error.message.len()).unwrap(),
         error_msg: Blob(error.message.to_vec()),
-        trailing: u32_of(frame.body().len() - 18 - error.message.len()),
+        trailing: u32_of(frame.payload().len() - 18 - error.message.len()),
     })
 }
 
 /// Reads bytes that are all there.
 fn whole(receiver: Receiver, bytes: &[u8]) -> Expect {
     let (max_payload, outcome): (_, fn(&Frame<'_>) -> Outcome) = match receiver {
-        Receiver::Server => (MAX_SKIPPED_PAYLOAD, server_outcome),
+        Receiver::Server => (MAX_SKIPPED_PAYLOAD, |frame| server_outcome(&Arrived::Whole(*frame))),
         Receiver::Client => (MAX_RESPONSE_PAYLOAD, client_outcome),
     };
     let mut frames = Vec::new();
@@ -458,7 +459,7 @@ fn in_pieces(bytes: &[u8], cut: usize) -> Expect {
     loop {
         loop {
             match stream.next_frame() {
-                Ok(Some(frame)) => frames.push(server_outcome(&frame)),
+                Ok(Some(arrived)) => frames.push(server_outcome(&arrived)),
                 Ok(None) => break,
                 Err(error) => {
                     frames.push(lost_stream(error));
@@ -490,7 +491,8 @@ fn emitted_again(receiver: Receiver, frame: &Frame<'_>) -> Option<Vec<u8>> {
             let apart = Request { prompts: Prompts::each(texts[0], texts[1], texts[2]), ..request };
             let mut out = [0xA5; MAX_REQUEST_FRAME];
             let made = apart.emit(&mut out).unwrap();
-            let offsets_follow = texts[0].as_ptr().addr() == frame.body().as_ptr().addr() + REQUEST_FIXED_LEN
+            let offsets_follow = texts[0].as_ptr().addr()
+                == frame.payload().as_ptr().addr() + REQUEST_FIXED_LEN
                 && texts.windows(2).all(|w| w[0].as_ptr().addr() + w[0].len() == w[1].as_ptr().addr());
             assert_eq!(made == again, offsets_follow && made.len() == again.len(), "made from values alone");
             Some(again)

@@ -20,8 +20,11 @@
 //! | [`socket`] | where the Unix socket lies and who may connect |
 //! | [`tcp`] | listening on TCP, and the token that clients show there |
 //! | [`stream`] | a connection of either kind |
-//! | [`config`], [`model`] | settings, model files, and whether they can be used |
-//! | [`admin`], [`counters`] | metrics and health over HTTP, for whoever runs the daemon |
+//! | [`config`], [`values`] | settings: their table, their sources, and text to value and back |
+//! | [`model`] | model files, and whether they can be used |
+//! | [`admin`] | metrics and health over HTTP, for whoever runs the daemon |
+//! | [`counters`], [`metrics`], [`proc`] | what is counted, how it is shown, and what /proc says |
+//! | [`causes`] | why requests, connections and workers end |
 //! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
 //! | [`logger`] | log lines |
@@ -30,6 +33,7 @@
 //! This library exists for the `weaved` program and its tests; its interface follows their needs.
 
 pub mod admin;
+pub mod causes;
 pub mod check;
 pub mod config;
 pub mod counters;
@@ -37,7 +41,9 @@ pub mod counters;
 pub mod demo;
 pub mod engine;
 pub mod logger;
+pub mod metrics;
 pub mod model;
+pub mod proc;
 pub mod process;
 pub mod relay;
 pub mod router;
@@ -61,5 +67,6 @@ pub mod socket;
 pub mod stream;
 pub mod systemd;
 pub mod tcp;
+mod values;
 pub mod worker;
 pub mod worker_log;

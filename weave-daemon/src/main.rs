@@ -323,7 +323,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers get all descriptors that weaved was started with: {error}");
     }
-    if config.is_sandboxed() && config.isolation == Isolation::Thread {
+    if config.decided().sandbox && config.isolation == Isolation::Thread {
         log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
     }
     process::check_devices(&config).map_err(Failure::Devices)?;
@@ -494,7 +494,7 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
         }
     };
     let control = inherited_scoreboard();
-    if config.is_sandboxed() {
+    if config.decided().sandbox {
         let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
         match sandbox::enter(&files).join(", ") {
             kept if kept.is_empty() => log::debug!("in the sandbox: no network, no files but the engine's"),

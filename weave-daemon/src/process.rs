@@ -1,11 +1,11 @@
-//! Starting, watching and ending workers.
+//! Starting, watching and ending the children that are workers.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{self, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
 
+use crate::causes::Death;
 use crate::config::{Config, EngineKind, Isolation};
-use crate::router::Death;
 use crate::scoreboard::{self, Scoreboard};
 use crate::worker_log::WorkerLog;
 use crate::{logger, systemd, worker};
@@ -99,14 +99,14 @@ pub struct Lines {
 
 /// A worker that was started.
 #[derive(Debug)]
-pub enum Worker {
+pub enum Child {
     /// A child process.
-    Process(Child),
+    Process(process::Child),
     /// A thread of this process. It can't be ended from outside.
     Thread,
 }
 
-impl Worker {
+impl Child {
     /// Starts a worker. `program` is this very program, for a worker of its own process, unless the
     /// settings name another; `index` says which of all workers it is.
     ///
@@ -129,7 +129,7 @@ impl Worker {
                 if logger::is_for_the_journal() {
                     command.env("JOURNAL_STREAM", name);
                 }
-                scoreboard.inherit(true)?;
+                scoreboard.open_to_children()?;
                 let child = command
                     // What is set here is all there is: the file and the environment were read.
                     .arg("--no-config")
@@ -143,7 +143,7 @@ impl Worker {
                     .process_group(0)
                     .spawn();
                 // Not by the next one as well.
-                scoreboard.inherit(false)?;
+                scoreboard.close_to_children()?;
                 Self::Process(child?)
             }
             Isolation::Thread => {
@@ -191,7 +191,7 @@ impl Worker {
 }
 
 /// No worker outlives the daemon.
-impl Drop for Worker {
+impl Drop for Child {
     fn drop(&mut self) {
         if let Self::Process(child) = self {
             let _ = child.kill();

@@ -78,7 +78,7 @@ impl Relay {
     pub fn fill(&mut self, from: impl AsFd, len: usize) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is in it would be lost");
         if let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.given_up) {
-            match splice(&from, &pipe.into, len.min(RELAY_LEN), false) {
+            match splice(&from, &pipe.into, len.min(RELAY_LEN), Then::Unknown) {
                 Err(error) if cant(error) => pipe.given_up = true,
                 other => return Ok(other.inspect(|n| pipe.held = *n)?),
             }
@@ -97,7 +97,8 @@ impl Relay {
     pub fn drain(&mut self, to: impl AsFd, len: usize, moved: &mut Moved) -> io::Result<usize> {
         if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held > 0) {
             if !pipe.given_up {
-                match splice(&pipe.out, &to, pipe.held, len > pipe.held) {
+                let then = if len > pipe.held { Then::More } else { Then::Unknown };
+                match splice(&pipe.out, &to, pipe.held, then) {
                     Err(error) if cant(error) => pipe.given_up = true,
                     other => {
                         let n = other?;
@@ -150,17 +151,26 @@ impl Default for Relay {
     }
 }
 
-/// Pages are moved, not copied, where that can be; nobody waits. `more` is to follow at once.
+/// What comes after the bytes that are spliced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// More of them, at once: the kernel may wait for it before it sends.
+    More,
+    /// Nothing that is known of.
+    Unknown,
+}
+
+/// Pages are moved, not copied, where that can be; nobody waits.
 #[cfg(target_os = "linux")]
-fn splice(from: impl AsFd, to: impl AsFd, len: usize, more: bool) -> rustix::io::Result<usize> {
+fn splice(from: impl AsFd, to: impl AsFd, len: usize, then: Then) -> rustix::io::Result<usize> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-    let flags = if more { flags | SpliceFlags::MORE } else { flags };
+    let flags = if then == Then::More { flags | SpliceFlags::MORE } else { flags };
     rustix::pipe::splice(from, None, to, None, len, flags)
 }
 
 /// Only Linux has the call.
 #[cfg(not(target_os = "linux"))]
-fn splice(_: impl AsFd, _: impl AsFd, _: usize, _: bool) -> rustix::io::Result<usize> {
+fn splice(_: impl AsFd, _: impl AsFd, _: usize, _: Then) -> rustix::io::Result<usize> {
     Err(Errno::NOSYS)
 }
 

@@ -93,12 +93,20 @@ impl Scoreboard {
         Ok(Self(Arc::new(page()?)))
     }
 
-    /// Has processes that are started inherit it, or not.
+    /// Has processes that are started from now on inherit it.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn inherit(&self, yes: bool) -> io::Result<()> {
-        Ok(fcntl_setfd(&*self.0, if yes { FdFlags::empty() } else { FdFlags::CLOEXEC })?)
+    pub fn open_to_children(&self) -> io::Result<()> {
+        Ok(fcntl_setfd(&*self.0, FdFlags::empty())?)
+    }
+
+    /// Keeps it from processes that are started from now on.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn close_to_children(&self) -> io::Result<()> {
+        Ok(fcntl_setfd(&*self.0, FdFlags::CLOEXEC)?)
     }
 
     /// For [`VARIABLE`].
@@ -154,8 +162,7 @@ fn page() -> io::Result<File> {
 fn page() -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    let path =
-        std::env::temp_dir().join(format!("weaved-scoreboard-{:016x}", crate::worker::random_number()?));
+    let path = std::env::temp_dir().join(format!("weaved-scoreboard-{:016x}", getrandom::u64()?));
     let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     std::fs::remove_file(&path)?;
     file.set_len(PAGE_LEN)?;

@@ -26,8 +26,9 @@ use weave_core::limits::{
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
 
+use crate::causes::Death;
 use crate::router::{
-    Abandoned, Action, ClientId, ClientOutput, Death, Limits, Router, WorkerId, WorkerInput,
+    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, Unread, Who, WorkerId, WorkerInput,
 };
 
 /// Where all that happens in a world comes from.
@@ -333,7 +334,7 @@ struct World<'a, C> {
     unsettled: Duration,
     clients: Vec<Option<Client>>,
     workers: Vec<Worker>,
-    ready: VecDeque<Action>,
+    ready: VecDeque<Who>,
     tag: u64,
     /// Requests that a worker answers well, on average, before it does something else.
     patience: usize,
@@ -482,30 +483,30 @@ impl<'a, C: Choices> World<'a, C> {
         self.take_actions();
     }
 
-    fn note(&mut self, action: Action) {
-        if !self.ready.contains(&action) {
-            self.ready.push_back(action);
+    fn note(&mut self, who: Who) {
+        if !self.ready.contains(&who) {
+            self.ready.push_back(who);
         }
     }
 
     fn take_actions(&mut self) {
         while let Some(action) = self.router.next_action() {
             match action {
-                Action::Client(_) | Action::Worker(_) => self.note(action),
-                Action::Start(id) => self.start(id),
-                Action::Cancel(id, nth) => {
+                Action::Look(who) => self.note(who),
+                Action::Order(id, Order::Start) => self.start(id),
+                Action::Order(id, Order::Cancel(nth)) => {
                     let worker = &mut self.workers[id.0];
                     assert!(worker.life != Life::None, "a worker is told something that isn't there");
                     assert!((1..=worker.given).contains(&nth), "request {nth} of {} given up", worker.given);
                     assert!(nth > worker.cancelled, "told twice");
                     worker.cancelled = nth;
                 }
-                Action::Kill(id) => {
+                Action::Order(id, Order::Kill) => {
                     let worker = &mut self.workers[id.0];
                     assert!(worker.life != Life::None, "a worker is ended that isn't there");
                     worker.life = Life::Killed;
                     worker.relayed = None;
-                    self.note(Action::Worker(id));
+                    self.note(Who::Worker(id));
                 }
             }
         }
@@ -513,11 +514,10 @@ impl<'a, C: Choices> World<'a, C> {
 
     /// One turn of somebody who is ready.
     fn drive(&mut self) {
-        let Some(action) = self.ready.pop_front() else { return };
-        match action {
-            Action::Client(id) => self.turn_client(id),
-            Action::Worker(id) => self.turn_worker(id),
-            Action::Start(_) | Action::Kill(_) | Action::Cancel(..) => {}
+        let Some(who) = self.ready.pop_front() else { return };
+        match who {
+            Who::Client(id) => self.turn_client(id),
+            Who::Worker(id) => self.turn_worker(id),
         }
         self.take_actions();
     }
@@ -592,7 +592,7 @@ impl<'a, C: Choices> World<'a, C> {
                     && let Some(client) = &mut self.clients[id.0]
                 {
                     client.has_said_its_last = true;
-                    self.note(Action::Client(id));
+                    self.note(Who::Client(id));
                 }
             }
             Manners::Fleeting => {
@@ -640,7 +640,7 @@ impl<'a, C: Choices> World<'a, C> {
             is_lost: false,
             next_id: 1,
         });
-        self.note(Action::Client(id));
+        self.note(Who::Client(id));
     }
 
     /// Adds a request to what a client will send; one that has to get this error, if any.
@@ -685,7 +685,7 @@ impl<'a, C: Choices> World<'a, C> {
         let n = n.min(client.script.len()).min(50_000_usize.saturating_sub(client.sent.len()));
         if n > 0 {
             client.sent.extend(client.script.drain(..n));
-            self.note(Action::Client(id));
+            self.note(Who::Client(id));
         }
     }
 
@@ -694,7 +694,7 @@ impl<'a, C: Choices> World<'a, C> {
         let Some(client) = &mut self.clients[id.0] else { return };
         if n > 0 && client.room < n {
             client.room = n;
-            self.note(Action::Client(id));
+            self.note(Who::Client(id));
         }
     }
 
@@ -716,7 +716,7 @@ impl<'a, C: Choices> World<'a, C> {
                 spare.iter_mut().zip(client.sent.drain(..n)).for_each(|(place, byte)| *place = byte);
                 self.report.events += 1;
                 self.router.client_received(id, n, self.now);
-                self.note(Action::Client(id));
+                self.note(Who::Client(id));
             } else if client.sent.is_empty()
                 && client.has_said_its_last
                 && client.script.is_empty()
@@ -731,7 +731,7 @@ impl<'a, C: Choices> World<'a, C> {
         for _ in 0..=self.below(8) {
             let Some(client) = &mut self.clients[id.0] else { return };
             match self.router.client_output(id, self.now) {
-                ClientOutput::Idle => return,
+                ClientOutput::Nothing => return,
                 ClientOutput::Close => return self.closed(id),
                 _ if client.room == 0 => return,
                 ClientOutput::Bytes(bytes) => {
@@ -750,7 +750,7 @@ impl<'a, C: Choices> World<'a, C> {
                 }
             }
         }
-        self.note(Action::Client(id));
+        self.note(Who::Client(id));
     }
 
     /// The router closes a client's connection. Had it a right to?
@@ -834,7 +834,7 @@ impl<'a, C: Choices> World<'a, C> {
         assert!(!self.is_draining, "a worker is started to serve nobody");
         if !self.is_calm && self.seldom(8) {
             self.report.deaths += 1;
-            return self.router.worker_down(id, Death::NotStarted, true, self.now);
+            return self.router.worker_down(id, Death::NotStarted, Unread::Request, self.now);
         }
         let worker = &mut self.workers[id.0];
         worker.life = Life::Up;
@@ -845,7 +845,7 @@ impl<'a, C: Choices> World<'a, C> {
         (worker.read, worker.given, worker.cancelled, worker.draws) = (0, 0, 0, None);
         worker.tag = 0;
         self.router.worker_up(id, self.now);
-        self.note(Action::Worker(id));
+        self.note(Who::Worker(id));
     }
 
     /// A worker does something.
@@ -859,7 +859,7 @@ impl<'a, C: Choices> World<'a, C> {
         }
         if worker.dies {
             worker.life = Life::Over;
-            self.note(Action::Worker(id));
+            self.note(Who::Worker(id));
             return;
         }
         if !self.is_calm && self.seldom(100 * self.patience) {
@@ -878,7 +878,7 @@ impl<'a, C: Choices> World<'a, C> {
                 false => return,
             };
             self.workers[id.0].draws = None;
-            self.note(Action::Worker(id));
+            self.note(Who::Worker(id));
             return self.answer(id, (request_id, params), deed);
         }
         let n = 1 + self.below(7000);
@@ -887,11 +887,11 @@ impl<'a, C: Choices> World<'a, C> {
         let n = n.min(spare.len()).min(worker.inbox.len());
         spare.iter_mut().zip(worker.inbox.drain(..n)).for_each(|(place, byte)| *place = byte);
         worker.input.filled(n);
-        self.note(Action::Worker(id));
+        self.note(Who::Worker(id));
         let worker = &mut self.workers[id.0];
         let request = match worker.input.next_frame() {
             Ok(None) => return,
-            Ok(Some(frame)) => match request::parse(&frame) {
+            Ok(Some(arrived)) => match request::parse_arrived(&arrived) {
                 Ok(request) => {
                     worker.read += 1;
                     (request.request_id, request.params)
@@ -916,7 +916,7 @@ impl<'a, C: Choices> World<'a, C> {
         worker.is_bad = true;
         self.harmed.insert(worker.tag);
         how(worker);
-        self.note(Action::Worker(id));
+        self.note(Who::Worker(id));
     }
 
     fn answer(&mut self, id: WorkerId, (request_id, params): (u64, Params), deed: Deed) {
@@ -978,7 +978,7 @@ impl<'a, C: Choices> World<'a, C> {
     /// The driver's turn with a worker.
     fn turn_worker(&mut self, id: WorkerId) {
         if self.workers[id.0].life == Life::Killed {
-            return self.buried(id, Death::Killed(9), false);
+            return self.buried(id, Death::Killed(9), Unread::Nothing);
         }
         // Written as far as it is taken.
         let cut = 1 + self.below(8000);
@@ -1002,7 +1002,7 @@ impl<'a, C: Choices> World<'a, C> {
                 }
                 self.report.events += 1;
                 self.router.worker_wrote(id, n);
-                self.note(Action::Worker(id));
+                self.note(Who::Worker(id));
             }
         }
         for _ in 0..=self.below(8) {
@@ -1013,7 +1013,7 @@ impl<'a, C: Choices> World<'a, C> {
             let can_read = worker.outbox.front().map(Piece::len);
             match self.router.worker_input(id) {
                 WorkerInput::Hold => return,
-                WorkerInput::Relay(client) => return self.note(Action::Client(client)),
+                WorkerInput::Relay(client) => return self.note(Who::Client(client)),
                 WorkerInput::Buffer(buffer) => {
                     let Some(len) = can_read else { return self.starved(id) };
                     assert!(!buffer.is_empty(), "a read of nothing");
@@ -1041,24 +1041,24 @@ impl<'a, C: Choices> World<'a, C> {
             }
             self.take_actions();
         }
-        self.note(Action::Worker(id));
+        self.note(Who::Worker(id));
     }
 
     /// There is nothing to read from a worker: for now, or for ever.
     fn starved(&mut self, id: WorkerId) {
         let worker = &self.workers[id.0];
         if worker.life == Life::Over {
-            let unread = !worker.inbox.is_empty();
+            let unread = if worker.inbox.is_empty() { Unread::Nothing } else { Unread::Request };
             let death = if self.seldom(2) { Death::Killed(11) } else { Death::Exited(1) };
             self.buried(id, death, unread);
         }
     }
 
-    fn buried(&mut self, id: WorkerId, death: Death, unread: bool) {
+    fn buried(&mut self, id: WorkerId, death: Death, unread: Unread) {
         let worker = &mut self.workers[id.0];
         worker.life = Life::None;
         worker.relayed = None;
-        if !unread {
+        if unread == Unread::Nothing {
             self.harmed.insert(worker.tag);
         }
         self.report.deaths += 1;
@@ -1074,7 +1074,7 @@ impl<'a, C: Choices> World<'a, C> {
                 // The driver sees the end of the stream and ends the worker.
                 if worker.life == Life::Over {
                     worker.life = Life::Killed;
-                    self.note(Action::Worker(id));
+                    self.note(Who::Worker(id));
                 }
                 return false;
             };

@@ -29,7 +29,10 @@ pub fn run(config: &Config, mut stream: UnixStream, mut control: Control) -> Res
     let mut engine: Box<dyn Engine> = match config.engine {
         EngineKind::Pattern => Box::new(Pattern::new(config.pattern, config.faults.clone())),
         #[cfg(feature = "sdcpp")]
-        EngineKind::Sdcpp => Box::new(crate::engine::sdcpp::Sdcpp::load(config, &control)?),
+        EngineKind::Sdcpp => Box::new({
+            let (model, tuning) = (config.model.clone(), config.tuning.clone());
+            crate::engine::sdcpp::Sdcpp::load(model, tuning, config.decided().threads, &control)?
+        }),
         #[cfg(not(feature = "sdcpp"))]
         EngineKind::Sdcpp => return Err("this weaved was built without the sdcpp engine".to_owned()),
     };
@@ -52,11 +55,11 @@ pub fn serve(
     let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
     loop {
         match input.next_frame() {
-            Ok(Some(frame)) => {
+            Ok(Some(arrived)) => {
                 control.next_request();
-                match request::parse(&frame) {
+                match request::parse_arrived(&arrived) {
                     Ok(request) => answer(stream, engine, &request, control)?,
-                    Err(error) => refuse(stream, frame.request_id(), error.code(), &error)?,
+                    Err(error) => refuse(stream, arrived.request_id(), error.code(), &error)?,
                 }
             }
             Ok(None) => {
@@ -139,31 +142,14 @@ fn refuse(
     code: ErrorCode,
     text: &dyn std::fmt::Display,
 ) -> io::Result<()> {
-    let mut frame = [0; MAX_ERROR_FRAME];
-    let frame = error::emit(request_id, code, text, &mut frame).map_err(io::Error::other)?;
-    stream.write_all(frame)
-}
-
-/// The operating system's.
-#[cfg(target_os = "linux")]
-pub(crate) fn random_number() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn random_number() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_ne_bytes(bytes))
+    stream.write_all(error::emit_frame(request_id, code, text, &mut [0; MAX_ERROR_FRAME]))
 }
 
 /// The request's seed, or one from the operating system's random numbers if it left the choice.
 fn used_seed(asked: u64) -> io::Result<u64> {
     let mut seed = asked;
     while seed == 0 {
-        seed = random_number()?;
+        seed = getrandom::u64()?;
     }
     Ok(seed)
 }

@@ -163,7 +163,7 @@ fn a_preset_stands_below_everything_that_is_said_beside_it() {
     let tuning = &all.config.tuning;
     assert_eq!((tuning.preset, &*tuning.params_backend, tuning.stream_layers), (Some("8gb"), "cpu", true));
     assert_eq!((tuning.max_vram, tuning.mmap, tuning.vae_tiling_above), (5.0, false, None));
-    assert!(all.config.flash_attention);
+    assert!(tuning.flash_attention);
     let text = all.to_toml();
     let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
     assert!(line("params_backend ").ends_with("# preset 8gb"), "{text}");

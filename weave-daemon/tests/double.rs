@@ -5,14 +5,19 @@ use std::time::{Duration, Instant};
 
 use weave_core::error::ErrorCode;
 use weave_core::request::Params;
-use weave_daemon::config::Config;
 use weave_daemon::engine::sdcpp::Sdcpp;
+use weave_daemon::engine::tuning::Tuning;
 use weave_daemon::engine::{Engine, EngineError, Image, Job};
+use weave_daemon::model::ModelFiles;
 use weave_daemon::scoreboard::{Control, Phase, Scoreboard};
 
 fn engine() -> Sdcpp {
     assert_eq!(sdcpp_sys::ENGINE.source, "prebuilt", "to be run by .ci/double");
-    Sdcpp::load(&Config::default(), &Control::none()).unwrap()
+    load(ModelFiles::default()).unwrap()
+}
+
+fn load(model: ModelFiles) -> Result<Sdcpp, String> {
+    Sdcpp::load(model, Tuning::default(), 1, &Control::none())
 }
 
 fn job(prompt: &str) -> Job<'_> {
@@ -63,9 +68,8 @@ fn each_failure_is_an_error_of_its_own_and_nothing_is_lost() {
 
 #[test]
 fn a_context_that_cannot_be_made_is_an_error() {
-    let mut config = Config::default();
-    config.model.clip_l = Some(PathBuf::from("/throw"));
-    let error = Sdcpp::load(&config, &Control::none()).err().unwrap();
+    let model = ModelFiles { clip_l: Some(PathBuf::from("/throw")), ..ModelFiles::default() };
+    let error = load(model).err().unwrap();
     assert!(error.contains("thrown by new_sd_ctx"), "{error}");
 }
 

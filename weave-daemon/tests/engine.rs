@@ -11,20 +11,23 @@ use std::time::{Duration, Instant};
 use harness::Daemon;
 use weave_core::limits::MAX_REQUEST_FRAME;
 use weave_core::request::{Params, Prompts, Request};
-use weave_daemon::config::Config;
-use weave_daemon::counters::Process;
 use weave_daemon::demo;
 use weave_daemon::engine::sdcpp::Sdcpp;
+use weave_daemon::engine::tuning::Tuning;
 use weave_daemon::engine::{Engine, EngineError, Job};
+use weave_daemon::model::ModelFiles;
+use weave_daemon::proc::Process;
 use weave_daemon::scoreboard::{Control, Phase, Progress, Scoreboard};
 
 fn engine() -> Sdcpp {
     let files = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
-    let mut config = Config { threads: Some(1), ..Config::default() };
-    config.model.diffusion_model = Some(files.diffusion_model);
-    config.model.clip_l = Some(files.clip_l);
-    config.model.taesd = Some(files.taesd);
-    Sdcpp::load(&config, &Control::none()).unwrap()
+    let model = ModelFiles {
+        diffusion_model: Some(files.diffusion_model),
+        clip_l: Some(files.clip_l),
+        taesd: Some(files.taesd),
+        ..ModelFiles::default()
+    };
+    Sdcpp::load(model, Tuning::default(), 1, &Control::none()).unwrap()
 }
 
 const PROMPT: &str = "a red circle on a blue background";

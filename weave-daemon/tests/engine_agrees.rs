@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use files::*;
-use weave_daemon::config::Config;
 use weave_daemon::demo;
 use weave_daemon::engine::sdcpp::Sdcpp;
+use weave_daemon::engine::tuning::Tuning;
 use weave_daemon::model::ModelFiles;
 use weave_daemon::scoreboard::Control;
 
@@ -22,8 +22,7 @@ static ENGINE: Mutex<()> = Mutex::new(());
 
 fn loads(model: &ModelFiles) -> bool {
     let _one = ENGINE.lock().unwrap();
-    let config = Config { model: model.clone(), threads: Some(1), ..Config::default() };
-    Sdcpp::load(&config, &Control::none()).is_ok()
+    Sdcpp::load(model.clone(), Tuning::default(), 1, &Control::none()).is_ok()
 }
 
 fn agree(model: &ModelFiles, usable: bool, what: &str) {

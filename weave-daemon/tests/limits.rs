@@ -135,7 +135,7 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     daemon.log.wait("took too little for 300ms; closing");
     daemon.log.wait("worker 0: its image stood still; ending it");
     daemon.assert_serves();
-    assert_eq!(metric(&daemon, "weave_worker_kills_total{reason=\"nonsense\"}"), 1.0);
+    assert_eq!(metric(&daemon, "weave_worker_kills_total{reason=\"violation\"}"), 1.0);
 }
 
 // ------------------------------------------------------------------------------------ number
@@ -180,7 +180,7 @@ fn a_request_that_ended_two_workers_is_refused_and_no_other() {
             assert!(text.starts_with("this very request ended the worker twice and is refused for an hour"));
         }
         assert_eq!(daemon.workers(), workers, "it was not tried");
-        assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"killed_before\"}"), 2.0);
+        assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"quarantined\"}"), 2.0);
         // Another seed is another request.
         client.send(5, "boom", 2);
         assert!(client.expect_error(5, ErrorCode::GpuError).contains("killed by signal 6"));

@@ -618,7 +618,7 @@ fn what_happens_is_counted_once_and_under_its_name() {
         ("weave_requests_dispatched_total", 13.0 - busy),
         ("weave_requests_retried_total", 0.0),
         ("weave_requests_total{outcome=\"image\"}", 8.0 - busy),
-        ("weave_requests_total{outcome=\"refused\"}", 2.0),
+        ("weave_requests_total{outcome=\"invalid\"}", 2.0),
         ("weave_requests_total{outcome=\"busy\"}", busy),
         ("weave_requests_total{outcome=\"failed\"}", 3.0),
         ("weave_requests_total{outcome=\"abandoned\"}", 2.0),
@@ -670,7 +670,7 @@ fn what_happens_is_counted_once_and_under_its_name() {
 fn weave_stats_and_weave_top_show_what_the_daemon_counts() {
     let weave = Path::new(env!("CARGO_BIN_EXE_weaved")).with_file_name("weave");
     if !weave.exists() {
-        eprintln!("NOT CHECKED: {} is not there; `cargo build -p weave-client` makes it", weave.display());
+        eprintln!("NOT CHECKED: {} is not there; `cargo build -p weave-cli` makes it", weave.display());
         return;
     }
     let daemon = Daemon::pattern(&["--faults=slow=0.05,fail@fail", "--workers=2"]);

@@ -54,9 +54,17 @@ fn as_read(source: &str) -> String {
 fn every_quoted_message_is_in_the_sources() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut sources = Vec::new();
-    for folder in
-        [".ci", "sdcpp-sys/build", "sdcpp-sys/src", "weave-client/src", "weave-core/src", "weave-daemon/src"]
-    {
+    for folder in [
+        ".ci",
+        "sdcpp-sys/build",
+        "sdcpp-sys/src",
+        "weave-client/src",
+        "weave-client/cli-base/src",
+        "weave-client/cli/src",
+        "weave-client/gateway/src",
+        "weave-core/src",
+        "weave-daemon/src",
+    ] {
         files(&root.join(folder), &mut sources);
     }
     let sources: Vec<_> = sources.iter().map(|path| as_read(&fs::read_to_string(path).unwrap())).collect();

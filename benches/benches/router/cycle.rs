@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use weave_benches::{example, response_head};
 use weave_core::limits::RESPONSE_HEAD_LEN;
 use weave_daemon::router::{
-    Abandoned, Action, ClientId, ClientOutput, Limits, Router, WorkerId, WorkerInput,
+    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, WorkerId, WorkerInput,
 };
 
 const WORKER: WorkerId = WorkerId(0);
@@ -53,7 +53,7 @@ impl World {
 
     fn take_actions(&mut self) {
         while let Some(action) = self.router.next_action() {
-            assert!(!matches!(action, Action::Kill(_)), "the worker is as it should be");
+            assert!(!matches!(action, Action::Order(_, Order::Kill)), "the worker is as it should be");
         }
     }
 

@@ -11,7 +11,13 @@ use weave_client::{
     Address, Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status, Stopper,
 };
 
-use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed, with};
+use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed};
+
+/// `bytes` with others in one place.
+fn with(mut bytes: Vec<u8>, at: usize, replacement: &[u8]) -> Vec<u8> {
+    bytes[at..at + replacement.len()].copy_from_slice(replacement);
+    bytes
+}
 
 const PARAMS: Params =
     Params { width: 64, height: 64, steps: 8, cfg_scale: 1.5, seed: 0x0102_0304_0506_0708 };

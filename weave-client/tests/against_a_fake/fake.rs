@@ -149,9 +149,3 @@ pub(crate) fn header(msg_type: u16, payload_len: u32) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes
 }
-
-/// `bytes` with others in one place.
-pub(crate) fn with(mut bytes: Vec<u8>, at: usize, replacement: &[u8]) -> Vec<u8> {
-    bytes[at..at + replacement.len()].copy_from_slice(replacement);
-    bytes
-}

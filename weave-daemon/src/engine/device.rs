@@ -9,7 +9,7 @@ use std::ptr;
 use sdcpp_sys as sys;
 
 use super::tuning::Tuning;
-use crate::config::quoted;
+use crate::values::quoted;
 
 /// A device, as the engine tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -156,10 +156,10 @@ pub struct Learned {
 
 impl Learned {
     /// Takes in what the engine said of an image that it has made.
-    pub fn add(&mut self, said: &Said, shape: Shape, flash_attention: bool, tuning: &Tuning) {
+    pub fn add(&mut self, said: &Said, shape: Shape, tuning: &Tuning) {
         let everywhere = tuning.flash_attention_everywhere;
         self.heads = said.heads.or(self.heads);
-        if flash_attention || everywhere {
+        if tuning.flash_attention || everywhere {
             self.heads = None;
         }
         let decoder = ["vae", "taesd"].into_iter().find_map(|name| Some((name, said.part(name)?)));
@@ -259,7 +259,7 @@ mod tests {
         let tuning = Tuning::default();
         let mut learned = Learned::default();
         assert_eq!(learned.need(square(64), Pool::Ram), None);
-        learned.add(&said("5.13", "7.50"), square(64), false, &tuning);
+        learned.add(&said("5.13", "7.50"), square(64), &tuning);
         for (side, mmdit, taesd) in SAID {
             let [mmdit, taesd] = [mmdit, taesd].map(|size| mebibytes(size).unwrap());
             let pixels = u64::from(side * side);
@@ -270,7 +270,7 @@ mod tests {
             let need = learned.need(square(side), Pool::Ram).unwrap();
             assert_eq!(need, decoder + pixels * 12);
         }
-        learned.add(&said("17.96", "120.06"), square(256), false, &tuning);
+        learned.add(&said("17.96", "120.06"), square(256), &tuning);
         let diffusion = learned.diffusion(576).unwrap();
         let measured = mebibytes("51.55").unwrap();
         assert!(diffusion.abs_diff(measured) * 50 <= measured, "{diffusion}, not {measured}");
@@ -281,13 +281,13 @@ mod tests {
     fn tiles_flash_attention_and_staged_weights_count() {
         let tuning = Tuning::default();
         let mut learned = Learned::default();
-        learned.add(&said("5.13", "7.50"), square(64), false, &tuning);
+        learned.add(&said("5.13", "7.50"), square(64), &tuning);
         let whole = learned.need(square(1024), Pool::Ram);
         let tiled = learned.need(Shape { tile: Some(256), ..square(1024) }, Pool::Ram);
         // 24 heads, 4096 + 77 tokens: 1.6 GB; without tiles the decoder needs more than that.
         assert!((1600..2000).contains(&mib(tiled)) && mib(whole) > 1900, "{tiled:?} {whole:?}");
         let mut flash = Learned::default();
-        flash.add(&said("5.13", "7.50"), square(64), true, &tuning);
+        flash.add(&said("5.13", "7.50"), square(64), &Tuning { flash_attention: true, ..tuning.clone() });
         let tiled = flash.need(Shape { tile: Some(256), ..square(1024) }, Pool::Ram);
         assert!(mib(tiled) < 400, "{tiled:?}");
 
@@ -295,7 +295,7 @@ mod tests {
         said.hear("model_manager.cpp:309 - model manager staged compute params (100.50 MB, 7 tensors) to CUDA0, taking 1s");
         said.hear("ggml_extend.hpp:1995 - mmdit compute buffer size: 9.00 MB(VRAM)");
         let mut both = Learned::default();
-        both.add(&said, square(64), false, &tuning);
+        both.add(&said, square(64), &tuning);
         assert_eq!(mib(both.need(square(64), Pool::Vram)), 109);
         assert_eq!(mib(both.need(square(64), Pool::Ram)), 7);
     }
@@ -305,7 +305,7 @@ mod tests {
         let mut said = said("5.13", "7.50");
         said.hear("ggml_extend.hpp:1995 - vae compute buffer size: 8.00 MB(RAM)");
         let mut learned = Learned::default();
-        learned.add(&said, square(64), false, &Tuning::default());
+        learned.add(&said, square(64), &Tuning::default());
         assert_eq!(mib(learned.decoder(1024 * 1024)), 2048);
         assert_eq!(mib(learned.decoder(2048 * 2048)), 16384);
     }

@@ -12,8 +12,8 @@ use weave_core::error::ErrorCode;
 use weave_core::response::ImageSize;
 
 use super::{Engine, EngineError, Image, Job};
-use crate::config::seconds;
 use crate::scoreboard::{Control, Phase};
+use crate::values::seconds;
 
 /// What is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,12 +8,11 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use sdcpp_sys as sys;
 use weave_core::error::ErrorCode;
@@ -25,8 +24,8 @@ use super::device::{self, Device};
 use super::memory::{Learned, Pool, Said, Shape};
 use super::tuning::{self, MemoryLimit, Tiling, Tuning};
 use super::{Engine, EngineError, Image, Job};
-use crate::config::Config;
 use crate::logger;
+use crate::model::ModelFiles;
 use crate::scoreboard::{Control, Phase};
 
 /// Whether the engine has logged that an allocation failed, since this was last cleared.
@@ -51,26 +50,28 @@ thread_local! {
 pub struct Sdcpp {
     /// `None` after a failure that may have left it in any state.
     context: Option<Context>,
-    config: Config,
+    model: ModelFiles,
+    tuning: Tuning,
+    threads: u16,
     learned: Learned,
 }
 
 impl Sdcpp {
-    /// Makes a context for the model files of `config`.
+    /// Makes a context for these model files.
     ///
     /// # Errors
     /// A sentence that says why not; what the engine itself had to say is in the log.
-    pub fn load(config: &Config, control: &Control) -> Result<Self, String> {
+    pub fn load(model: ModelFiles, tuning: Tuning, threads: u16, control: &Control) -> Result<Self, String> {
         CONTROL.set(control.clone());
-        let context = Some(Context::new(config)?);
-        Ok(Self { context, config: config.clone(), learned: Learned::default() })
+        let context = Some(Context::new(&model, &tuning, threads)?);
+        Ok(Self { context, model, tuning, threads, learned: Learned::default() })
     }
 
     /// Makes the context anew if the last one is gone.
     fn recover(&mut self) -> Result<(), String> {
         if self.context.is_none() {
             log::warn!("engine: loading the model again, since what it was left in can't be relied on");
-            self.context = Some(Context::new(&self.config)?);
+            self.context = Some(Context::new(&self.model, &self.tuning, self.threads)?);
         }
         Ok(())
     }
@@ -80,15 +81,15 @@ impl Sdcpp {
     /// # Errors
     /// OUT_OF_MEMORY: it does not fit.
     fn shape(&self, job: &Job<'_>) -> Result<Shape, EngineError> {
-        let tile = Some(u32::from(self.config.tuning.vae_tile_size) * 8);
+        let tile = Some(u32::from(self.tuning.vae_tile_size) * 8);
         let Params { width, height, .. } = job.params;
         let whole = Shape { width, height, tile: None };
         let tiled = Shape { tile, ..whole };
-        if self.config.tuning.tiles(width, height) {
+        if self.tuning.tiles(width, height) {
             return self.check(tiled);
         }
         let result = self.check(whole);
-        if self.config.tuning.vae_tiling == Tiling::Auto && result.is_err() && self.check(tiled).is_ok() {
+        if self.tuning.vae_tiling == Tiling::Auto && result.is_err() && self.check(tiled).is_ok() {
             log::info!("this image is decoded in tiles, since memory is too short otherwise");
             return Ok(tiled);
         }
@@ -97,7 +98,7 @@ impl Sdcpp {
 
     fn check(&self, shape: Shape) -> Result<Shape, EngineError> {
         for pool in Pool::ALL {
-            let limit = match self.config.tuning.memory_limit {
+            let limit = match self.tuning.memory_limit {
                 MemoryLimit::Off => return Ok(shape),
                 MemoryLimit::Free => u64::MAX,
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.001 to 1024")]
@@ -154,101 +155,28 @@ struct Context {
 }
 
 impl Context {
-    fn new(config: &Config) -> Result<Self, String> {
+    fn new(model: &ModelFiles, tuning: &Tuning, threads: u16) -> Result<Self, String> {
         // SAFETY: both have the signatures that the C++ layer calls, and need no data.
         unsafe { sys::sdcpp_set_callbacks(Some(log_line), Some(progress), ptr::null_mut()) };
 
-        let mut message: Message = [0; _];
-        let mut params = MaybeUninit::uninit();
-        // SAFETY: there is room for the parameters, and for a message of the length given.
-        let status = unsafe {
-            sys::sdcpp_ctx_params_init(params.as_mut_ptr(), message.as_mut_ptr().cast(), message.len())
-        };
-        if status != sys::sdcpp_status::SDCPP_OK {
-            return Err(format!("the engine's parameters can't be made: {}", told(&message)));
-        }
-        // SAFETY: the call succeeded, so all of it is initialised.
-        let mut params = unsafe { params.assume_init() };
-
-        let c_path = |path: &Option<std::path::PathBuf>| path.as_deref().map(c_string).transpose();
-        let model = &config.model;
-        let paths = [
-            &model.model,
-            &model.diffusion_model,
-            &model.clip_l,
-            &model.clip_g,
-            &model.t5xxl,
-            &model.vae,
-            &model.taesd,
-        ];
-        let mut owned = Vec::with_capacity(paths.len());
-        for path in paths {
-            owned.push(c_path(path)?);
-        }
-        let places = [
-            &mut params.model_path,
-            &mut params.diffusion_model_path,
-            &mut params.clip_l_path,
-            &mut params.clip_g_path,
-            &mut params.t5xxl_path,
-            &mut params.vae_path,
-            &mut params.taesd_path,
-        ];
-        for (place, path) in places.into_iter().zip(&owned) {
-            if let Some(path) = path {
-                *place = path.as_ptr();
-            }
-        }
-        params.diffusion_flash_attn = config.flash_attention;
-        params.n_threads = c_int::from(config.threads.unwrap_or_else(half_of_the_processors).cast_signed());
-
-        let tuning = &config.tuning;
         if let Some(what) = tuning.without_effect() {
             log::warn!("{what}");
         }
-        let devices = device::all();
-        let device = device::chosen(&devices, tuning)?;
-        if let Some(device) = device {
-            log_device(device, tuning.device_of("diffusion").is_some());
-        }
-        let gpu = devices.iter().position(|other| !other.is_cpu && Some(other) == device);
-        let texts = [
-            tuning.backend_spec(),
-            tuning.params_backend_spec().map(str::to_owned),
-            tuning.tensor_type_rules.clone(),
-        ];
-        let texts = texts.map(|text| text.map(CString::new).transpose());
-        for (place, text) in [&mut params.backend, &mut params.params_backend, &mut params.tensor_type_rules]
-            .into_iter()
-            .zip(&texts)
-        {
-            if let Some(text) = text.as_ref().map_err(ToString::to_string)? {
-                *place = text.as_ptr();
-            }
-        }
-        params.max_vram = tuning.max_vram;
-        params.stream_layers = tuning.stream_layers;
-        params.enable_mmap = tuning.mmap;
-        params.flash_attn = tuning.flash_attention_everywhere;
-        params.vae_conv_direct = tuning.vae_conv_direct;
-        if tuning.weight_type != tuning::AUTO {
-            params.wtype =
-                sys::sd_type_t(of_name(tuning.weight_type, sys::sd_type_t::SD_TYPE_COUNT.0, |i| {
-                    // SAFETY: the function takes any number below the count.
-                    unsafe { sys::sd_type_name(sys::sd_type_t(i)) }
-                })?);
-        }
-        params.rng_type = sys::rng_type_t(of_name(tuning.rng, sys::rng_type_t::RNG_TYPE_COUNT.0, |i| {
-            // SAFETY: the function takes any number.
-            unsafe { sys::sd_rng_type_name(sys::rng_type_t(i)) }
-        })?);
+        let gpu = choose_gpu(tuning)?;
+        let mut params = default_params()?;
+        params.n_threads = c_int::from(threads.cast_signed());
+        tune_context(&mut params, tuning)?;
+        let strings = Strings::new(model, tuning)?;
+        strings.point_from(&mut params);
 
         PART_MISSING.store(false, Ordering::Relaxed);
+        let mut message: Message = [0; _];
         let mut context = ptr::null_mut();
-        // SAFETY: the parameters are initialised, the strings they point to live in `owned` until
+        // SAFETY: the parameters are initialised, the strings they point to live in `strings` until
         // after the call, which copies them, and there is room for the result and the message.
         let status =
             unsafe { sys::sdcpp_ctx_new(&params, &mut context, message.as_mut_ptr().cast(), message.len()) };
+        drop(strings);
         match NonNull::new(context) {
             Some(context) if status == sys::sdcpp_status::SDCPP_OK => {
                 let engine = Self { handle: context, gpu };
@@ -260,6 +188,102 @@ impl Context {
                 Ok(engine)
             }
             _ => Err(format!("the model can't be loaded: {}", told(&message))),
+        }
+    }
+}
+
+/// The number of the GPU that computes, if one does. Logs what computes.
+fn choose_gpu(tuning: &Tuning) -> Result<Option<usize>, String> {
+    let devices = device::all();
+    let device = device::chosen(&devices, tuning)?;
+    if let Some(device) = device {
+        log_device(device, tuning.device_of("diffusion").is_some());
+    }
+    Ok(devices.iter().position(|other| !other.is_cpu && Some(other) == device))
+}
+
+/// A context's parameters as the engine would have them.
+fn default_params() -> Result<sys::sd_ctx_params_t, String> {
+    let mut message: Message = [0; _];
+    let mut params = MaybeUninit::uninit();
+    // SAFETY: there is room for the parameters, and for a message of the length given.
+    let status = unsafe {
+        sys::sdcpp_ctx_params_init(params.as_mut_ptr(), message.as_mut_ptr().cast(), message.len())
+    };
+    if status != sys::sdcpp_status::SDCPP_OK {
+        return Err(format!("the engine's parameters can't be made: {}", told(&message)));
+    }
+    // SAFETY: the call succeeded, so all of it is initialised.
+    Ok(unsafe { params.assume_init() })
+}
+
+/// Sets what the settings have to say about a context, but for its [`Strings`].
+fn tune_context(params: &mut sys::sd_ctx_params_t, tuning: &Tuning) -> Result<(), String> {
+    params.diffusion_flash_attn = tuning.flash_attention;
+    params.max_vram = tuning.max_vram;
+    params.stream_layers = tuning.stream_layers;
+    params.enable_mmap = tuning.mmap;
+    params.flash_attn = tuning.flash_attention_everywhere;
+    params.vae_conv_direct = tuning.vae_conv_direct;
+    if tuning.weight_type != tuning::AUTO {
+        params.wtype = sys::sd_type_t(of_name(tuning.weight_type, sys::sd_type_t::SD_TYPE_COUNT.0, |i| {
+            // SAFETY: the function takes any number below the count.
+            unsafe { sys::sd_type_name(sys::sd_type_t(i)) }
+        })?);
+    }
+    params.rng_type = sys::rng_type_t(of_name(tuning.rng, sys::rng_type_t::RNG_TYPE_COUNT.0, |i| {
+        // SAFETY: the function takes any number.
+        unsafe { sys::sd_rng_type_name(sys::rng_type_t(i)) }
+    })?);
+    Ok(())
+}
+
+/// What a context's parameters point to: paths and lists, each where there is one.
+struct Strings {
+    paths: [Option<CString>; 7],
+    lists: [Option<CString>; 3],
+}
+
+impl Strings {
+    fn new(model: &ModelFiles, tuning: &Tuning) -> Result<Self, String> {
+        let of_path = |path: &Option<PathBuf>| path.as_deref().map(c_string).transpose();
+        let of_list = |list: Option<&str>| list.map(CString::new).transpose().map_err(|e| e.to_string());
+        Ok(Self {
+            paths: [
+                of_path(&model.model)?,
+                of_path(&model.diffusion_model)?,
+                of_path(&model.clip_l)?,
+                of_path(&model.clip_g)?,
+                of_path(&model.t5xxl)?,
+                of_path(&model.vae)?,
+                of_path(&model.taesd)?,
+            ],
+            lists: [
+                of_list(tuning.backend_spec().as_deref())?,
+                of_list(tuning.params_backend_spec())?,
+                of_list(tuning.tensor_type_rules.as_deref())?,
+            ],
+        })
+    }
+
+    /// Has the parameters point to them. They must not be used after `self` is gone.
+    fn point_from(&self, params: &mut sys::sd_ctx_params_t) {
+        let places = [
+            &mut params.model_path,
+            &mut params.diffusion_model_path,
+            &mut params.clip_l_path,
+            &mut params.clip_g_path,
+            &mut params.t5xxl_path,
+            &mut params.vae_path,
+            &mut params.taesd_path,
+            &mut params.backend,
+            &mut params.params_backend,
+            &mut params.tensor_type_rules,
+        ];
+        for (place, string) in places.into_iter().zip(self.paths.iter().chain(&self.lists)) {
+            if let Some(string) = string {
+                *place = string.as_ptr();
+            }
         }
     }
 }
@@ -282,12 +306,12 @@ impl Engine for Sdcpp {
         };
         self.recover().map_err(|error| lost(&error))?;
         let shape = self.shape(job)?;
-        let tuning = &self.config.tuning;
+        let tuning = &self.tuning;
         let context = self.context.as_ref().ok_or_else(|| lost("there is no context"))?;
         let (result, is_sound) = context.generate(job, shape, tuning);
         if result.is_ok() {
             let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
-            self.learned.add(&said, shape, self.config.flash_attention, tuning);
+            self.learned.add(&said, shape, tuning);
         }
         if !is_sound {
             self.context = None;
@@ -487,14 +511,6 @@ fn log_device(device: &Device, asked_for: bool) {
             for_gpus.join(" and ")
         );
     }
-}
-
-/// The default for `threads`: mostly the number of cores, which are two processors each. Without OpenMP the
-/// engine's threads spin while they wait for each other, which on processors that have other work costs more
-/// than it gains.
-fn half_of_the_processors() -> u16 {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
 }
 
 /// The engine's log, a level more quiet than it thinks of itself. At its own debug level it repeats

@@ -4,6 +4,8 @@
 //! here too. The values are checked when the settings are read; whether a device is there shows only
 //! when an engine is made.
 
+use crate::values::named;
+
 /// The parts of the engine that can be put on devices.
 pub const PARTS: &[&str] = &["diffusion", "te", "vae"];
 
@@ -95,6 +97,8 @@ pub struct Tuning {
     pub stream_layers: bool,
     /// Whether weight files are mapped into memory instead of read.
     pub mmap: bool,
+    /// Whether the diffusion model's attention is computed without the whole matrix in memory.
+    pub flash_attention: bool,
     /// Whether text encoders and VAE use flash attention too.
     pub flash_attention_everywhere: bool,
     /// Whether the VAE's convolutions are computed without unrolling the image first.
@@ -134,6 +138,7 @@ impl Default for Tuning {
             max_vram: 0.0,
             stream_layers: false,
             mmap: false,
+            flash_attention: false,
             flash_attention_everywhere: false,
             vae_conv_direct: false,
             memory_limit: MemoryLimit::Free,
@@ -268,15 +273,14 @@ pub(crate) fn preset_names() -> Vec<&'static str> {
     PRESETS.iter().map(|(name, _)| *name).collect()
 }
 
-/// One of the names, as they stand in a list.
-pub(crate) fn named(text: &str, names: &[&'static str]) -> Result<&'static str, String> {
-    let found = names.iter().copied().find(|name| *name == text);
-    found.ok_or_else(|| format!("one of {}", names.join(", ")))
-}
-
-/// The same, or [`AUTO`].
-pub(crate) fn named_or_auto(text: &str, names: &[&'static str]) -> Result<&'static str, String> {
-    if text == AUTO { Ok(AUTO) } else { named(text, names).map_err(|error| format!("{AUTO}, or {error}")) }
+/// One of the names, or [`AUTO`].
+pub(crate) fn named_or_auto(names: &[&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
+    move |text| {
+        if text == AUTO {
+            return Ok(AUTO);
+        }
+        named(names)(text).map_err(|error| format!("{AUTO}, or {error}"))
+    }
 }
 
 /// A device as the engine names it: `CUDA0`, `cpu`, `gpu`.
@@ -289,21 +293,40 @@ pub(crate) fn device(text: &str) -> Result<String, String> {
     }
 }
 
-/// `part=device,…`. With `anywhere` a device alone stands for all parts, and `disk` is one.
-pub(crate) fn assignments(text: &str, anywhere: bool) -> Result<String, String> {
+/// What a list says of the engine's parts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// What they are computed on.
+    Computing,
+    /// Where their weights are kept: a device alone stands for all parts, and `disk` is one.
+    Keeping,
+}
+
+/// `PART=DEVICE,…`.
+pub(crate) fn part_devices(text: &str) -> Result<String, String> {
+    assignments(text, Of::Computing)
+}
+
+/// `DEVICE,PART=DEVICE,…`, with `disk` for a device.
+pub(crate) fn part_places(text: &str) -> Result<String, String> {
+    assignments(text, Of::Keeping)
+}
+
+fn assignments(text: &str, of: Of) -> Result<String, String> {
     if text == AUTO {
         return Ok(text.to_owned());
     }
+    let keeps = of == Of::Keeping;
     let mut items = Vec::new();
     for item in text.split(',').map(str::trim) {
         let (part, name) = match item.split_once('=') {
             Some((part, name)) => (part.trim(), name.trim()),
-            None if anywhere => ("", item),
+            None if keeps => ("", item),
             None => ("?", item),
         };
-        let known = part.is_empty() && anywhere || PARTS.contains(&part);
-        if !known || !(anywhere && name == "disk" || device(name).is_ok()) {
-            let (all, disk) = if anywhere { ("DEVICE, or ", ", or disk") } else { ("", "") };
+        let known = part.is_empty() && keeps || PARTS.contains(&part);
+        if !known || !(keeps && name == "disk" || device(name).is_ok()) {
+            let (all, disk) = if keeps { ("DEVICE, or ", ", or disk") } else { ("", "") };
             return Err(format!(
                 "{AUTO}, or {all}PART=DEVICE with commas in between; parts are {}, devices those of `weaved devices`{disk}",
                 PARTS.join(", ")
@@ -325,13 +348,5 @@ pub(crate) fn type_rules(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("PATTERN=TYPE with commas in between; types are {}", WEIGHT_TYPES.join(", ")))
-    }
-}
-
-/// A number with bounds.
-pub(crate) fn number(text: &str, range: std::ops::RangeInclusive<f32>) -> Result<f32, String> {
-    match text.parse() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(format!("a number from {} to {}", range.start(), range.end())),
     }
 }

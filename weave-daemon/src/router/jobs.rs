@@ -11,9 +11,15 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use weave_core::error::ErrorCode;
-use weave_core::limits::MAX_REQUEST_FRAME;
+use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME};
+use weave_core::request::{EmitError, Request};
 
-use super::ClientId;
+use super::answer::Asked;
+use super::interface::ClientId;
+
+/// A place in the table of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct JobId(usize);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
@@ -29,63 +35,82 @@ pub(super) struct Job {
     state: JobState,
     /// Who waits for it; `None` once nobody does.
     pub(super) client: Option<ClientId>,
-    pub(super) request_id: u64,
-    pub(super) width: u32,
-    pub(super) height: u32,
+    pub(super) asked: Asked,
     /// Since when it waits for a worker.
     pub(super) since: Instant,
     /// Workers that were given it.
     pub(super) attempts: u8,
     /// The request; once the job has failed, the error frame that answers it.
-    pub(super) frame: [u8; MAX_REQUEST_FRAME],
+    frame: [u8; MAX_REQUEST_FRAME],
     /// Bytes of `frame` that count.
-    pub(super) len: usize,
+    len: usize,
     /// What that error is.
-    pub(super) code: ErrorCode,
+    code: ErrorCode,
     /// The job behind this one in its list.
-    next: Option<usize>,
+    next: Option<JobId>,
 }
 
 impl Job {
+    /// The request, or the error.
     pub(super) fn frame(&self) -> &[u8] {
-        self.frame.get(..self.len).unwrap_or_default()
+        &self.frame[..self.len]
     }
 
-    pub(super) const fn state(&self) -> JobState {
-        self.state
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What the error is that answers it, once it has failed.
+    pub(super) const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// Keeps a request. What can't be written is said, and the job is as it was.
+    pub(super) fn set_request(&mut self, request: &Request<'_>) -> Result<(), EmitError> {
+        self.len = request.emit(&mut self.frame)?.len();
+        self.asked = Asked::by(request);
+        Ok(())
+    }
+
+    /// The job has failed; this is the whole frame that says so.
+    pub(super) fn set_error(&mut self, code: ErrorCode, frame: &[u8]) {
+        (self.code, self.len) = (code, frame.len());
+        self.frame[..frame.len()].copy_from_slice(frame);
     }
 }
+
+const _: () = assert!(MAX_ERROR_FRAME <= MAX_REQUEST_FRAME, "an error stands where its request did");
 
 /// A chain of jobs, by their places in the table.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
-    first: Option<usize>,
-    last: Option<usize>,
+    first: Option<JobId>,
+    last: Option<JobId>,
 }
 
 impl List {
-    fn push_back(&mut self, table: &mut [Job], index: usize) {
-        table[index].next = None;
+    fn push_back(&mut self, table: &mut [Job], index: JobId) {
+        table[index.0].next = None;
         match self.last.replace(index) {
-            Some(last) => table[last].next = Some(index),
+            Some(last) => table[last.0].next = Some(index),
             None => self.first = Some(index),
         }
     }
 
-    fn push_front(&mut self, table: &mut [Job], index: usize) {
-        table[index].next = self.first.replace(index);
+    fn push_front(&mut self, table: &mut [Job], index: JobId) {
+        table[index.0].next = self.first.replace(index);
         self.last = self.last.or(Some(index));
     }
 
     /// Puts a job before those that have not waited as long. To be found near the front.
-    fn insert_by_age(&mut self, table: &mut [Job], index: usize) {
+    fn insert_by_age(&mut self, table: &mut [Job], index: JobId) {
         let (mut before, mut at) = (None, self.first);
-        while let Some(older) = at.filter(|other| table[*other].since < table[index].since) {
-            (before, at) = (at, table[older].next);
+        while let Some(older) = at.filter(|other| table[other.0].since < table[index.0].since) {
+            (before, at) = (at, table[older.0].next);
         }
-        table[index].next = at;
+        table[index.0].next = at;
         match before {
-            Some(before) => table[before].next = Some(index),
+            Some(before) => table[before.0].next = Some(index),
             None => self.first = Some(index),
         }
         if at.is_none() {
@@ -93,9 +118,9 @@ impl List {
         }
     }
 
-    fn pop_front(&mut self, table: &mut [Job]) -> Option<usize> {
+    fn pop_front(&mut self, table: &mut [Job]) -> Option<JobId> {
         let index = self.first?;
-        self.first = table[index].next.take();
+        self.first = table[index.0].next.take();
         if self.first.is_none() {
             self.last = None;
         }
@@ -131,12 +156,17 @@ impl Jobs {
         Self { table, limit: jobs, free: List::default(), shares, turns, queued_len: 0 }
     }
 
-    pub(super) fn get(&self, index: usize) -> &Job {
-        &self.table[index]
+    pub(super) fn get(&self, index: JobId) -> &Job {
+        &self.table[index.0]
     }
 
-    pub(super) fn get_mut(&mut self, index: usize) -> &mut Job {
-        &mut self.table[index]
+    pub(super) fn get_mut(&mut self, index: JobId) -> &mut Job {
+        &mut self.table[index.0]
+    }
+
+    /// Whether this client waits for a job.
+    pub(super) fn is_of(&self, index: JobId, client: ClientId) -> bool {
+        self.table[index.0].client == Some(client)
     }
 
     /// Jobs that wait for a worker.
@@ -146,7 +176,7 @@ impl Jobs {
 
     /// Since when the job that waits longest has been waiting.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.shares.iter().filter_map(|share| share.queued.first).map(|index| self.table[index].since).min()
+        self.shares.iter().filter_map(|share| share.queued.first).map(|index| self.table[index.0].since).min()
     }
 
     /// Whether somebody else than `client` waits for a worker.
@@ -155,7 +185,7 @@ impl Jobs {
     }
 
     /// A free slot. It is the caller's until it is enqueued or released.
-    pub(super) fn take_free(&mut self, now: Instant) -> Option<usize> {
+    pub(super) fn take_free(&mut self, now: Instant) -> Option<JobId> {
         let free = self.free.pop_front(&mut self.table);
         if free.is_some() || self.table.len() == self.limit {
             return free;
@@ -163,9 +193,7 @@ impl Jobs {
         self.table.push(Job {
             state: JobState::Free,
             client: None,
-            request_id: 0,
-            width: 0,
-            height: 0,
+            asked: Asked { request_id: 0, width: 0, height: 0 },
             since: now,
             attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],
@@ -173,68 +201,54 @@ impl Jobs {
             code: ErrorCode::None,
             next: None,
         });
-        Some(self.table.len() - 1)
+        Some(JobId(self.table.len() - 1))
     }
 
     /// Puts a job behind those of its client, which has to be set.
-    pub(super) fn enqueue(&mut self, index: usize) {
-        self.queue(index, false);
-    }
-
-    /// Puts a job that was begun in vain in its old place among its client's, whose turn is next.
-    pub(super) fn enqueue_again(&mut self, index: usize) {
-        self.queue(index, true);
-    }
-
-    fn queue(&mut self, index: usize, first: bool) {
-        let Some(client) = self.table[index].client else { return };
-        self.table[index].state = JobState::Queued;
+    pub(super) fn enqueue(&mut self, index: JobId) {
+        let Some(client) = self.set_queued(index) else { return };
         let share = &mut self.shares[client.0];
-        share.queued_len += 1;
-        self.queued_len += 1;
-        match (first, share.queued_len) {
-            (true, _) => {
-                share.queued.insert_by_age(&mut self.table, index);
-                self.turns.retain(|other| *other != client);
-                self.turns.push_front(client);
-            }
-            (false, len) => {
-                share.queued.push_back(&mut self.table, index);
-                if len == 1 {
-                    self.turns.push_back(client);
-                }
-            }
+        share.queued.push_back(&mut self.table, index);
+        if share.queued_len == 1 {
+            self.turns.push_back(client);
         }
     }
 
+    /// Puts a job that was begun in vain in its old place among its client's, whose turn is next.
+    pub(super) fn enqueue_again(&mut self, index: JobId) {
+        let Some(client) = self.set_queued(index) else { return };
+        self.shares[client.0].queued.insert_by_age(&mut self.table, index);
+        self.turns.retain(|other| *other != client);
+        self.turns.push_front(client);
+    }
+
+    fn set_queued(&mut self, index: JobId) -> Option<ClientId> {
+        let job = &mut self.table[index.0];
+        let client = job.client?;
+        job.state = JobState::Queued;
+        self.shares[client.0].queued_len += 1;
+        self.queued_len += 1;
+        Some(client)
+    }
+
     /// The next job for a worker; it is running from now on. Its client goes behind the others.
-    pub(super) fn start_next(&mut self) -> Option<usize> {
+    pub(super) fn start_next(&mut self) -> Option<JobId> {
         let client = self.turns.pop_front()?;
         let index = self.pop_queued(client)?;
         if self.shares[client.0].queued_len > 0 {
             self.turns.push_back(client);
         }
-        self.table[index].state = JobState::Running;
+        self.table[index.0].state = JobState::Running;
         Some(index)
     }
 
-    /// Takes a client's oldest job out of the queue if it waits since `before` or longer. For how
-    /// long the oldest one waits otherwise: `Err`.
-    pub(super) fn take_waiting_since(
-        &mut self,
-        client: ClientId,
-        before: Option<Instant>,
-    ) -> Result<usize, Option<Instant>> {
-        let Some(index) = self.shares[client.0].queued.first else { return Err(None) };
-        let since = self.table[index].since;
-        if before.is_none_or(|before| since > before) {
-            return Err(Some(since));
-        }
-        self.take_queued(client).ok_or(None)
+    /// Since when a client's oldest job has been waiting for a worker.
+    pub(super) fn oldest_of(&self, client: ClientId) -> Option<Instant> {
+        self.shares[client.0].queued.first.map(|index| self.table[index.0].since)
     }
 
     /// Takes a client's oldest job out of the queue.
-    pub(super) fn take_queued(&mut self, client: ClientId) -> Option<usize> {
+    pub(super) fn take_queued(&mut self, client: ClientId) -> Option<JobId> {
         let index = self.pop_queued(client)?;
         if self.shares[client.0].queued_len == 0 {
             self.turns.retain(|other| *other != client);
@@ -243,12 +257,12 @@ impl Jobs {
     }
 
     /// The oldest job of anybody, whoever's turn it is.
-    pub(super) fn take_any(&mut self) -> Option<usize> {
+    pub(super) fn take_any(&mut self) -> Option<JobId> {
         let client = *self.turns.front()?;
         self.take_queued(client)
     }
 
-    fn pop_queued(&mut self, client: ClientId) -> Option<usize> {
+    fn pop_queued(&mut self, client: ClientId) -> Option<JobId> {
         let share = &mut self.shares[client.0];
         let index = share.queued.pop_front(&mut self.table)?;
         share.queued_len -= 1;
@@ -257,20 +271,20 @@ impl Jobs {
     }
 
     /// A job's `frame` is now the error that its client, which has to be set, is to get.
-    pub(super) fn set_failed(&mut self, index: usize) {
-        let Some(client) = self.table[index].client else { return };
-        self.table[index].state = JobState::Failed;
+    pub(super) fn set_failed(&mut self, index: JobId) {
+        let Some(client) = self.table[index.0].client else { return };
+        self.table[index.0].state = JobState::Failed;
         self.shares[client.0].failed.push_back(&mut self.table, index);
     }
 
     /// Takes the error that this client is to get next.
-    pub(super) fn take_failed(&mut self, client: ClientId) -> Option<usize> {
+    pub(super) fn take_failed(&mut self, client: ClientId) -> Option<JobId> {
         self.shares[client.0].failed.pop_front(&mut self.table)
     }
 
     /// Gives a slot back that is in no list.
-    pub(super) fn release(&mut self, index: usize) {
-        let job = &mut self.table[index];
+    pub(super) fn release(&mut self, index: JobId) {
+        let job = &mut self.table[index.0];
         (job.state, job.client) = (JobState::Free, None);
         self.free.push_front(&mut self.table, index);
     }
@@ -279,8 +293,8 @@ impl Jobs {
 /// For the simulator: what must be true at any time.
 #[cfg(feature = "simulator")]
 impl Jobs {
-    fn walk(&self, list: List) -> impl Iterator<Item = usize> {
-        std::iter::successors(list.first, |index| self.table[*index].next).take(self.table.len() + 1)
+    fn walk(&self, list: List) -> impl Iterator<Item = JobId> {
+        std::iter::successors(list.first, |index| self.table[index.0].next).take(self.table.len() + 1)
     }
 
     /// Jobs that are not answered yet.
@@ -291,11 +305,6 @@ impl Jobs {
     /// Queued jobs that no worker was given yet.
     pub(super) fn never_begun_len(&self) -> usize {
         self.table.iter().filter(|job| job.state == JobState::Queued && job.attempts == 0).count()
-    }
-
-    /// Since when a client's oldest job has been waiting for a worker.
-    pub(super) fn oldest_of(&self, client: ClientId) -> Option<Instant> {
-        self.shares[client.0].queued.first.map(|index| self.table[index].since)
     }
 
     /// Jobs of a client that don't run.
@@ -311,9 +320,9 @@ impl Jobs {
         let mut look = |list: List, state: JobState, client: Option<usize>| {
             let mut last = None;
             for index in self.walk(list) {
-                assert_eq!(self.table[index].state, state, "a job in the wrong list");
-                assert_eq!(self.table[index].client.map(|id| id.0), client, "a job in another's list");
-                seen[index] += 1;
+                assert_eq!(self.table[index.0].state, state, "a job in the wrong list");
+                assert_eq!(self.table[index.0].client.map(|id| id.0), client, "a job in another's list");
+                seen[index.0] += 1;
                 last = Some(index);
             }
             assert_eq!(list.last, last, "a list without its end");

@@ -73,11 +73,13 @@ pub fn weaved() -> Command {
     command
 }
 
-/// The `weave` command, built by the cargo that runs these tests.
+/// The `weave` command, built by the cargo that runs these tests. WEAVE_FEATURES=--no-default-features leaves out the
+/// gateway, as `make quick` does.
 pub fn weave() -> Command {
     let weaved = Path::new(env!("CARGO_BIN_EXE_weaved"));
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "-p", "weave-client", "--bin", "weave"])
+        .args(["build", "--quiet", "--locked", "-p", "weave-cli"])
+        .args(std::env::var("WEAVE_FEATURES"))
         .args(if cfg!(debug_assertions) { None } else { Some("--release") })
         .status()
         .unwrap();

@@ -48,13 +48,13 @@ fn show<T>(value: T) {
 }
 
 /// A server: requests in, answers out.
-fn serve(input: &mut Deframer<MAX_REQUEST_FRAME>, out: &mut [u8]) {
+fn serve(input: &mut Deframer<MAX_REQUEST_FRAME>, out: &mut [u8; MAX_ERROR_FRAME]) {
     let spare = input.spare();
     let n = black_box(spare.len());
     input.filled(n);
     loop {
         match input.next_frame() {
-            Ok(Some(frame)) => match request::parse(&frame) {
+            Ok(Some(arrived)) => match request::parse_arrived(&arrived) {
                 Ok(request) => {
                     let Ok(image) = ImageSize::new(request.params.width, request.params.height, 3) else {
                         return;
@@ -70,13 +70,13 @@ fn serve(input: &mut Deframer<MAX_REQUEST_FRAME>, out: &mut [u8]) {
                 }
                 Err(wrong) => {
                     black_box(wrong.requirement());
-                    black_box(error::emit(frame.request_id(), wrong.code(), words(wrong), out)).ok();
+                    black_box(error::emit_frame(arrived.request_id(), wrong.code(), words(wrong), out));
                 }
             },
             Ok(None) => break,
             Err(lost) => {
                 black_box(lost.requirement());
-                black_box(error::emit(0, lost.code(), words(lost), out)).ok();
+                black_box(error::emit_frame(0, lost.code(), words(lost), out));
                 break;
             }
         }
@@ -126,7 +126,7 @@ fn ask(prompts: Prompts<'_>, params: request::Params, received: &[u8], out: &mut
 extern "C" fn firmware() -> bool {
     let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
     let mut out = [0; MAX_REQUEST_FRAME];
-    serve(black_box(&mut input), black_box(&mut out));
+    serve(black_box(&mut input), black_box(&mut [0; MAX_ERROR_FRAME]));
     let params = black_box(request::Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 });
     let received = [0; 256];
     ask(black_box(Prompts::same("x")), params, black_box(&received), &mut out);

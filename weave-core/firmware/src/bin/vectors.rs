@@ -11,10 +11,11 @@
 use core::fmt::{self, Write};
 
 use weave_core::error::{self, ErrorCode, ErrorMessage, ErrorParseError};
-use weave_core::frame::{Deframer, Frame, FrameError, Header, Kind, Split, split};
+use weave_core::frame::{Arrived, Deframer, Frame, FrameError, Header, Kind, Skipped, Split, split};
 use weave_core::limits::{
-    HEADER_LEN, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, MODEL_ID_SD35,
-    REQUEST_FIXED_LEN, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
+    ERROR_FIXED_LEN, HEADER_LEN, MAGIC, MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD,
+    MAX_SKIPPED_PAYLOAD, MIN_REQUEST_PAYLOAD, MIN_RESPONSE_PAYLOAD, MODEL_ID_SD35, REQUEST_FIXED_LEN,
+    RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN, STATUS_OK,
 };
 use weave_core::request::{self, Encoder, Prompts, Request, RequestError};
 use weave_core::response::{self, ResponseError, ResponseHead};
@@ -248,26 +249,29 @@ struct Check<'s> {
 
 impl Check<'_> {
     /// Compares a frame's outcome; returns whether it ends the connection.
-    fn frame(&mut self, frame: &Frame<'_>) -> Verdict<bool> {
+    fn frame(&mut self, arrived: &Arrived<'_>) -> Verdict<bool> {
         let start = self.start;
-        self.start += HEADER_LEN + frame.header().payload_len() as usize;
+        let header = arrived.header();
+        self.start += HEADER_LEN + header.payload_len() as usize;
         let outcome = self.outcomes.next().ok_or("more frames than expected")?;
         if self.vector.to_server {
-            return self.server(frame, outcome).map(|()| false);
+            return self.server(arrived, outcome).map(|()| false);
         }
-        match frame.header().kind() {
-            Kind::Response => self.response(frame, start, outcome),
-            Kind::Error => self.error(frame, outcome),
+        match (header.kind(), arrived) {
+            (Kind::Response, _) => self.response(arrived, start, outcome),
+            (Kind::Error, Arrived::Whole(frame)) => self.error(frame, header.payload_len(), outcome),
+            (Kind::Error, Arrived::Skipped(skipped)) => self.skipped_error(skipped, outcome),
             _ => closes("W1-FRM-010", "msg_type", outcome),
         }
     }
 
-    fn server(&mut self, frame: &Frame<'_>, outcome: &'static Outcome) -> Verdict<()> {
-        match measured(&mut self.stacks.request_parse, || request::parse(frame))? {
-            Ok(request) => self.request(frame, &request, outcome),
-            Err(error) => {
+    fn server(&mut self, arrived: &Arrived<'_>, outcome: &'static Outcome) -> Verdict<()> {
+        match (measured(&mut self.stacks.request_parse, || request::parse_arrived(arrived))?, arrived) {
+            (Ok(request), Arrived::Whole(frame)) => self.request(frame, &request, outcome),
+            (Ok(_), Arrived::Skipped(_)) => Err("a request without its prompts was accepted"),
+            (Err(error), _) => {
                 let (step, field, suffix) = step(error)?;
-                self.answer(frame.request_id(), error.code(), &error, step, [field, suffix], outcome)
+                self.answer(arrived.request_id(), error.code(), &error, step, [field, suffix], outcome)
             }
         }
     }
@@ -293,8 +297,8 @@ impl Check<'_> {
         ensure(got.params.steps == *steps, "steps")?;
         ensure(got.params.cfg_scale.to_bits() == *cfg_scale_bits, "cfg_scale")?;
         ensure(got.params.seed == *seed, "seed")?;
-        // The prompts are views into the frame: where they begin is how far they are from its body.
-        let data_at = frame.body().as_ptr().addr() + REQUEST_FIXED_LEN;
+        // The prompts are views into the frame: where they begin is how far they are from its payload.
+        let data_at = frame.payload().as_ptr().addr() + REQUEST_FIXED_LEN;
         let is = |text: &str, expected: &Prompt| {
             text.as_ptr().addr() == data_at + expected.offset
                 && text.len() == expected.length
@@ -308,7 +312,7 @@ impl Check<'_> {
         let emitted = measured(&mut self.stacks.request_emit, || got.emit(&mut out))?;
         let emitted = emitted.map_err(|_| "an accepted request can't be emitted")?;
         if self.vector.same_when_emitted {
-            ensure(emitted.get(HEADER_LEN..) == Some(frame.body()), "emitted differently")?;
+            ensure(emitted.get(HEADER_LEN..) == Some(frame.payload()), "emitted differently")?;
         }
         let Ok(Split::Frame(again, [])) = split(emitted, MAX_SKIPPED_PAYLOAD) else {
             return Err("what is emitted is no frame");
@@ -370,18 +374,23 @@ impl Check<'_> {
         ensure(is_shown && !said.is_empty() && said.bytes() == read.bytes(), "the words of the answer")
     }
 
-    fn response(&mut self, frame: &Frame<'_>, start: usize, outcome: &'static Outcome) -> Verdict<bool> {
-        let header = frame.header();
-        let is_whole = frame.body().len() == header.payload_len() as usize;
-        let fields = frame.body().first_chunk::<RESPONSE_FIXED_LEN>();
+    fn response(&mut self, arrived: &Arrived<'_>, start: usize, outcome: &'static Outcome) -> Verdict<bool> {
+        let header = arrived.header();
+        let front = match arrived {
+            Arrived::Whole(frame) => frame.payload(),
+            Arrived::Skipped(skipped) => skipped.front(),
+        };
+        let fields = front.first_chunk::<RESPONSE_FIXED_LEN>();
         let from_head = match fields {
             Some(fields) => {
                 measured(&mut self.stacks.response_parse, || ResponseHead::parse(header, fields))?
             }
-            None => Err(ResponseError::Short { payload_len: header.payload_len(), need: 32 }),
+            None => {
+                Err(ResponseError::Short { payload_len: header.payload_len(), need: MIN_RESPONSE_PAYLOAD })
+            }
         };
         let mut pixels_here = None;
-        if is_whole {
+        if let Arrived::Whole(frame) = arrived {
             let whole = measured(&mut self.stacks.response_parse, || response::parse(frame))?;
             ensure(
                 whole.map(|whole| whole.head) == from_head.map(|(head, _)| head),
@@ -424,7 +433,27 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn error(&mut self, frame: &Frame<'_>, outcome: &'static Outcome) -> Verdict<bool> {
+    /// An error that is longer than the buffer, by what a later version appended: it is read as if it
+    /// ended where it was cut.
+    fn skipped_error(&mut self, skipped: &Skipped<'_>, outcome: &'static Outcome) -> Verdict<bool> {
+        let header = skipped.header();
+        let mut bytes = [0; HEADER_LEN + REQUEST_FIXED_LEN];
+        let parts: [&[u8]; 6] = [
+            &MAGIC,
+            &header.version().to_be_bytes(),
+            &header.kind().to_wire().to_be_bytes(),
+            &MIN_REQUEST_PAYLOAD.to_be_bytes(),
+            &[0; 4],
+            skipped.front(),
+        ];
+        bytes.iter_mut().zip(parts.into_iter().flatten()).for_each(|(place, byte)| *place = *byte);
+        match split(&bytes, MAX_RESPONSE_PAYLOAD) {
+            Ok(Split::Frame(frame, [])) => self.error(&frame, header.payload_len(), outcome),
+            _ => Err("the front of an error is no frame"),
+        }
+    }
+
+    fn error(&mut self, frame: &Frame<'_>, payload_len: u32, outcome: &'static Outcome) -> Verdict<bool> {
         let got: ErrorMessage<'_> = match measured(&mut self.stacks.error_parse, || error::parse(frame))? {
             Ok(got) => got,
             Err(ErrorParseError::Short { .. }) => return closes("W1-ERR-008", "payload_len", outcome),
@@ -444,8 +473,7 @@ impl Check<'_> {
         };
         ensure(got_name == *name, "name")?;
         ensure(got.message.len() == *message_len && message.is(got.message), "error_msg")?;
-        let payload_len = frame.header().payload_len() as usize;
-        ensure(payload_len - 18 - got.message.len() == *trailing, "trailing")?;
+        ensure(payload_len as usize - ERROR_FIXED_LEN - got.message.len() == *trailing, "trailing")?;
         if self.vector.same_when_emitted
             && let Ok(words) = core::str::from_utf8(got.message)
         {
@@ -454,8 +482,8 @@ impl Check<'_> {
                 error::emit(got.request_id, got.code, words, &mut out)
             })?;
             let sent = sent.map_err(|_| "the error has no room")?;
-            let body = frame.body().get(..18 + got.message.len());
-            ensure(sent.get(HEADER_LEN..) == body, "the error is emitted differently")?;
+            let same = frame.payload().get(..ERROR_FIXED_LEN + got.message.len());
+            ensure(sent.get(HEADER_LEN..) == same, "the error is emitted differently")?;
         }
         let mut shown = Text::new();
         // Longer texts than the buffer are cut, which is no failure of weave-core.
@@ -582,8 +610,8 @@ fn in_pieces<const N: usize>(check: &mut Check<'_>, stream: &mut Deframer<N>, cu
                 stream.next_frame()
             };
             match next {
-                Ok(Some(frame)) => {
-                    if check.frame(&frame)? {
+                Ok(Some(arrived)) => {
+                    if check.frame(&arrived)? {
                         return check.end(End::Closed);
                     }
                 }
@@ -617,7 +645,7 @@ fn in_one_piece(check: &mut Check<'_>, bytes: &[u8]) -> Verdict<()> {
     loop {
         match measured(&mut check.stacks.split, || split(rest, max_payload))? {
             Ok(Split::Frame(frame, after)) => {
-                if check.frame(&frame)? {
+                if check.frame(&Arrived::Whole(frame))? {
                     return check.end(End::Closed);
                 }
                 rest = after;
@@ -635,7 +663,7 @@ fn in_one_piece(check: &mut Check<'_>, bytes: &[u8]) -> Verdict<()> {
 }
 
 /// The longest error that a peer can send and still be read as a whole: 65,535 bytes of message.
-const CLIENT_BUFFER: usize = HEADER_LEN + 18 + 65_535;
+const CLIENT_BUFFER: usize = HEADER_LEN + ERROR_FIXED_LEN + 65_535;
 /// Vectors of up to so many bytes are read in one piece as well.
 const ONE_PIECE: usize = 32 * 1024;
 

@@ -1,0 +1,163 @@
+//! The daemon's administrative socket: figures about it, over HTTP.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueHint;
+use serde_json::Value;
+use weave_client::Address;
+
+use crate::daemon::{SOCKET_HELP, address};
+use crate::exit::{Exit, Failure};
+
+/// Longest wait for each part of an answer.
+const LIMIT: Duration = Duration::from_secs(5);
+/// An answer is some kilobytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// Where the daemon's administrative socket is.
+#[derive(Debug, clap::Args)]
+pub struct Admin {
+    /// Where the daemon listens.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
+    pub socket: Option<PathBuf>,
+
+    /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub admin_socket: Option<PathBuf>,
+}
+
+impl Admin {
+    /// The socket that was named, or the one beside the daemon's.
+    ///
+    /// # Errors
+    /// Nobody says where it is.
+    pub fn find(&self) -> Result<PathBuf, Failure> {
+        let named = self.admin_socket.clone().or_else(|| {
+            let variable = std::env::var_os("WEAVE_ADMIN_SOCKET").filter(|path| !path.is_empty());
+            variable.filter(|_| self.socket.is_none()).map(PathBuf::from)
+        });
+        match named {
+            Some(path) => Ok(path),
+            None => match address(self.socket.as_deref())? {
+                Address::Unix(path) => Ok(beside(&path)),
+                address => {
+                    let what = format_args!("{address} is for requests; figures are on a Unix socket");
+                    Err(Failure::new(Exit::Usage, what)
+                        .next("name it with --admin-socket PATH, on the daemon's machine"))
+                }
+            },
+        }
+    }
+}
+
+/// The place of the administrative socket if nobody has said another: `weave-admin.sock` for
+/// `weave.sock`, so that several daemons can share a folder.
+fn beside(clients: &Path) -> PathBuf {
+    let mut name = clients.file_stem().unwrap_or_default().to_owned();
+    name.push("-admin.sock");
+    clients.with_file_name(name)
+}
+
+/// What the daemon has counted and measured, under the names that its metrics have.
+#[derive(Debug)]
+pub struct Stats(Value);
+
+impl Stats {
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// The daemon doesn't answer, or something else does.
+    pub fn ask(socket: &Path) -> Result<Self, Failure> {
+        let text = get(socket, "/stats").map_err(|error| {
+            let what = format_args!("{} doesn't answer: {error}", socket.display());
+            match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
+                io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
+                _ => Failure::new(Exit::NoDaemon, what)
+                    .next("weaved says at its start where its administrative socket is"),
+            }
+        })?;
+        match serde_json::from_str(&text) {
+            Ok(all @ Value::Object(_)) => Ok(Self(all)),
+            _ => Err(Failure::new(
+                Exit::NotWeave,
+                format_args!("{} doesn't answer with figures", socket.display()),
+            )),
+        }
+    }
+
+    /// One number; 0 where the daemon has none of this name.
+    #[must_use]
+    pub fn number(&self, name: &str) -> f64 {
+        self.known(name).unwrap_or(0.0)
+    }
+
+    /// One number, if the daemon has it.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<f64> {
+        self.0.pointer(&format!("/{name}")).and_then(Value::as_f64)
+    }
+
+    /// The label of something that is there only to have one.
+    #[must_use]
+    pub fn label(&self, name: &str) -> &str {
+        self.0
+            .get(name)
+            .and_then(Value::as_object)
+            .and_then(|of| of.keys().next())
+            .map_or("?", String::as_str)
+    }
+}
+
+/// As it came, indented.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl Stats {
+    /// Every figure in a line of its own; of times their number and mean.
+    #[must_use]
+    pub fn lines(&self) -> Vec<(String, String)> {
+        let mut lines = Vec::new();
+        for (name, value) in self.0.as_object().into_iter().flatten() {
+            match value.as_object() {
+                None => lines.push((name.clone(), value.to_string())),
+                Some(times) if times.contains_key("buckets") => {
+                    let count = self.number(&format!("{name}/count"));
+                    let mean = self.number(&format!("{name}/sum")) / count.max(1.0);
+                    lines.push((name.clone(), format!("{count} times, {mean:.3} s each")));
+                }
+                Some(labels) => {
+                    lines.extend(
+                        labels.iter().map(|(of, value)| (format!("{name}{{{of}}}"), value.to_string())),
+                    );
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn get(socket: &Path, page: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
+    let mut bytes = Vec::new();
+    let heard = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    // Something else may have hung up, but not without a word.
+    if bytes.is_empty() {
+        asked.and(heard.map(drop))?;
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    match text.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no administrative socket")),
+    }
+}

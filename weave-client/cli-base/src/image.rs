@@ -1,0 +1,77 @@
+//! An image, and what is known about how it was made.
+
+use weave_client::{Channels, Image, Params};
+
+/// Who makes images, as lists name it and as results tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProviderName {
+    /// The daemon.
+    Local,
+    /// OpenAI, or something that speaks as it does.
+    Openai,
+    /// Azure OpenAI.
+    Azure,
+}
+
+impl ProviderName {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Openai => "openai",
+            Self::Azure => "azure",
+        }
+    }
+}
+
+/// An image.
+pub struct Made {
+    /// Who made it.
+    pub by: ProviderName,
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// What a pixel has.
+    pub channels: Channels,
+    /// Rows from the top, pixels from the left, one byte a channel, no padding.
+    pub pixels: Vec<u8>,
+    /// What else is known.
+    pub how: How,
+}
+
+impl Made {
+    /// What the daemon has made of `params`.
+    #[must_use]
+    pub fn local(image: Image, params: Params) -> Self {
+        Self {
+            by: ProviderName::Local,
+            width: image.size.width(),
+            height: image.size.height(),
+            channels: image.size.channels(),
+            how: How::Local { params, generation_time_ms: image.generation_time_ms },
+            pixels: image.pixels,
+        }
+    }
+}
+
+/// What is known about how an image was made.
+pub enum How {
+    /// By the daemon: all of it.
+    Local {
+        /// What it was asked for.
+        params: Params,
+        /// What the engine took, without waiting.
+        generation_time_ms: u32,
+    },
+    /// By a cloud.
+    Cloud {
+        /// Its model.
+        model: String,
+        /// The prompt that it says it has used instead.
+        revised_prompt: Option<String>,
+        /// What was named and had no effect.
+        dropped: Vec<&'static str>,
+    },
+}

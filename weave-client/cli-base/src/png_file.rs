@@ -1,0 +1,178 @@
+//! The image as a PNG file that says how it was made.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
+use serde::{Deserialize, Serialize};
+use weave_client::weave_core::limits::{MODEL_ID_SD35, VERSION};
+use weave_client::weave_core::request::Prompts;
+use weave_client::{Channels, Params, RequestError};
+
+use crate::image::{How, Made, ProviderName};
+
+/// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
+/// the same image gives the same file.
+#[derive(Serialize, Deserialize)]
+struct Recipe<'a> {
+    protocol: u16,
+    model_id: u32,
+    prompt: Cow<'a, str>,
+    width: u32,
+    height: u32,
+    steps: u32,
+    cfg_scale: f32,
+    seed: u64,
+    /// Earlier versions had none.
+    #[serde(default)]
+    provider: Cow<'a, str>,
+}
+
+/// The same text of an image that can't be made again.
+#[derive(Serialize)]
+struct Origin<'a> {
+    prompt: &'a str,
+    width: u32,
+    height: u32,
+    provider: &'a str,
+    model: &'a str,
+}
+
+/// What both say.
+#[derive(Deserialize)]
+struct Maker<'a> {
+    #[serde(default)]
+    provider: Cow<'a, str>,
+}
+
+const RECIPE: &str = "Weave";
+
+/// Makes the file's bytes.
+///
+/// # Errors
+/// The image doesn't have as many pixels as it says.
+pub fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
+    let (width, height, provider) = (made.width, made.height, made.by.as_str());
+    let recipe = match &made.how {
+        How::Local { params, .. } => serde_json::to_string(&Recipe {
+            protocol: VERSION,
+            model_id: MODEL_ID_SD35,
+            prompt: prompt.into(),
+            width,
+            height,
+            steps: params.steps,
+            cfg_scale: params.cfg_scale,
+            seed: params.seed,
+            provider: provider.into(),
+        }),
+        How::Cloud { model, .. } => serde_json::to_string(&Origin { prompt, width, height, provider, model }),
+    };
+    let recipe = recipe.map_err(|error| EncodingError::IoError(error.into()))?;
+
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, made.width, made.height);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_color(match made.channels {
+        Channels::Rgb => ColorType::Rgb,
+        Channels::Rgba => ColorType::Rgba,
+    });
+    for (keyword, text) in [("parameters", parameters(made, prompt)), (RECIPE, recipe)] {
+        // tEXt is read everywhere, but holds Latin-1 only.
+        if text.chars().all(|c| u32::from(c) <= 0xFF) {
+            encoder.add_text_chunk(keyword.to_owned(), text)?;
+        } else {
+            encoder.add_itxt_chunk(keyword.to_owned(), text)?;
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&made.pixels)?;
+    writer.finish()?;
+    Ok(file)
+}
+
+/// What a file holds.
+pub struct Decoded {
+    /// Pixels in a row, as they are.
+    pub width: u32,
+    /// Rows, as they are.
+    pub height: u32,
+    /// Red, green, blue, alpha.
+    pub pixels: Vec<[u8; 4]>,
+    /// What it was made with.
+    pub params: Params,
+    /// What it was made of.
+    pub prompt: String,
+}
+
+/// Reads an image and how it was made.
+///
+/// # Errors
+/// Why that can't be read.
+pub fn decode(file: &[u8]) -> Result<Decoded, String> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(file), Limits { bytes: 1 << 28 });
+    decoder.set_transformations(Transformations::normalize_to_color8());
+    let not_png = |error: DecodingError| match error {
+        DecodingError::IoError(_) => "is cut off, or no PNG file".to_owned(),
+        error => format!("is no sound PNG file: {error}"),
+    };
+    let mut reader = decoder.read_info().map_err(not_png)?;
+    let size = reader.output_buffer_size().ok_or("is too large")?;
+    let mut bytes = vec![0; size];
+    let frame = reader.next_frame(&mut bytes).map_err(not_png)?;
+    // Text may also stand behind the pixels.
+    reader.finish().map_err(not_png)?;
+    let info = reader.info();
+    let latin1 = info.uncompressed_latin1_text.iter().map(|chunk| (&chunk.keyword, Some(chunk.text.clone())));
+    let utf8 = info.utf8_text.iter().map(|chunk| (&chunk.keyword, chunk.get_text().ok()));
+    let recipe = latin1.chain(utf8).find_map(|(keyword, text)| text.filter(|_| keyword == RECIPE));
+    let recipe = recipe.ok_or(
+        "doesn't say how to make it: it has no text \"Weave\", which `weave generate` writes and some programs drop",
+    )?;
+    let unreadable = |error: &dyn fmt::Display| format!("has parameters that can't be used: {error}");
+    if let Ok(Maker { provider }) = serde_json::from_str(&recipe)
+        && !["", ProviderName::Local.as_str()].contains(&provider.as_ref())
+    {
+        return Err(format!("was made by {provider:?}, which can't make the same image again"));
+    }
+    let recipe: Recipe<'_> = serde_json::from_str(&recipe).map_err(|error| unreadable(&error))?;
+    let Recipe { width, height, steps, cfg_scale, seed, .. } = recipe;
+    let params = Params { width, height, steps, cfg_scale, seed };
+    params
+        .check()
+        .and_then(|()| Prompts::same(&recipe.prompt).check())
+        .and(match recipe.model_id {
+            MODEL_ID_SD35 => Ok(()),
+            other => Err(RequestError::ModelId(other)),
+        })
+        .map_err(|error| unreadable(&error))?;
+    if seed == 0 {
+        return Err(unreadable(&"seed is 0, which is another image each time"));
+    }
+    let pixels = match frame.color_type {
+        ColorType::Rgba => bytes.chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect(),
+        ColorType::Rgb => bytes.chunks_exact(3).map(|p| [p[0], p[1], p[2], 255]).collect(),
+        ColorType::GrayscaleAlpha => bytes.chunks_exact(2).map(|p| [p[0], p[0], p[0], p[1]]).collect(),
+        _ => bytes.iter().map(|p| [*p, *p, *p, 255]).collect(),
+    };
+    let prompt = recipe.prompt.into_owned();
+    Ok(Decoded { width: frame.width, height: frame.height, pixels, params, prompt })
+}
+
+/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
+/// protocol doesn't tell the sampler, without which some of them don't take the line for settings, and the
+/// model's file; what it calls model 0 is SD 3.5.
+fn parameters(made: &Made, prompt: &str) -> String {
+    let (settings, model) = match &made.how {
+        How::Local { params: Params { steps, cfg_scale, seed, .. }, .. } => {
+            (format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
+        }
+        How::Cloud { model, .. } => (String::new(), model.as_str()),
+    };
+    format!(
+        "{prompt}\n{settings}Size: {}x{}, Model: {model}, Version: Weave {}",
+        made.width,
+        made.height,
+        env!("CARGO_PKG_VERSION")
+    )
+}

@@ -1,0 +1,145 @@
+//! Who may ask.
+//!
+//! A browser sends what any page tells it to, also to this machine. Such a request names another origin,
+//! or, where a name was made to point here, another host.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http_error::HttpError;
+use crate::page;
+use crate::state::Shared;
+
+pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut response = match check(&shared, &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn check(shared: &Shared, request: &Request) -> Result<(), HttpError> {
+    let host = only(request.headers(), &header::HOST)
+        .ok_or_else(|| HttpError::new(400, "invalid_host", "the request must have one Host header"))?;
+    // Of a request with a whole URL, that counts.
+    let host = request.uri().authority().map_or(host, |authority| authority.as_str());
+    if !may_be_called(host, &shared.hosts) {
+        return Err(HttpError::new(
+            403,
+            "invalid_host",
+            format!(
+                "this gateway isn't called {host:?}; call it by its address, or name it with --allow-host"
+            ),
+        ));
+    }
+    if request.headers().contains_key(header::ORIGIN) {
+        let origin = only(request.headers(), &header::ORIGIN).unwrap_or("?");
+        let of_origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        if !of_origin.is_some_and(|of_origin| of_origin.eq_ignore_ascii_case(host)) {
+            return Err(HttpError::new(
+                403,
+                "invalid_origin",
+                format!("pages of {origin:?} may not use this gateway"),
+            ));
+        }
+    }
+    let path = request.uri().path();
+    if path == "/healthz" || page::is_part(path) {
+        return Ok(());
+    }
+    let Some(token) = &shared.token else { return Ok(()) };
+    let shown = only(request.headers(), &header::AUTHORIZATION).and_then(|shown| shown.split_once(' '));
+    match shown {
+        Some((scheme, shown))
+            if scheme.eq_ignore_ascii_case("bearer") && token.is(shown.trim().as_bytes()) =>
+        {
+            Ok(())
+        }
+        _ => Err(HttpError::new(
+            401,
+            "invalid_api_key",
+            "this gateway wants its token, as Authorization: Bearer TOKEN (OpenAI's clients: api_key)",
+        )),
+    }
+}
+
+/// The value of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// Whether a Host header names this gateway. A name that somebody made to point here isn't among them;
+/// an address can't be made to.
+fn may_be_called(host: &str, names: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => {
+            return rest
+                .split_once(']')
+                .is_some_and(|(address, port)| address.parse::<Ipv6Addr>().is_ok() && is_port(port));
+        }
+        None => match host.split_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            Some(_) => return false,
+            None => host,
+        },
+    };
+    let name = name.to_ascii_lowercase();
+    name == "localhost" || name.parse::<IpAddr>().is_ok() || names.contains(&name)
+}
+
+fn is_port(text: &str) -> bool {
+    text.is_empty()
+        || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_somebody_made_to_point_here_is_none_of_ours() {
+        let names = ["weave.example".to_owned()];
+        for good in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "[::1]",
+            "192.168.0.7",
+            "Weave.Example:80",
+        ] {
+            assert!(may_be_called(good, &names), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil.example:8080",
+            "weave.example.",
+            "[evil.example]",
+            "[::1",
+            "[::1]evil",
+            "::1",
+            "127.0.0.1:8080:1",
+            "user@localhost",
+        ] {
+            assert!(!may_be_called(bad, &names), "{bad}");
+        }
+    }
+}

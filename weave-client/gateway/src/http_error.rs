@@ -1,0 +1,133 @@
+//! Errors in OpenAI's shape, and which of them each failure is.
+
+use std::borrow::Cow;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN};
+use weave_client::{Error, ErrorCode, ErrorKind, RequestError};
+
+use crate::provider::Failed;
+
+/// Seconds after which a daemon that isn't there may be back.
+const RESTART: u32 = 5;
+
+/// `{"error": {"message", "type", "param", "code"}}`, and when to try again.
+#[derive(Debug)]
+pub(crate) struct HttpError {
+    status: u16,
+    code: Cow<'static, str>,
+    message: String,
+    param: Option<String>,
+    retry_after: Option<u32>,
+    /// OpenAI's clients would try again.
+    is_final: bool,
+}
+
+impl HttpError {
+    pub(crate) fn new(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            is_final: false,
+        }
+    }
+
+    /// A field of the request is wrong.
+    pub(crate) fn field(name: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(name.into()), ..Self::new(400, code, message) }
+    }
+
+    /// A parameter that the protocol doesn't take.
+    pub(crate) fn invalid(error: &RequestError) -> Self {
+        let name = match error {
+            RequestError::Width(_) | RequestError::Height(_) => "size",
+            RequestError::Steps(_) => "steps",
+            RequestError::CfgScale(_) => "cfg",
+            _ => "prompt",
+        };
+        let message = match error {
+            RequestError::PromptLength { length, .. } => {
+                format!("prompt has {length} bytes, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN}")
+            }
+            error => error.to_string(),
+        };
+        Self::field(name, "invalid_value", message)
+    }
+
+    /// The one table from what went wrong to HTTP's status. `weave_cli_base::exit` has the one to exit statuses.
+    pub(crate) fn of(failed: &Failed) -> Self {
+        let message = failed.to_string();
+        let Some(kind) = failed.kind() else {
+            return Self::new(400, "unsupported_parameter", message);
+        };
+        match (kind, failed.local()) {
+            (ErrorKind::Invalid, Some(Error::Invalid(error))) => Self::invalid(error),
+            (ErrorKind::Invalid, _) => Self::new(400, "invalid_value", message),
+            (ErrorKind::Refused, _) => Self::new(400, "request_refused", message),
+            (ErrorKind::Busy, _) => Self::new(429, "busy", message),
+            (ErrorKind::ShuttingDown | ErrorKind::HungUp | ErrorKind::Unreachable, _) => {
+                Self::new(503, "unavailable", message).retry_after(RESTART)
+            }
+            // It would take as long again.
+            (ErrorKind::Timeout, _) => Self::new(504, "timeout", message).for_good(),
+            (ErrorKind::Failed, Some(Error::Refused(reply))) if reply.code == ErrorCode::OutOfMemory => {
+                Self::new(500, "out_of_memory", message).for_good()
+            }
+            (ErrorKind::Failed | ErrorKind::NotWeave | ErrorKind::Local, _) => {
+                Self::new(500, "generation_failed", message)
+            }
+        }
+    }
+
+    pub(crate) fn param(self, name: &str) -> Self {
+        Self { param: Some(name.to_owned()), ..self }
+    }
+
+    pub(crate) fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// The same request would end the same way.
+    pub(crate) fn for_good(self) -> Self {
+        Self { is_final: true, ..self }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) const fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let kind = match self.status {
+            401 | 403 => "authentication_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let error = json!({ "message": self.message, "type": kind, "param": self.param, "code": self.code });
+        let body = json!({ "error": error }).to_string();
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.is_final {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

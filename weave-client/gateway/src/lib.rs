@@ -1,0 +1,25 @@
+//! OpenAI's images API in front of the daemon, and a page for people: `weave gateway`; and clouds that stand in for
+//! the daemon: `--providers`.
+//!
+//! The gateway is a process of its own: HTTP, and whoever speaks it, stay out of the daemon. It reads nothing from a
+//! client without a limit on size and time, and makes nothing without knowing who asks: no browser that
+//! another site has sent, and beyond this machine nobody without the token.
+
+#![forbid(unsafe_code)]
+#![cfg(unix)]
+
+mod format;
+mod guard;
+mod http_error;
+mod images;
+mod log;
+mod page;
+mod provider;
+mod secret;
+mod server;
+mod state;
+mod statistics;
+mod status;
+
+pub use provider::{Ask, Attempt, Cause, Failed, Named, ProviderSettings, Providers};
+pub use server::{Gateway, run};

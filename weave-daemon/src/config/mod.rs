@@ -1,0 +1,232 @@
+//! Settings: flags, then environment, then a TOML file, then defaults.
+//!
+//! Every setting stands once, in [`SETTINGS`]: `queue` there is `--queue` on the command line,
+//! `WEAVE_QUEUE` in the environment and `queue` in the file. A value that can't be used is an error
+//! that says where it came from and what is allowed, never a silent default.
+
+mod resolve;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::engine::pattern::{Faults, Look};
+use crate::engine::tuning::Tuning;
+use crate::model::ModelFiles;
+use crate::router::{Abandoned, Limits};
+use crate::socket::Access;
+
+pub use resolve::{ConfigError, Origin, Resolved, default_file, unknown_variables};
+pub use table::{SETTINGS, Setting};
+
+/// What makes the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// stable-diffusion.cpp.
+    Sdcpp,
+    /// Test pictures; no model is needed.
+    Pattern,
+}
+
+/// Where the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// In a child process: whatever the engine does, the daemon lives on.
+    Process,
+    /// On a thread of the daemon: an abort of the engine ends the daemon.
+    Thread,
+}
+
+/// Where metrics and health are to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// `weave-admin.sock` beside `weave.sock`, and so on; nowhere if that was handed over by systemd.
+    Beside,
+    /// Nowhere.
+    Off,
+    /// At this path.
+    At(PathBuf),
+}
+
+impl AdminSocket {
+    /// Its path, given that of the clients' socket, if that one is ours to place.
+    #[must_use]
+    pub fn path(&self, clients: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Self::Beside => clients.map(|clients| {
+                let mut name = clients.file_stem().unwrap_or_default().to_owned();
+                name.push("-admin.sock");
+                clients.with_file_name(name)
+            }),
+            Self::Off => None,
+            Self::At(path) => Some(path.clone()),
+        }
+    }
+}
+
+/// All settings, with their defaults where nothing else was said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The Unix socket; `None`: the default place.
+    pub socket: Option<PathBuf>,
+    /// Who may connect to it, beside our own user and root.
+    pub access: Access,
+    /// The TCP address to listen on as well; `None`: none.
+    pub tcp: Option<SocketAddr>,
+    /// Whether that address may be reached from other machines.
+    pub allow_remote: bool,
+    /// The file with the token that TCP clients have to show.
+    pub token_file: Option<PathBuf>,
+    /// Whether worker processes give up what they don't need; `None`: as the worker's own build has it.
+    pub sandbox: Option<bool>,
+    /// Where metrics and health are to be had.
+    pub admin_socket: AdminSocket,
+    /// What makes the images.
+    pub engine: EngineKind,
+    /// Where the engine runs.
+    pub isolation: Isolation,
+    /// Program and arguments that are started as a worker; none at all means this very program.
+    pub worker_command: Vec<String>,
+    /// Model files; none at all means the demo model.
+    pub model: ModelFiles,
+    /// CPU threads of the engine; `None`: half of the processors.
+    pub threads: Option<u16>,
+    /// What trades the engine's memory, time and pixels against each other.
+    pub tuning: Tuning,
+    /// Workers, each with an engine of its own.
+    pub workers: usize,
+    /// Whether a worker has to make a small image before it is given requests; `None`: if the
+    /// engine is a real one.
+    pub warm_up: Option<bool>,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Clients at once.
+    pub connections: usize,
+    /// Requests of one client that are not answered yet.
+    pub in_flight: usize,
+    /// Longest time between the first and the last byte of a request.
+    pub frame_timeout: Duration,
+    /// Longest time that a client may stay that wants nothing.
+    pub idle_timeout: Duration,
+    /// Longest time that a request may wait for a worker.
+    pub queue_timeout: Duration,
+    /// Longest time for one image.
+    pub generation_timeout: Duration,
+    /// Longest time that a client may take next to nothing of its answer.
+    pub stall_timeout: Duration,
+    /// The same while other clients' requests wait.
+    pub busy_stall_timeout: Duration,
+    /// What becomes of a running request whose client has gone.
+    pub abandoned: Abandoned,
+    /// Longest time in which a worker may come free of a request that it is to give up.
+    pub cancel_timeout: Duration,
+    /// How long a worker may have nothing to do until it is ended; `None`: it stays.
+    pub worker_idle_timeout: Option<Duration>,
+    /// Longest time that running work may take after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Least severe messages that are logged.
+    pub log: log::LevelFilter,
+    /// Whether prompts may be logged.
+    pub log_prompts: bool,
+    /// What the pattern engine draws.
+    pub pattern: Look,
+    /// What the pattern engine does wrong.
+    pub faults: Faults,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            access: Access::default(),
+            tcp: None,
+            allow_remote: false,
+            token_file: None,
+            sandbox: None,
+            admin_socket: AdminSocket::Beside,
+            engine: if cfg!(feature = "sdcpp") { EngineKind::Sdcpp } else { EngineKind::Pattern },
+            isolation: Isolation::Process,
+            worker_command: Vec::new(),
+            model: ModelFiles::default(),
+            threads: None,
+            tuning: Tuning::default(),
+            workers: 1,
+            warm_up: None,
+            queue: 64,
+            connections: 256,
+            in_flight: 32,
+            frame_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(600),
+            queue_timeout: Duration::from_secs(3600),
+            generation_timeout: Duration::from_secs(3600),
+            stall_timeout: Duration::from_secs(30),
+            busy_stall_timeout: Duration::from_secs(5),
+            abandoned: Abandoned::Finish,
+            cancel_timeout: Duration::from_secs(5),
+            worker_idle_timeout: None,
+            drain_timeout: Duration::from_secs(60),
+            log: log::LevelFilter::Info,
+            log_prompts: false,
+            pattern: Look::Checkerboard,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// What the settings that depend on others, on the build or on the machine come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Whether a worker has to make a small image before it is given requests.
+    pub warm_up: bool,
+    /// Whether worker processes give up what they don't need.
+    pub sandbox: bool,
+    /// CPU threads of the engine.
+    pub threads: u16,
+}
+
+impl Config {
+    /// Decides what was left unset: the one place that says what `None` means for these settings.
+    #[must_use]
+    pub fn decided(&self) -> Decided {
+        // Not tried with the drivers of GPUs: a worker that quietly falls back to the CPU would be worse.
+        let drives_gpus = cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal"));
+        Decided {
+            // Test pictures need no warming up.
+            warm_up: self.warm_up.unwrap_or(self.engine == EngineKind::Sdcpp),
+            // Only Linux has a sandbox.
+            sandbox: self.sandbox.unwrap_or(cfg!(target_os = "linux") && !drives_gpus),
+            threads: self.threads.unwrap_or_else(half_of_the_processors),
+        }
+    }
+
+    /// The router's bounds. Its names are shorter: a timeout is the [`Duration`] of its field.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            connections: self.connections,
+            in_flight: self.in_flight,
+            queue: self.queue,
+            workers: self.workers,
+            frame: self.frame_timeout,
+            idle: self.idle_timeout,
+            queue_wait: self.queue_timeout,
+            generation: self.generation_timeout,
+            stall: self.stall_timeout,
+            busy_stall: self.busy_stall_timeout,
+            drain: self.drain_timeout,
+            worker_idle: self.worker_idle_timeout,
+            warm_up: self.decided().warm_up,
+            abandoned: self.abandoned,
+            cancel: self.cancel_timeout,
+        }
+    }
+}
+
+/// Mostly the number of cores, which are two processors each. Without OpenMP the engine's threads spin while
+/// they wait for each other, which on processors that have other work costs more than it gains.
+fn half_of_the_processors() -> u16 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
+}

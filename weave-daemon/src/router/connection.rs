@@ -1,0 +1,367 @@
+//! One client's connection: how far it has come, what it may still send, what it has still to take.
+//! The module above has its picture.
+
+use std::fmt;
+use std::ops::{Index, IndexMut};
+use std::time::Instant;
+
+use weave_core::error::{self, ErrorCode};
+use weave_core::frame::Deframer;
+use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD, RESPONSE_HEAD_LEN};
+
+use super::agenda::Due;
+use super::interface::{ClientId, LEAST_PROGRESS, Limits, WorkerId};
+
+/// Room for what goes out before pixels: three errors, or two and the head of an image. Small, since
+/// every connection has it; no frame is looked at unless the error that may answer it has room.
+const OUT_LEN: usize = 1024;
+const _: () = assert!(OUT_LEN >= 3 * MAX_ERROR_FRAME && MAX_ERROR_FRAME >= RESPONSE_HEAD_LEN);
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// There is no such connection.
+    Free,
+    /// Requests may come.
+    Open,
+    /// The client will send no more; it still gets its answers.
+    HalfClosed,
+    /// Nothing more is read: what is in the output goes out, then the connection is closed.
+    Closing,
+}
+
+/// What a connection is called in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name {
+    /// Counts from 1 on, over all connections.
+    connection: u64,
+    uid: Option<u32>,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(f, "connection {} (uid {uid})", self.connection),
+            None => write!(f, "connection {}", self.connection),
+        }
+    }
+}
+
+/// Whether others wait for what this connection holds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// They don't.
+    None,
+    /// Its image keeps a worker from another client's request.
+    OthersWait,
+}
+
+/// What a connection runs out of time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// It takes too little of its output.
+    Stall,
+    /// It does not finish a frame.
+    Frame,
+    /// It has no request.
+    Idle,
+    /// Its oldest request waits for a worker.
+    Queue,
+}
+
+/// See the module's documentation.
+pub(super) struct Connection {
+    pub(super) name: Name,
+    pub(super) state: State,
+    pub(super) input: Deframer<MAX_REQUEST_FRAME>,
+    out: heapless::Vec<u8, OUT_LEN>,
+    /// Bytes of `out` that are written.
+    written: usize,
+    /// The worker whose pixels follow `out`. Until they are through, `out` takes nothing new: nothing
+    /// may come between the bytes of a frame.
+    pub(super) relay: Option<WorkerId>,
+    /// Requests that are not answered yet.
+    pub(super) outstanding: usize,
+    /// Since when output has been waiting with less than [`LEAST_PROGRESS`] taken.
+    pub(super) stalled_since: Option<Instant>,
+    /// Bytes taken since then.
+    taken: usize,
+    /// Since when the frame that is being read could have been complete. The clock runs only while
+    /// input is read.
+    frame_since: Option<Instant>,
+    /// When it last sent a frame, or took something.
+    active_at: Instant,
+}
+
+impl Connection {
+    fn new(now: Instant) -> Self {
+        Self {
+            name: Name { connection: 0, uid: None },
+            state: State::Free,
+            input: Deframer::new(MAX_SKIPPED_PAYLOAD),
+            out: heapless::Vec::new(),
+            written: 0,
+            relay: None,
+            outstanding: 0,
+            stalled_since: None,
+            taken: 0,
+            frame_since: None,
+            active_at: now,
+        }
+    }
+
+    fn open(&mut self, number: u64, now: Instant) {
+        self.name = Name { connection: number, uid: None };
+        self.state = State::Open;
+        self.input.reset();
+        self.out.clear();
+        (self.written, self.relay, self.outstanding) = (0, None, 0);
+        (self.stalled_since, self.frame_since, self.active_at) = (None, None, now);
+    }
+
+    pub(super) const fn set_uid(&mut self, uid: u32) {
+        self.name.uid = Some(uid);
+    }
+
+    // ---------------------------------------------------------------- input
+
+    /// Whether something is read from the socket.
+    pub(super) fn reads(&self) -> bool {
+        self.state == State::Open && self.takes_error()
+    }
+
+    /// Whether frames that were read are looked at.
+    pub(super) fn takes_frames(&self) -> bool {
+        matches!(self.state, State::Open | State::HalfClosed) && self.takes_error()
+    }
+
+    /// A whole frame has come.
+    pub(super) const fn frame_came(&mut self, now: Instant) {
+        (self.active_at, self.frame_since) = (now, None);
+    }
+
+    /// After all frames that are there were looked at: the clock of the next one runs if it was begun.
+    pub(super) fn time_frame(&mut self, now: Instant) {
+        let is_waited_for = self.reads() && !self.input.is_between_frames();
+        self.frame_since = is_waited_for.then(|| self.frame_since.unwrap_or(now));
+    }
+
+    // ---------------------------------------------------------------- output
+
+    /// What waits to be written.
+    pub(super) fn pending(&self) -> &[u8] {
+        self.out.get(self.written..).unwrap_or_default()
+    }
+
+    /// Whether one more error frame has room in the output, now.
+    pub(super) fn takes_error(&self) -> bool {
+        self.relay.is_none() && self.out.capacity() - self.out.len() >= MAX_ERROR_FRAME
+    }
+
+    /// Puts an error into the output, for which [`takes_error`](Self::takes_error) was asked.
+    pub(super) fn push_error(&mut self, request_id: u64, code: ErrorCode, text: impl fmt::Display) {
+        let mut frame = [0; MAX_ERROR_FRAME];
+        self.push(error::emit_frame(request_id, code, text, &mut frame));
+    }
+
+    /// Puts a whole error frame into the output, for which [`takes_error`](Self::takes_error) was asked.
+    pub(super) fn push(&mut self, frame: &[u8]) {
+        let fits = self.out.extend_from_slice(frame).is_ok();
+        debug_assert!(fits, "room was asked for");
+        if !self.takes_error() {
+            self.frame_since = None;
+        }
+    }
+
+    /// Whether the head of an image has room in the output, now.
+    pub(super) fn takes_head(&self) -> bool {
+        self.relay.is_none() && self.out.capacity() - self.out.len() >= RESPONSE_HEAD_LEN
+    }
+
+    /// Puts a head into the output, for which [`takes_head`](Self::takes_head) was asked. Its worker's
+    /// pixels follow.
+    pub(super) fn push_head(&mut self, head: &[u8], worker: WorkerId) {
+        self.push(head);
+        self.relay = Some(worker);
+        self.frame_since = None;
+    }
+
+    /// If output waits whose stall clock does not run yet, it runs from now on.
+    pub(super) fn time_output(&mut self, now: Instant) -> bool {
+        let begins = !self.out.is_empty() && self.stalled_since.is_none();
+        if begins {
+            (self.stalled_since, self.taken) = (Some(now), 0);
+        }
+        begins
+    }
+
+    /// So many bytes of the output were written.
+    pub(super) fn wrote(&mut self, n: usize, now: Instant) {
+        self.written += n;
+        if self.written >= self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+        self.took(n, now);
+    }
+
+    /// The client took so many bytes of an image, its last among them or not.
+    pub(super) fn took_pixels(&mut self, n: usize, is_through: bool, now: Instant) {
+        if is_through {
+            self.relay = None;
+        }
+        self.took(n, now);
+    }
+
+    /// The client took so many bytes. If that is enough, its stall clock begins anew.
+    fn took(&mut self, n: usize, now: Instant) {
+        self.active_at = now;
+        self.taken = self.taken.saturating_add(n);
+        if self.out.is_empty() && self.relay.is_none() {
+            self.stalled_since = None;
+        } else if self.taken >= LEAST_PROGRESS {
+            (self.stalled_since, self.taken) = (Some(now), 0);
+        }
+    }
+
+    // ---------------------------------------------------------------- endings
+
+    /// Nothing more is read. What is in the output still goes out.
+    pub(super) fn end_input(&mut self) {
+        (self.state, self.frame_since) = (State::Closing, None);
+    }
+
+    /// Nothing more is read or written. The worker whose pixels were going out, if any.
+    pub(super) fn end(&mut self) -> Option<WorkerId> {
+        self.end_input();
+        self.out.clear();
+        (self.written, self.stalled_since) = (0, None);
+        self.relay.take()
+    }
+
+    /// Whether all that was asked for was taken, and nothing more is to come.
+    pub(super) fn is_finished(&self) -> bool {
+        match self.state {
+            State::Closing => true,
+            State::HalfClosed => self.outstanding == 0,
+            State::Free | State::Open => false,
+        }
+    }
+
+    /// Whether it owes nothing and is owed nothing.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state == State::Free || (self.outstanding == 0 && self.out.is_empty())
+    }
+
+    /// What it runs out of time for next. `waits_since`: its oldest request that waits for a worker.
+    pub(super) fn due(
+        &self,
+        limits: &Limits,
+        pressure: Pressure,
+        waits_since: Option<Instant>,
+    ) -> Option<Due<Timeout>> {
+        if self.state == State::Free {
+            return None;
+        }
+        let stall = match pressure {
+            Pressure::None => limits.stall,
+            Pressure::OthersWait => limits.busy_stall.min(limits.stall),
+        };
+        let stalled = self.stalled_since.map(|since| Due { at: since + stall, why: Timeout::Stall });
+        let input = match self.frame_since {
+            Some(since) => Some(Due { at: since + limits.frame, why: Timeout::Frame }),
+            None if self.is_idle() => Some(Due { at: self.active_at + limits.idle, why: Timeout::Idle }),
+            None => None,
+        };
+        let queued = waits_since.map(|since| Due { at: since + limits.queue_wait, why: Timeout::Queue });
+        [stalled, input, queued].into_iter().flatten().min_by_key(|due| due.at)
+    }
+
+    /// Whether it stays and has all that it asked for.
+    fn is_idle(&self) -> bool {
+        self.state != State::Closing && self.outstanding == 0 && self.out.is_empty()
+    }
+}
+
+/// The table of connections.
+pub(super) struct Connections {
+    /// As many as there ever were at once, in memory that is reserved for all that may be.
+    table: Vec<Connection>,
+    /// Entries of the table that are free.
+    free: Vec<ClientId>,
+    limit: usize,
+    opened: u64,
+}
+
+impl Connections {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { table: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, opened: 0 }
+    }
+
+    /// Opens a connection. `None`: there are as many as may be.
+    pub(super) fn open(&mut self, now: Instant) -> Option<ClientId> {
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None if self.table.len() < self.limit => {
+                self.table.push(Connection::new(now));
+                ClientId(self.table.len() - 1)
+            }
+            None => return None,
+        };
+        self.opened += 1;
+        self.table[id.0].open(self.opened, now);
+        Some(id)
+    }
+
+    /// The connection is no more.
+    pub(super) fn release(&mut self, id: ClientId) {
+        if std::mem::replace(&mut self.table[id.0].state, State::Free) != State::Free {
+            self.free.push(id);
+        }
+    }
+
+    /// Connections that are open.
+    pub(super) fn len(&self) -> usize {
+        self.table.len() - self.free.len()
+    }
+
+    /// All entries of the table that were ever used.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ClientId> + use<> {
+        (0..self.table.len()).map(ClientId)
+    }
+
+    /// Whether every answer has left.
+    pub(super) fn are_settled(&self) -> bool {
+        self.table.iter().all(Connection::is_settled)
+    }
+}
+
+impl Index<ClientId> for Connections {
+    type Output = Connection;
+
+    fn index(&self, id: ClientId) -> &Connection {
+        &self.table[id.0]
+    }
+}
+
+impl IndexMut<ClientId> for Connections {
+    fn index_mut(&mut self, id: ClientId) -> &mut Connection {
+        &mut self.table[id.0]
+    }
+}
+
+/// For the simulator: what must be true between any two events.
+#[cfg(feature = "simulator")]
+impl Connections {
+    /// # Panics
+    /// If it is not.
+    pub(super) fn assert_consistent(&self, in_flight: usize) {
+        let free = self.table.iter().filter(|connection| connection.state == State::Free).count();
+        assert_eq!(self.free.len(), free, "entries that are free");
+        for (index, connection) in self.table.iter().enumerate() {
+            assert!(connection.outstanding <= in_flight, "client {index} has more than it may");
+            assert!(connection.written <= connection.out.len());
+            assert!(connection.state != State::Free || connection.outstanding == 0, "requests of nobody");
+        }
+    }
+}

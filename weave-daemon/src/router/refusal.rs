@@ -1,0 +1,120 @@
+//! The router's own no: what it is called, its code, and its words.
+
+use std::fmt;
+use std::time::Duration;
+
+use weave_core::error::{self, ErrorCode};
+use weave_core::limits::MAX_ERROR_FRAME;
+
+use crate::causes::{Death, Kill, Reason};
+
+/// How many workers may die before one has begun with a request, until the request is refused. A
+/// worker that can't load its model dies so every time.
+pub(super) const MAX_ATTEMPTS: u8 = 3;
+
+/// Why the router itself refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Busy { queue: usize },
+    ShuttingDown,
+    Timeout { limit: Duration },
+    TooManyInFlight { limit: usize },
+    QueueWait { limit: Duration },
+    NoWorker(Death),
+    Quarantined,
+    WorkerDied(Death),
+    WorkerViolation,
+}
+
+impl Refusal {
+    pub(super) const fn code(self) -> ErrorCode {
+        match self {
+            Self::Busy { .. } | Self::TooManyInFlight { .. } => ErrorCode::Busy,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::Timeout { .. } | Self::QueueWait { .. } => ErrorCode::Timeout,
+            Self::NoWorker(_) | Self::Quarantined | Self::WorkerDied(_) | Self::WorkerViolation => {
+                ErrorCode::GpuError
+            }
+        }
+    }
+
+    pub(super) const fn reason(self) -> Reason {
+        match self {
+            Self::Busy { .. } => Reason::QueueFull,
+            Self::TooManyInFlight { .. } => Reason::InFlight,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::Timeout { .. } => Reason::TooSlow,
+            Self::QueueWait { .. } => Reason::QueueWait,
+            Self::NoWorker(_) => Reason::NoWorker,
+            Self::Quarantined => Reason::Quarantined,
+            Self::WorkerDied(_) => Reason::WorkerDied,
+            Self::WorkerViolation => Reason::WorkerViolation,
+        }
+    }
+
+    /// Why a worker is killed whose job is refused so.
+    pub(super) const fn kills_as(self) -> Kill {
+        match self {
+            Self::Timeout { .. } => Kill::TooSlow,
+            Self::ShuttingDown => Kill::ShuttingDown,
+            _ => Kill::Violation,
+        }
+    }
+
+    /// How loudly the log says it.
+    pub(super) const fn level(self) -> log::Level {
+        match self {
+            Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => log::Level::Warn,
+            Self::QueueWait { .. } | Self::NoWorker(_) => log::Level::Info,
+            // No fault of anybody, and many at once.
+            Self::Busy { .. } | Self::TooManyInFlight { .. } | Self::ShuttingDown | Self::Quarantined => {
+                log::Level::Debug
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { queue } => {
+                write!(f, "the queue is full: {queue} requests wait, at most {queue} may; try again later")
+            }
+            Self::ShuttingDown => f.write_str("the server is shutting down; try again when it is back"),
+            Self::Timeout { limit } => write!(
+                f,
+                "generation took longer than the server's limit of {} s; ask for fewer steps or a smaller image",
+                limit.as_secs_f32()
+            ),
+            Self::TooManyInFlight { limit } => {
+                write!(f, "{limit} requests of this connection are not answered yet, at most {limit} may be")
+            }
+            Self::QueueWait { limit } => write!(
+                f,
+                "no worker was free within the server's limit of {} s; try again later",
+                limit.as_secs_f32()
+            ),
+            Self::NoWorker(death) => write!(
+                f,
+                "the worker {death} before it could make an image, {MAX_ATTEMPTS} times or more in a row; tell the \
+                 operator to look at the server's log"
+            ),
+            Self::Quarantined => f.write_str(
+                "this very request ended the worker twice and is refused for an hour; ask for another size or prompt",
+            ),
+            Self::WorkerDied(death) => {
+                write!(f, "the worker {death} while it generated this image; it is restarted, try again")
+            }
+            Self::WorkerViolation => {
+                f.write_str("the worker's answer made no sense; it is restarted, try again")
+            }
+        }
+    }
+}
+
+/// The answer for one client too many: BUSY, for request 0. To be written once, then close.
+#[must_use]
+pub fn no_room_answer(connections: usize, out: &mut [u8; MAX_ERROR_FRAME]) -> &[u8] {
+    let text = format_args!("all {connections} connections are taken; try again later");
+    error::emit_frame(0, ErrorCode::Busy, text, out)
+}

@@ -1,0 +1,175 @@
+//! Whoever runs the daemon: the pages of the administrative socket, the status for systemd, and SIGHUP.
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::{Registry, Token};
+
+use super::slots::Slots;
+use super::{FIRST_ADMIN, Reread};
+use crate::admin::{Admin, PAGES, Page};
+use crate::config::{Config, EngineKind};
+use crate::counters::{Gauges, LoopCounters};
+use crate::metrics;
+use crate::proc::Process;
+use crate::router::Router;
+use crate::socket::Socket;
+use crate::systemd::{Notifier, Status};
+
+/// What there is to look at.
+pub(super) struct View<'a> {
+    pub(super) router: &'a Router,
+    pub(super) slots: &'a Slots,
+    pub(super) config: &'a Config,
+    pub(super) is_draining: bool,
+    pub(super) now: Instant,
+}
+
+/// Who looks, and what it takes to answer.
+pub(super) struct Operator {
+    admin: Option<Admin>,
+    notifier: Notifier,
+    reread: Reread,
+    /// By the clock that counts on, and by the one that people read.
+    started: (Instant, SystemTime),
+}
+
+impl Operator {
+    pub(super) fn new(reread: Reread) -> Self {
+        let now = Instant::now();
+        let notifier = Notifier::from_env(now);
+        Self { admin: None, notifier, reread, started: (now, SystemTime::now()) }
+    }
+
+    /// Shows metrics and health on this socket.
+    pub(super) fn show_on(
+        &mut self,
+        listener: std::os::unix::net::UnixListener,
+        socket: Option<Socket>,
+        registry: &Registry,
+    ) -> io::Result<()> {
+        self.admin = Some(Admin::new(listener, socket, registry, FIRST_ADMIN)?);
+        Ok(())
+    }
+
+    /// One of the administrative socket's tokens has an event.
+    pub(super) fn event(&mut self, token: Token) {
+        if let Some(admin) = &mut self.admin {
+            admin.event(token);
+        }
+    }
+
+    /// When there is something to do at the latest.
+    pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let admin = self.admin.as_ref().and_then(|admin| admin.wake_at(now));
+        self.notifier.wake_at().into_iter().chain(admin).min()
+    }
+
+    /// Clients can connect.
+    pub(super) fn ready(&self) {
+        self.notifier.ready();
+    }
+
+    /// The end has begun and may take so long.
+    pub(super) fn stopping(&self, limit: Duration) {
+        self.notifier.stopping(limit);
+    }
+
+    /// Tells systemd how things are, where that is due.
+    pub(super) fn tell_status(&mut self, router: &Router, now: Instant) {
+        let status = Status {
+            running: router.running(),
+            waiting: router.waiting(),
+            answered: router.answered(),
+            worker: router.is_ready(),
+        };
+        self.notifier.tick(now, status);
+    }
+
+    /// Answers those who ask on the administrative socket.
+    pub(super) fn answer(&mut self, registry: &Registry, counters: &mut LoopCounters, view: &View<'_>) {
+        let Self { admin: Some(admin), started, .. } = self else { return };
+        let View { router, is_draining, now, .. } = *view;
+        admin.turn(registry, now, |path| {
+            let page = PAGES.iter().position(|page| *page == path);
+            counters.admin_requests[page.unwrap_or(PAGES.len())] += 1;
+            let gauges = || view.gauges(*started);
+            match path {
+                "/metrics" => Page {
+                    status: 200,
+                    kind: "text/plain; version=0.0.4; charset=utf-8",
+                    body: metrics::prometheus(router.counters(), counters, &gauges()),
+                },
+                "/stats" => Page {
+                    status: 200,
+                    kind: "application/json",
+                    body: metrics::json(router.counters(), counters, &gauges()),
+                },
+                "/healthz" => Page::words(200, "the event loop turns"),
+                "/readyz" if is_draining => Page::words(503, "not ready: stopping"),
+                "/readyz" if !router.is_ready() => match router.workers_up() {
+                    0 => Page::words(503, "not ready: no worker is up"),
+                    _ => Page::words(503, "not ready: no worker has made its first image yet"),
+                },
+                "/readyz" => Page::words(
+                    200,
+                    format!("ready: {} running, {} waiting", router.running(), router.waiting()),
+                ),
+                _ => Page::words(404, format!("there are {}", PAGES.join(", "))),
+            }
+        });
+    }
+
+    /// SIGHUP: takes what can be changed from the settings as they are now, or leaves all as it is.
+    pub(super) fn reload(
+        &mut self,
+        config: &mut Config,
+        router: &mut Router,
+        counters: &mut LoopCounters,
+        now: Instant,
+    ) {
+        self.notifier.reloading();
+        match (self.reread)() {
+            Ok(new) => {
+                counters.reloads += 1;
+                let (taken, left) = config.take_live(&new);
+                log::set_max_level(config.log);
+                router.set_limits(config.limits(), now);
+                let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
+                log::info!("read the settings again: {taken} changed");
+                if !left.is_empty() {
+                    log::warn!("changed as well, but only a restart can apply it: {}", left.join(", "));
+                }
+            }
+            Err(error) => {
+                counters.reload_failures += 1;
+                log::error!("the settings stay as they were: {error}");
+            }
+        }
+        self.notifier.ready();
+    }
+}
+
+impl View<'_> {
+    fn gauges(&self, (started, since): (Instant, SystemTime)) -> Gauges {
+        let Self { router, slots, config, is_draining, now } = *self;
+        Gauges {
+            engine: if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" },
+            uptime: now.saturating_duration_since(started),
+            started: since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            ready: router.is_ready(),
+            draining: is_draining,
+            clients: router.clients(),
+            client_limit: config.connections,
+            waiting: router.waiting(),
+            queue_limit: config.queue,
+            running: router.running(),
+            workers: slots.len(),
+            workers_up: router.workers_up(),
+            oldest_wait: router.oldest_wait(now),
+            process: Process::read("self"),
+            progress: slots.progress(),
+            worker_memory: slots.resident_memory(),
+        }
+    }
+}

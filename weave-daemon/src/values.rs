@@ -1,0 +1,153 @@
+//! Text to value and back, as settings have them, and the words for a value that can't be used.
+//!
+//! What takes a text answers with what is allowed if the text isn't. What takes a value answers with its
+//! text, or with `None` where it is no more than the default.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The longest time that a setting takes: ten years, far inside what the clock can add.
+const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
+/// The shortest: anything less would become no time at all, which no worker's command line may say.
+const SHORTEST: f64 = 1e-9;
+
+pub(crate) const BOOLS: &[(&str, bool)] = &[("true", true), ("false", false)];
+pub(crate) const ON_OFF: &[(&str, bool)] = &[("on", true), ("off", false)];
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (SHORTEST..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("seconds, from {SHORTEST} to {LONGEST}")),
+    }
+}
+
+pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("a path".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// The value of one of these names.
+pub(crate) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
+    |text| {
+        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            format!("one of {}", names.join(", "))
+        })
+    }
+}
+
+/// One of these names itself.
+pub(crate) fn named(names: &[&'static str]) -> impl Fn(&str) -> Result<&'static str, String> {
+    |text| {
+        let found = names.iter().copied().find(|name| *name == text);
+        found.ok_or_else(|| format!("one of {}", names.join(", ")))
+    }
+}
+
+/// A whole number with bounds.
+pub(crate) fn count<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("a whole number from {} to {}", range.start(), range.end())),
+    }
+}
+
+/// A number with bounds.
+pub(crate) fn number(range: RangeInclusive<f32>) -> impl Fn(&str) -> Result<f32, String> {
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("a number from {} to {}", range.start(), range.end())),
+    }
+}
+
+/// Numbers, or names that stand in `file`, where the third of the fields between colons is the number.
+pub(crate) fn ids(file: &'static str) -> impl Fn(&str) -> Result<Vec<u32>, String> {
+    move |text| {
+        let known = std::fs::read_to_string(file).unwrap_or_default();
+        let number_of = |name: &str| {
+            let line = known.lines().find(|line| line.split(':').next() == Some(name))?;
+            line.split(':').nth(2)?.parse().ok()
+        };
+        let id = |part: &str| part.parse().ok().or_else(|| number_of(part));
+        text.split(',')
+            .map(|part| id(part.trim()))
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("numbers, or names that stand in {file}, with commas in between"))
+    }
+}
+
+/// A value for a setting that may be unset.
+pub(crate) fn some<T>(
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<Option<T>, String> {
+    move |text| parse(text).map(Some)
+}
+
+/// The same, where this word leaves it unset.
+pub(crate) fn unless<T>(
+    word: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<Option<T>, String> {
+    move |text| if text == word { Ok(None) } else { parse(text).map(Some) }
+}
+
+/// Any value that can be printed.
+pub(crate) fn shown<T: Display>(value: &T) -> Option<String> {
+    Some(value.to_string())
+}
+
+pub(crate) fn shown_seconds(time: &Duration) -> Option<String> {
+    Some(time.as_secs_f64().to_string())
+}
+
+pub(crate) fn shown_path(path: &impl AsRef<Path>) -> Option<String> {
+    Some(path.as_ref().to_string_lossy().into_owned())
+}
+
+/// A switch that is on; off is its default.
+pub(crate) fn shown_switch(is_on: &bool) -> Option<String> {
+    is_on.then(|| "true".to_owned())
+}
+
+/// The name that stands for a value.
+pub(crate) fn name_in<T: PartialEq>(choices: &[(&str, T)]) -> impl Fn(&T) -> Option<String> {
+    |value| choices.iter().find(|(_, other)| other == value).map(|(name, _)| (*name).to_owned())
+}
+
+/// Numbers with commas in between; none at all is the default.
+pub(crate) fn list(numbers: &[u32]) -> Option<String> {
+    let list: Vec<_> = numbers.iter().map(u32::to_string).collect();
+    (!list.is_empty()).then(|| list.join(","))
+}
+
+/// A value that may be unset.
+pub(crate) fn if_set<T>(show: impl Fn(&T) -> Option<String>) -> impl Fn(&Option<T>) -> Option<String> {
+    move |value| value.as_ref().and_then(&show)
+}
+
+/// The same, where this word says that it is.
+pub(crate) fn or<T>(
+    word: &str,
+    show: impl Fn(&T) -> Option<String>,
+) -> impl Fn(&Option<T>) -> Option<String> {
+    move |value| value.as_ref().map_or_else(|| Some(word.to_owned()), &show)
+}
+
+/// A string as TOML and JSON both have it.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => out.extend(['\\', char]),
+            '\0'..=' ' | '\x7f' if char != ' ' => out.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => out.push(char),
+        }
+    }
+    out.push('"');
+    out
+}
