@@ -109,7 +109,7 @@ fn answer(
         }
         // Answered all the same: only then does the daemon give this worker another one.
         Err(error) if control.is_cancelled() => {
-            log::info!("request {id}: given up after {:.3} s", took.as_secs_f64());
+            log::info!("request {id}: cancelled after {:.3} s", took.as_secs_f64());
             refuse(stream, id, error.code, &error)
         }
         Err(error) => {

@@ -69,7 +69,7 @@ fn a_daemon_that_closes_or_restarts_meanwhile_is_not_noticed() {
     let mut daemon = start();
     let mut client = client(&daemon);
     assert!(client.generate(&PARAMS, "a cat").unwrap().pixels == gradient("a cat", 7));
-    daemon.log.wait("wanted nothing for");
+    daemon.log.wait("idle timeout, no request for");
     assert!(client.generate(&PARAMS, "a cat").unwrap().pixels == gradient("a cat", 7));
     daemon.signal(Signal::KILL);
     daemon.wait();

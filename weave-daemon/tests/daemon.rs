@@ -160,10 +160,10 @@ fn devices_of_workers(daemon: &Daemon) -> Vec<String> {
 #[test]
 fn a_worker_that_is_not_needed_gives_its_memory_back() {
     let daemon = Daemon::pattern(&["--worker-idle-timeout=0.2", "--warm-up=true"]);
-    daemon.log.wait("worker 0: nothing to do");
+    daemon.log.wait("worker 0: idle for");
     eventually("the worker is gone", || daemon.workers().is_empty());
     daemon.assert_serves();
-    daemon.log.wait_nth("worker 0: nothing to do", 2);
+    daemon.log.wait_nth("worker 0: idle for", 2);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_client_that_is_gone_takes_its_running_request_with_it_if_that_is_wanted() {
             daemon.log.wait_nth("100 steps", id.try_into().unwrap());
             drop(leaving);
             daemon.assert_serves();
-            daemon.log.wait(&format!("request {id}: given up after"));
+            daemon.log.wait(&format!("request {id}: cancelled after"));
             daemon.log.wait(&format!("worker 0: free of request {id} after 0."));
         }
         assert_eq!(daemon.workers(), workers, "the worker was not ended for it");
@@ -195,7 +195,7 @@ fn a_worker_that_does_not_give_up_is_ended() {
     leaving.send(1, "stop", 1);
     daemon.log.wait("1 steps");
     drop(leaving);
-    daemon.log.wait("not free within 100ms of being told to; ending it");
+    daemon.log.wait("cancel timeout, it is not free; killing it");
     daemon.log.wait("was killed by signal 9");
     daemon.assert_serves();
 }
@@ -336,7 +336,7 @@ fn a_client_that_reads_no_errors_is_not_read_from_without_end() {
         assert!(written < 64 << 20, "the daemon takes everything");
     };
     assert!(matches!(closed, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{closed}");
-    daemon.log.wait("took too little");
+    daemon.log.wait("stall timeout, it took too little of its answer");
     daemon.assert_serves();
 }
 
@@ -533,14 +533,14 @@ fn sigterm_waits_for_nothing_that_nobody_waits_for() {
     waiting.expect_error(1, ErrorCode::ShuttingDown);
     waiting.expect_close();
 
-    // A worker was told to give up a request, and doesn't.
+    // A worker was told to cancel a request, and doesn't.
     let flags = ["--abandoned=cancel", "--cancel-timeout=3600", "--faults=hang@stop", for_ever];
     let mut daemon = Daemon::pattern(&flags);
     let (mut leaving, mut waiting) = (daemon.connect(), daemon.connect());
     leaving.send(1, "stop", 1);
     daemon.log.wait("request 1:");
     drop(leaving);
-    daemon.log.wait("told to give up request 1");
+    daemon.log.wait("told to cancel request 1");
     waiting.send(2, "waits", 1);
     eventually("it waits", || metric(&daemon, "weave_queue_length") == 1.0);
     let workers = daemon.workers();

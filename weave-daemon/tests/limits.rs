@@ -43,7 +43,7 @@ fn a_frame_has_to_be_complete_in_time_however_much_of_it_comes() {
         client.expect_close();
     }
     assert!(started.elapsed() >= Duration::from_millis(300));
-    daemon.log.wait_nth("its frame was not complete after 300ms; closing", 2);
+    daemon.log.wait_nth("frame timeout, not complete after 300ms; closing", 2);
     assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"half_frame\"}"), 2.0);
     // Who has begun no frame is not late with it.
     silent.send(1, "now", 1);
@@ -82,7 +82,7 @@ fn who_wants_nothing_is_closed_and_who_waits_for_an_image_is_not() {
     assert!(started.elapsed() >= Duration::from_millis(800));
     // It has what it wanted, and as much time as everybody.
     waiting.expect_close();
-    daemon.log.wait_nth("wanted nothing for 300ms; closing", 2);
+    daemon.log.wait_nth("idle timeout, no request for 300ms; closing", 2);
     assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"idle\"}"), 2.0);
 }
 
@@ -115,7 +115,7 @@ fn who_holds_a_worker_by_not_reading_has_less_time_once_others_wait() {
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"stalled\"}"), 0.0, "nobody waits");
     daemon.assert_serves();
-    daemon.log.wait("took too little for 300ms; closing");
+    daemon.log.wait("stall timeout, it took too little of its answer; closing");
     let mut rest = Vec::new();
     let _ = still.stream.read_to_end(&mut rest);
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
@@ -132,8 +132,8 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     let mut rest = Vec::new();
     let _ = client.stream.read_to_end(&mut rest);
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
-    daemon.log.wait("took too little for 300ms; closing");
-    daemon.log.wait("worker 0: its image stood still; ending it");
+    daemon.log.wait("stall timeout, it took too little of its answer; closing");
+    daemon.log.wait("worker 0: its image stood still; killing it");
     daemon.assert_serves();
     assert_eq!(metric(&daemon, "weave_worker_kills_total{reason=\"violation\"}"), 1.0);
 }
@@ -184,8 +184,8 @@ fn a_request_that_ended_two_workers_is_refused_and_no_other() {
         // Another seed is another request.
         client.send(5, "boom", 2);
         assert!(client.expect_error(5, ErrorCode::GpuError).contains("killed by signal 6"));
-        let line = daemon.log.wait("again; refusing that for an hour");
-        assert_eq!(daemon.log.all().matches("refusing that").count(), 1);
+        let line = daemon.log.wait("again; it is in quarantine for an hour");
+        assert_eq!(daemon.log.all().matches("is in quarantine").count(), 1);
         assert!(!daemon.log.all().contains("boom"), "the prompt is not told");
         line.split("died of request ").nth(1).unwrap()[..16].to_owned()
     });

@@ -601,7 +601,7 @@ fn what_happens_is_counted_once_and_under_its_name() {
     eventually("its bytes are dropped", || metrics(&daemon)["weave_dropped_bytes_total"] == 12_288.0);
     let mut still = daemon.connect();
     still.write(&harness::sized_request(2, "large", 1, 1024, 1024, 1));
-    daemon.log.wait("took too little");
+    daemon.log.wait("stall timeout, it took too little of its answer");
     eventually("nothing runs", || metrics(&daemon)["weave_requests_running"] == 0.0);
 
     let now = metrics(&daemon);
