@@ -1,16 +1,15 @@
 //! The router's logic: a state machine without sockets, clocks or threads.
 //!
-//! It sits between clients and workers, which all speak Weave. A driver owns the sockets and binds
-//! the two together; [`server`](crate::server) is the one that ships. Four kinds of methods:
+//! It sits between clients and workers, which all speak Weave. A driver owns the sockets and binds the two
+//! together; [`server`](crate::server) is the one that ships. Four kinds of methods:
 //!
 //! - *What happened*: [`accept`](Router::accept), [`client_received`](Router::client_received),
 //!   [`client_eof`](Router::client_eof), [`client_gone`](Router::client_gone),
-//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed),
-//!   [`worker_up`](Router::worker_up), [`worker_wrote`](Router::worker_wrote),
-//!   [`worker_received`](Router::worker_received), [`worker_spoke`](Router::worker_spoke),
-//!   [`worker_down`](Router::worker_down), [`tick`](Router::tick).
-//! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker
-//!   that it names, [`client_spare`](Router::client_spare), [`client_output`](Router::client_output),
+//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
+//!   [`worker_wrote`](Router::worker_wrote), [`worker_received`](Router::worker_received),
+//!   [`worker_spoke`](Router::worker_spoke), [`worker_down`](Router::worker_down), [`tick`](Router::tick).
+//! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker that it
+//!   names, [`client_spare`](Router::client_spare), [`client_output`](Router::client_output),
 //!   [`worker_output`](Router::worker_output) and [`worker_input`](Router::worker_input).
 //! - *Commands*: [`drain`](Router::drain), [`abort`](Router::abort), [`set_limits`](Router::set_limits).
 //! - *Getters*: [`wake_at`](Router::wake_at), [`is_drained`](Router::is_drained), and those for metrics.
@@ -29,11 +28,10 @@
 //! `tick` takes the instant at which the driver began to ask who is ready: late is who was late by
 //! then and still has nothing to say, not whose words lay there while the driver itself stood still.
 //!
-//! # Memory and fairness
+//! # Memory
 //! Memory is reserved at the start, and what was never needed is never touched. An answer never waits
 //! for memory: a job's own slot holds the error that ends it until the client takes it, and input of a
-//! client whose output is full is not read. Clients with waiting requests are served in turns, each has
-//! a bounded number of them, and one that takes its image too slowly while others wait is closed.
+//! client whose output is full is not read.
 //!
 //! # How it is built
 //! Two machines below a coordinator. [`requests`] knows what is *owed*: connections ([`connection`]),
@@ -52,9 +50,8 @@
 //!                 Parked ◀── died, was idle for too long; a job that waits makes it Down
 //! ```
 //!
-//! A deadline stands in one place: `due` of [`connection`] and of [`worker`] say what is due next and
-//! why. Whatever changes one of them is followed by `rearm_client` or `rearm_worker`, which announce
-//! it; `tick` acts on it; the simulator checks that none was forgotten.
+//! Deadlines stand in `due` of [`connection`] and of [`worker`] alone. After a change `rearm` announces
+//! the next one, `tick` acts on it, and the simulator checks that none was forgotten.
 //!
 //! # Endings
 //! | verb | whom | what it means |
@@ -128,12 +125,6 @@ impl Router {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.shared.draining.is_some() && self.requests.connections.are_settled()
-    }
-
-    /// Requests that were answered since the start, in whatever way.
-    #[must_use]
-    pub const fn answered(&self) -> u64 {
-        self.shared.counters.requests()
     }
 
     /// What has happened so far.
@@ -393,6 +384,7 @@ impl Router {
             Ok(Heard::Head(len)) => {
                 let audience = self.audience(id);
                 self.pool.head_came(id, len, audience, &mut self.shared, now);
+                self.hurry();
             }
             Ok(Heard::Error(code)) => self.error_came(id, code, now),
             Err(violation) => self.kill_for(id, violation, now),
@@ -414,7 +406,7 @@ impl Router {
             return;
         }
         for id in self.pool.ids() {
-            while let Some(Due { at, why }) = self.worker_due(id) {
+            while let Some(Due { at, why }) = self.pool.due(id, self.audience(id), &self.shared) {
                 if at > now {
                     self.shared.agenda.wake_by(at);
                     break;
@@ -444,12 +436,9 @@ impl Router {
         self.shared.agenda.next()
     }
 
-    fn worker_due(&self, id: WorkerId) -> Option<Due<worker::Timeout>> {
-        self.pool.due(id, self.audience(id), &self.shared)
-    }
-
     fn client_due(&self, id: ClientId) -> Option<Due<connection::Timeout>> {
-        self.requests.due(id, self.pool.pressure(id, &self.requests.jobs), &self.shared.limits)
+        let pressure = self.pool.pressure(id, &self.requests.jobs);
+        self.requests.due(id, pressure, &self.shared.limits)
     }
 
     /// Something about a connection has changed: its next deadline is announced.
@@ -492,9 +481,8 @@ impl Router {
 
     // ---------------------------------------------------------------- how the two machines meet
 
-    /// What follows when a job was queued, or a worker became free or went: idle workers get jobs, as
-    /// many workers are started as there are jobs, and a client whose image keeps a worker from
-    /// another's job has less time.
+    /// What follows when a job was queued, or a worker became free or went: idle workers get jobs, and
+    /// as many workers are started as there are jobs.
     fn settle(&mut self, now: Instant) {
         if self.requests.jobs.queued_len() == 0 || self.shared.draining.is_some() {
             return;
@@ -506,6 +494,11 @@ impl Router {
             self.pool.give(id, Task::Job(job), asked, &mut self.shared, now);
         }
         self.pool.unpark_for(self.waiting(), &mut self.shared, now);
+        self.hurry();
+    }
+
+    /// A client whose image keeps a worker from another's job has less time.
+    fn hurry(&mut self) {
         for id in self.pool.ids() {
             if self.pool[id].is_sending()
                 && let Some(client) = self.audience(id)
