@@ -66,7 +66,7 @@ def slope(points):
 
 get = figures.get
 text = [
-    "# What was measured",
+    "# Benchmark results",
     "Made by `make bench`; do not edit. What the figures mean, and which goals they meet, is in [README.md](README.md).",
     "```\n" + (folder / "machine.txt").read_text().strip() + "\n```",
 ]
@@ -228,7 +228,7 @@ grow("Requests a second against requests under way", "requests/s", "depth", [("w
 if series:
     rows = [(f"{title}: {label}", f"{slope(points):.2f}")
             for title, (_, lines) in series.items() for label, points in lines.items() if "second" not in title]
-    text += ["## As work grows",
+    text += ["## Scaling",
              "The exponent over the upper half of each range: 1 is linear, 0 is constant. [plots.html](plots.html) shows them all.",
              table(("cost", "exponent"), rows)]
 (here / "RESULTS.md").write_text("\n\n".join(text) + "\n")
@@ -271,8 +271,8 @@ def plot(title, unit, lines):
 
 
 (here / "plots.html").write_text(
-    '<!doctype html>\n<!-- Made by `make bench`; do not edit. -->\n<html lang="en"><meta charset="utf-8"><title>Weave: what was measured</title>\n<style>'
+    '<!doctype html>\n<!-- Made by `make bench`; do not edit. -->\n<html lang="en"><meta charset="utf-8"><title>Weave: benchmark results</title>\n<style>'
     "body{font:15px system-ui,sans-serif;max-width:660px;margin:2em auto;padding:0 1em}h2{font-size:1em;margin:2em 0 0}"
-    "svg{width:100%;font:12px system-ui,sans-serif}.grid{stroke:#ddd}</style>\n<h1>What was measured</h1>\n"
+    "svg{width:100%;font:12px system-ui,sans-serif}.grid{stroke:#ddd}</style>\n<h1>Benchmark results</h1>\n"
     "<p>Both axes are logarithmic. The figures, the machine and the commands are in RESULTS.md.</p>\n"
     + "\n".join(plot(title, unit, lines) for title, (unit, lines) in series.items()) + "\n</html>\n")

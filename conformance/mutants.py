@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Is the suite any good? Puts one defect at a time into the Python implementation and looks whether weave-conform sees it.
+"""Mutation test of the suite: puts one defect at a time into the Python implementation and runs weave-conform on it.
 
-Each mutant is a piece of text that occurs once and what stands there instead, a mistake that an implementer could make,
-with the requirement whose case has to fail: for that reason, not for another. At least 95 % have to be caught. Before
-that, the implementation as it is has to pass 20 times in a row (--sound N).
+Each mutant is a text that occurs once, its replacement (a mistake that an implementer could make), and the requirement
+whose case must fail: for that reason, not for another. At least 95 % must be caught. Before that, the implementation
+without a defect must pass 20 times in a row (--sound N).
 
     conformance/mutants.py [--sound N] [--only TEXT] [CONFORM]
 """

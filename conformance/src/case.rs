@@ -38,7 +38,7 @@ impl Mode {
 pub enum Level {
     /// A MUST: whoever fails is not conformant.
     Required,
-    /// Must survive what the protocol doesn't speak of; whoever fails is not conformant.
+    /// Input that the specification doesn't mention must be survived; whoever fails is not conformant.
     Robustness,
     /// A SHOULD: a failure is a warning, unless the run is strict.
     Recommended,
@@ -62,8 +62,8 @@ impl Level {
 /// How a case is run.
 #[derive(Clone, Copy)]
 pub enum Run {
-    /// The vectors with these names, against a server or a client, and against a library. `*` stands for any end of a
-    /// name.
+    /// The vectors with these names, against a server or a client, and against a library. `*` stands for any
+    /// end of a name.
     Vectors(Receiver, &'static [&'static str]),
     /// Vectors for a client, against a library alone.
     Streams(&'static [&'static str]),
@@ -108,7 +108,8 @@ impl Claim {
         Case { id: self.id, level: self.level, title: self.title, run }
     }
 
-    /// A server, and a library as one, takes the vectors with these names as they say. `*` stands for any end of a name.
+    /// A server, and a library as one, takes the vectors with these names as they say. `*` stands for any end
+    /// of a name.
     pub(crate) const fn server_vectors(self, names: &'static [&'static str]) -> Case {
         self.by(Run::Vectors(Receiver::Server, names))
     }

@@ -1,8 +1,8 @@
 //! Tests of a client: the suite listens, starts the client, reads its request, and answers.
 //!
-//! A client is a command of the shell with `{address}` in it. It asks for one image of 64×64 pixels, and ends with exit
-//! status 0 if it got the image and with another one if it did not. If the server answered with an error, it prints the
-//! error's message.
+//! A client is a command of the shell with `{address}` in it. It asks for one image of 64×64 pixels, and ends
+//! with exit status 0 if it got the image and with another one if it did not. If the server answered with an
+//! error, it prints the error's message.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::draft::{Cut, Draft, Segment};
 use crate::spec::{Vector, vectors};
-use crate::testee::{Folder, Listener, Process, START, Stream, how_it_ended};
+use crate::testee::{Folder, Listener, Output, Process, START_TIMEOUT, Stream, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Expectation, HEADER_LEN, MAX_REQUEST_PAYLOAD, Receiver, read};
 
@@ -98,7 +98,7 @@ pub struct Client {
     several: Option<String>,
     folder: Folder,
     tcp: bool,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// A client that has sent its request, or its requests.
@@ -135,9 +135,9 @@ impl Client {
         several: Option<String>,
         folder: Folder,
         tcp: bool,
-        patience: Duration,
+        timeout: Duration,
     ) -> Self {
-        Self { command, several, folder, tcp, patience }
+        Self { command, several, folder, tcp, timeout }
     }
 
     /// Starts the client and reads what it sends.
@@ -148,9 +148,10 @@ impl Client {
         let listener = Listener::new(self.folder.path(), self.tcp).map_err(harness)?;
         let address = listener.address().map_err(harness)?;
         let command = command.replace("{count}", &count.to_string());
-        let mut process = Process::start(&command, Some(&address), Stdio::null(), true).map_err(harness)?;
-        let until = Instant::now() + self.patience.max(START);
-        let accepted = listener.accept(until, || process.ended().is_some()).map_err(harness)?;
+        let mut process =
+            Process::start(&command, Some(&address), Stdio::null(), Output::Kept).map_err(harness)?;
+        let deadline = Instant::now() + self.timeout.max(START_TIMEOUT);
+        let accepted = listener.accept(deadline, || process.ended().is_some()).map_err(harness)?;
         let Some(mut stream) = accepted else {
             let ended = process.ended();
             let verdict = if ended.is_some() { Verdict::Fail } else { Verdict::Hang };
@@ -159,10 +160,10 @@ impl Client {
                 format!("the client did not connect: {how}; it said last:\n{}", process.last_words());
             return Err(Box::new(Failure::new("", problem, "a connection").with(verdict)));
         };
-        let until = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         let mut requests = Vec::new();
         while requests.len() < count {
-            match frame(&mut stream, until) {
+            match frame(&mut stream, deadline) {
                 Ok(bytes) => requests.push(bytes),
                 Err((bytes, problem)) => {
                     let mut failure = Failure::new("W1-HDR-003", problem, "a whole request");
@@ -286,7 +287,7 @@ impl Client {
     /// Answers, and looks at what the client makes of it.
     fn play(&self, asked: Asked, scene: &Scene, cut: Cut) -> Told {
         let Asked { mut process, mut stream, .. } = asked;
-        let until = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         let wrong = |problem: String, verdict: Verdict| {
             let mut failure = Failure::new("", problem, scene.wanted.to_string()).with(verdict);
             failure.sent = scene.sends.iter().flat_map(|segment| segment.bytes.clone()).take(4096).collect();
@@ -297,7 +298,7 @@ impl Client {
         };
         let (writes, then, mut half) =
             (cut.writes(&scene.sends), scene.then, stream.try_clone().map_err(harness)?);
-        half.set_patience(self.patience);
+        half.set_timeout(self.timeout);
         let writer = thread::spawn(move || {
             for write in writes {
                 if half.write_all(&write).is_err() {
@@ -311,7 +312,7 @@ impl Client {
         // Until the client closes its side, or the time is up.
         let mut rest = [0; 4096];
         let closed = loop {
-            stream.set_patience(until.saturating_duration_since(Instant::now()));
+            stream.set_timeout(deadline.saturating_duration_since(Instant::now()));
             match stream.read(&mut rest) {
                 Ok(0) => break true,
                 Ok(_) => {}
@@ -332,7 +333,7 @@ impl Client {
         if !closed {
             return wrong("the client did not close the connection".to_owned(), Verdict::Hang);
         }
-        let Some(status) = process.wait(until) else {
+        let Some(status) = process.wait(deadline) else {
             return wrong("the client closed the connection and did not end".to_owned(), Verdict::Hang);
         };
         let said = process.all_said();
@@ -365,12 +366,12 @@ impl Client {
 }
 
 /// Reads a frame; if there is no whole one, what there is, and why.
-fn frame(stream: &mut Stream, until: Instant) -> Result<Vec<u8>, (Vec<u8>, String)> {
+fn frame(stream: &mut Stream, deadline: Instant) -> Result<Vec<u8>, (Vec<u8>, String)> {
     let mut bytes = Vec::new();
     let mut whole = HEADER_LEN;
     while bytes.len() < whole {
         let mut piece = vec![0; whole - bytes.len()];
-        stream.set_patience(until.saturating_duration_since(Instant::now()));
+        stream.set_timeout(deadline.saturating_duration_since(Instant::now()));
         match stream.read(&mut piece) {
             Ok(0) => return Err((bytes, "the client ended its request before its end".to_owned())),
             Ok(n) => bytes.extend(&piece[..n]),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::spec::{Vector, vectors};
-use crate::testee::{Process, how_it_ended};
+use crate::testee::{Output, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{self, End, Expectation, Fields, Receiver, read};
 
@@ -20,7 +20,7 @@ pub type CodecCase = fn(&mut Adapter) -> Told;
 #[derive(Debug)]
 pub struct Adapter {
     command: String,
-    patience: Duration,
+    timeout: Duration,
     running: Option<Running>,
 }
 
@@ -37,15 +37,15 @@ const MAX_LINE: usize = 64 * 1024;
 impl Adapter {
     /// An adapter that the first question starts.
     #[must_use]
-    pub const fn new(command: String, patience: Duration) -> Self {
-        Self { command, patience, running: None }
+    pub const fn new(command: String, timeout: Duration) -> Self {
+        Self { command, timeout, running: None }
     }
 
     fn start(&mut self) -> Result<&mut Running, Box<Failure>> {
         if self.running.is_none() {
             let harness =
                 |problem: String| Box::new(Failure::new("", problem, "an adapter").with(Verdict::Harness));
-            let mut process = Process::start(&self.command, None, Stdio::piped(), false)
+            let mut process = Process::start(&self.command, None, Stdio::piped(), Output::Taken)
                 .map_err(|error| harness(format!("{}: {error}", self.command)))?;
             let (Some(stdin), Some(stdout)) = (process.child().stdin.take(), process.child().stdout.take())
             else {
@@ -71,13 +71,13 @@ impl Adapter {
     /// # Errors
     /// There is no answer, or it is no JSON.
     fn ask(&mut self, question: &Value) -> Result<Value, Box<Failure>> {
-        let patience = self.patience;
+        let timeout = self.timeout;
         let line = question.to_string();
         assert!(line.len() <= MAX_LINE, "a question of {} bytes", line.len());
         let running = self.start()?;
         let sent = writeln!(running.stdin, "{line}").and_then(|()| running.stdin.flush());
         let answer = match sent {
-            Ok(()) => running.lines.recv_timeout(patience),
+            Ok(()) => running.lines.recv_timeout(timeout),
             Err(_) => Err(RecvTimeoutError::Disconnected),
         };
         let failure = match answer {
@@ -91,8 +91,8 @@ impl Adapter {
                 Failure::new("", "the adapter did not answer", "an answer").with(Verdict::Hang)
             }
             Err(RecvTimeoutError::Disconnected) => {
-                let until = std::time::Instant::now() + Duration::from_secs(1);
-                let how = running.process.wait(until).map_or("closed its output".to_owned(), how_it_ended);
+                let deadline = std::time::Instant::now() + Duration::from_secs(1);
+                let how = running.process.wait(deadline).map_or("closed its output".to_owned(), how_it_ended);
                 let words = running.process.last_words();
                 Failure::new("", format!("the adapter's end: {how}; it said last:\n{words}"), "an answer")
                     .with(Verdict::Crash)

@@ -12,7 +12,7 @@ use crate::wire::{CODES, Expectation, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Receiver
 /// A connection to the server.
 pub struct Connection {
     stream: Stream,
-    until: Instant,
+    deadline: Instant,
     /// How much is read at once.
     at_most: usize,
     /// The beginnings of all frames that came.
@@ -184,10 +184,10 @@ fn big_endian(bytes: &[u8]) -> u64 {
 }
 
 impl Connection {
-    /// A connection on which answers have to be there by `until`.
+    /// A connection on which answers have to be there by `deadline`.
     #[must_use]
-    pub const fn new(stream: Stream, until: Instant) -> Self {
-        Self { stream, until, at_most: usize::MAX, received: Vec::new() }
+    pub const fn new(stream: Stream, deadline: Instant) -> Self {
+        Self { stream, deadline, at_most: usize::MAX, received: Vec::new() }
     }
 
     /// Writes all of it; an error is no failure here, since a server may close what it has given up.
@@ -195,20 +195,21 @@ impl Connection {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Writes on a thread of its own, so that answers can be read meanwhile; then does with our direction as told.
+    /// Writes on a thread of its own, so that answers can be read meanwhile; then does with our direction as
+    /// told.
     ///
     /// # Errors
     /// The system gives no second handle to the connection.
     pub fn write_beside(
         &self,
         writes: Vec<Vec<u8>>,
-        patience: Duration,
+        timeout: Duration,
         then: AfterWriting,
     ) -> Result<thread::JoinHandle<()>, Box<Failure>> {
         let mut half = self.stream.try_clone().map_err(|error| {
             Box::new(Failure::new("", error.to_string(), "a second handle").with(Verdict::Harness))
         })?;
-        half.set_patience(patience);
+        half.set_timeout(timeout);
         Ok(thread::spawn(move || {
             for write in writes {
                 if half.write_all(&write).is_err() {
@@ -254,9 +255,9 @@ impl Connection {
         self.fill(&mut vec![0; count], Part::Beginning).map(drop)
     }
 
-    /// More time for what follows.
-    pub fn wait_until(&mut self, until: Instant) {
-        self.until = until;
+    /// Gives what follows time until `deadline`.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
     }
 
     /// Reads a frame and checks all that holds for every frame of a server's.
@@ -306,7 +307,7 @@ impl Connection {
     fn fill(&mut self, buf: &mut [u8], part: Part) -> Result<usize, Box<Failure>> {
         let mut n = 0;
         while n < buf.len() {
-            self.stream.set_patience(self.until.saturating_duration_since(Instant::now()));
+            self.stream.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
             let end = buf.len().min(n.saturating_add(self.at_most));
             match self.stream.read(&mut buf[n..end]) {
                 Ok(0) => break,

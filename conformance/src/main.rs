@@ -29,20 +29,20 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit status: 0 conformant, 1 it is not, 2 wrong usage, 3 the suite itself is in trouble.";
+Exit status: 0 conformant, 1 not conformant, 2 wrong usage, 3 error of the suite itself.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Test a server that runs at ADDRESS, or that --exec starts.
+    /// Test a server: one that runs at ADDRESS, or one that --exec starts.
     #[command(after_help = SERVER_EXAMPLES)]
     Server {
-        /// The path of a Unix socket, or host:port. Without it, the suite chooses a socket in a folder of its own.
+        /// Path of a Unix socket, or host:port. Default: a new socket in a temporary directory.
         address: Option<String>,
-        /// A command of the shell that starts the server; {address} in it becomes the address. It is started again
-        /// after a crash.
+        /// Shell command that starts the server; {address} is replaced by the address. The suite runs it
+        /// again after a crash.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
-        /// Give the server a TCP port of the loopback interface instead of a Unix socket.
+        /// Use a TCP port on the loopback interface instead of a Unix socket.
         #[arg(long, requires = "exec", conflicts_with = "address")]
         tcp: bool,
         #[command(flatten)]
@@ -51,12 +51,12 @@ enum Command {
     /// Test a client that --exec starts.
     #[command(after_help = CLIENT_EXAMPLES)]
     Client {
-        /// A command of the shell that starts the client; {address} in it becomes the address of a server. It has to
-        /// ask for one image of 64×64 pixels, to end with 0 if it got it and with something else if not, and to print
-        /// the message of an error.
+        /// Shell command that starts the client; {address} is replaced by the server's address. The client
+        /// must request one image of 64×64 pixels, exit with 0 if it got the image and with another status if
+        /// not, and print the message of an error.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
-        /// The same for {count} images, with all requests sent at once.
+        /// Shell command that requests {count} images, all at once, on one connection.
         #[arg(long, value_name = "COMMAND")]
         exec_several: Option<String>,
         /// Listen on a TCP port of the loopback interface instead of a Unix socket.
@@ -65,28 +65,28 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// Test a library behind an adapter that --exec starts; conformance/ADAPTER.md says what that is.
+    /// Test a library through an adapter that --exec starts. conformance/ADAPTER.md describes adapters.
     #[command(after_help = CODEC_EXAMPLES)]
     Codec {
-        /// A command of the shell that starts the adapter.
+        /// Shell command that starts the adapter.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
         #[command(flatten)]
         options: Options,
     },
-    /// Read one frame from standard input and answer it on standard output, as the smallest correct server would: with
-    /// the checkerboard, or with the right error.
+    /// Smallest correct server: read one frame from standard input, write a checkerboard or an error to
+    /// standard output.
     Stub,
-    /// Put several reports, made with --json, side by side on one page.
+    /// Compare several JSON reports on one HTML page.
     Matrix {
-        /// The reports.
+        /// Reports written with --json.
         #[arg(required = true, value_name = "REPORT.json")]
         reports: Vec<PathBuf>,
-        /// Where to write the page.
+        /// Write the page to FILE.
         #[arg(long, short, value_name = "FILE.html")]
         output: PathBuf,
     },
-    /// Print the manual as a page for man(1).
+    /// Print the manual page.
     Manual,
     #[command(hide = true)]
     Stranger { path: PathBuf, seconds: u64 },
@@ -111,40 +111,41 @@ Examples:
 
 #[derive(Args)]
 struct Options {
-    /// Show the cases and run none.
+    /// List the cases and run none; with --verbose, also the requirement of each.
     #[arg(long)]
     list: bool,
-    /// Only the cases whose id begins with TEXT or whose title has it; may be given several times.
+    /// Run only cases whose id begins with TEXT or whose title contains it; may be repeated.
     #[arg(long, value_name = "TEXT")]
     filter: Vec<String>,
-    /// None of these cases.
+    /// Skip cases whose id begins with TEXT or whose title contains it; may be repeated.
     #[arg(long, value_name = "TEXT")]
     exclude: Vec<String>,
-    /// The cases that are known to fail: a case's id and a reason on each line. If one passes, that is a failure.
+    /// List of known failures: a case id and a reason per line. A listed case that passes counts as a
+    /// failure.
     #[arg(long, value_name = "FILE")]
     expected_failures: Option<PathBuf>,
-    /// What is recommended counts as well.
+    /// Count failures of recommended cases as well.
     #[arg(long)]
     strict: bool,
-    /// How often each case is run.
+    /// Run each case N times and keep the worst result.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// The seed of the random cases.
+    /// Seed of the cases that use random numbers.
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
-    /// How long an answer may take, in seconds.
+    /// Timeout of an answer, in seconds.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
     timeout: f64,
-    /// The testee's name in reports.
+    /// Name of the tested implementation in reports.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Show the cases that pass, too.
+    /// Show passed cases as well.
     #[arg(long, short)]
     verbose: bool,
-    /// Write a report as JSON.
+    /// Write a JSON report to FILE.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a report as JUnit's XML.
+    /// Write a JUnit XML report to FILE.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -236,7 +237,7 @@ fn server(
         std::fs::DirBuilder::new().mode(0o700).create(parent).map_err(harness)?;
     }
     let testee = exec.clone().unwrap_or_else(|| address.to_string());
-    let mut server = Server::new(address, exec, options.patience(), options.seed);
+    let mut server = Server::new(address, exec, options.timeout(), options.seed);
     raise_the_limit_of_open_files();
     options.report(Mode::Server, testee, plan, |case| match &case.run {
         Run::Server(how) => server.run(how, case.requirement()),
@@ -259,7 +260,7 @@ fn client(
         }
     }
     let folder = Folder::new().map_err(harness)?;
-    let client = Client::new(exec.clone(), several, folder, tcp, options.patience());
+    let client = Client::new(exec.clone(), several, folder, tcp, options.timeout());
     options.report(Mode::Client, exec, plan, |case| match case.run {
         Run::Client(how) => client.run(how, case.requirement()),
         Run::Vectors(_, names) => client.run_vectors(names, case.requirement()),
@@ -270,7 +271,7 @@ fn client(
 fn codec(exec: Option<String>, options: &Options) -> Result<ExitCode, Trouble> {
     let Some(plan) = options.plan(Mode::Codec)? else { return Ok(ExitCode::SUCCESS) };
     let Some(exec) = exec else { return Err(Trouble::Usage("--exec COMMAND is missing".to_owned())) };
-    let mut adapter = Adapter::new(exec.clone(), options.patience());
+    let mut adapter = Adapter::new(exec.clone(), options.timeout());
     options.report(Mode::Codec, exec, plan, |case| match case.run {
         Run::Codec(how) => adapter.run(how, case.requirement()),
         Run::Vectors(receiver, names) => adapter.run_vectors(receiver, names, case.requirement()),
@@ -280,7 +281,7 @@ fn codec(exec: Option<String>, options: &Options) -> Result<ExitCode, Trouble> {
 }
 
 impl Options {
-    fn patience(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
     }
 

@@ -1,10 +1,12 @@
 //! Tests of a server: conversations, each in several variants.
 //!
-//! A [`Talk`] is what is sent on one connection and what has to come of it. It is held whole, one byte a write, and with
-//! a write for each field; and where the connection lives on, also between two other requests, which must not be harmed.
-//! That nothing else comes is not waited for: one more request is sent, and its answer must be the next thing.
+//! A [`Talk`] is what is sent on one connection and what has to come of it. It is held whole, one byte a
+//! write, and with a write for each field; and where the connection lives on, also between two other
+//! requests, which must not be harmed. That nothing else comes is not waited for: one more request is sent,
+//! and its answer must be the next thing.
 
 use std::io;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::{Cut, Draft, checkerboard};
 use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, Process, START, how_it_ended};
+use crate::testee::{Address, Output, Process, START_TIMEOUT, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Receiver, code_name};
 
@@ -33,7 +35,7 @@ pub struct Server {
     command: Option<String>,
     process: Option<Process>,
     /// How long an answer may take.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Whether its images are the checkerboard, so that pixels can be looked at.
     checkerboard: Option<bool>,
     /// For random numbers.
@@ -52,8 +54,8 @@ enum Company {
 impl Server {
     /// A server that runs already, or that `command` starts.
     #[must_use]
-    pub const fn new(address: Address, command: Option<String>, patience: Duration, seed: u64) -> Self {
-        Self { address, command, process: None, patience, checkerboard: None, seed }
+    pub const fn new(address: Address, command: Option<String>, timeout: Duration, seed: u64) -> Self {
+        Self { address, command, process: None, timeout, checkerboard: None, seed }
     }
 
     /// Where it listens.
@@ -93,9 +95,9 @@ impl Server {
         if self.process.is_some() {
             return Ok(());
         }
-        let mut process = Process::start(command, Some(&self.address), std::process::Stdio::null(), true)
+        let mut process = Process::start(command, Some(&self.address), Stdio::null(), Output::Kept)
             .map_err(|error| harness(format!("{command}: {error}")))?;
-        let until = Instant::now() + self.patience.max(START);
+        let deadline = Instant::now() + self.timeout.max(START_TIMEOUT);
         loop {
             if self.address.connect().is_ok() {
                 self.process = Some(process);
@@ -109,7 +111,7 @@ impl Server {
                     process.last_words()
                 )));
             }
-            if Instant::now() > until {
+            if Instant::now() > deadline {
                 return Err(harness(format!(
                     "{command}: did not listen at {} in time\n{}",
                     self.address,
@@ -130,14 +132,14 @@ impl Server {
     /// # Errors
     /// The server is gone, or can't be reached.
     pub fn connect(&mut self) -> Result<Connection, Box<Failure>> {
-        let until = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         loop {
             match self.address.connect() {
                 Ok(stream) => {
-                    return Ok(Connection::new(stream, until));
+                    return Ok(Connection::new(stream, deadline));
                 }
                 // The queue of connections is full for now.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) => {
@@ -261,7 +263,7 @@ impl Server {
         let mut remark = Remark::Pass;
         let mut missing = talk.expected.clone();
         let then = if talk.end == End::InsideAFrame { AfterWriting::End } else { AfterWriting::Go };
-        let writer = connection.write_beside(writes, self.patience, then)?;
+        let writer = connection.write_beside(writes, self.timeout, then)?;
         let result = (|| {
             while !missing.is_empty() {
                 match connection.receive()? {
@@ -354,7 +356,8 @@ impl Server {
         Ok(())
     }
 
-    /// Proves that a connection lives, and that nothing else comes on it: the answer to one more request is next.
+    /// Proves that a connection lives, and that nothing else comes on it: the answer to one more request is
+    /// next.
     ///
     /// # Errors
     /// Something else came.
@@ -388,7 +391,7 @@ impl Server {
     pub fn ask(&mut self, frames: &[Draft]) -> Result<Vec<Answer>, Box<Failure>> {
         let mut connection = self.connect()?;
         let bytes: Vec<u8> = frames.iter().flat_map(Draft::bytes).collect();
-        let writer = connection.write_beside(vec![bytes], self.patience, AfterWriting::Go)?;
+        let writer = connection.write_beside(vec![bytes], self.timeout, AfterWriting::Go)?;
         let mut answers = Vec::new();
         while answers.len() < frames.len() {
             match connection.receive() {

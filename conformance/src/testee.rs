@@ -102,10 +102,10 @@ impl Stream {
     }
 
     /// Bounds each later read and write.
-    pub fn set_patience(&self, patience: Duration) {
-        let patience = Some(patience.max(Duration::from_millis(1)));
-        let _ = either!(self, stream => stream.set_read_timeout(patience));
-        let _ = either!(self, stream => stream.set_write_timeout(patience));
+    pub fn set_timeout(&self, timeout: Duration) {
+        let timeout = Some(timeout.max(Duration::from_millis(1)));
+        let _ = either!(self, stream => stream.set_read_timeout(timeout));
+        let _ = either!(self, stream => stream.set_write_timeout(timeout));
     }
 
     /// Makes the connection end with a reset (TCP; a Unix socket does so by itself if bytes are left).
@@ -168,11 +168,11 @@ impl Listener {
         })
     }
 
-    /// The next connection. `None`: there was none until `until`, or `gave_up` said so.
+    /// The next connection. `None`: there was none until `deadline`, or `gave_up` said so.
     ///
     /// # Errors
     /// The system's own.
-    pub fn accept(&self, until: Instant, mut gave_up: impl FnMut() -> bool) -> io::Result<Option<Stream>> {
+    pub fn accept(&self, deadline: Instant, mut gave_up: impl FnMut() -> bool) -> io::Result<Option<Stream>> {
         match self {
             Self::Unix(listener, _) => listener.set_nonblocking(true)?,
             Self::Tcp(listener) => listener.set_nonblocking(true)?,
@@ -190,7 +190,7 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-            if Instant::now() > until || gave_up() {
+            if Instant::now() > deadline || gave_up() {
                 return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -207,26 +207,29 @@ pub struct Process {
     followers: Vec<JoinHandle<()>>,
 }
 
-/// How long a process may take until it listens or connects, where answers have to be there sooner: it has to start
-/// first, on a machine that may be busy.
-pub const START: Duration = Duration::from_secs(20);
+/// How long a process may take until it listens or connects, where answers have to be there sooner: it has to
+/// start first, on a machine that may be busy.
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is kept of what a process says.
 const MAX_LINES: usize = 20_000;
 
+/// What becomes of a process's standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// It is kept, like standard error.
+    Kept,
+    /// The caller takes it from [`Process::child`].
+    Taken,
+}
+
 impl Process {
-    /// Starts a command of the shell, in which `{address}` stands for the address. Its standard input is `stdin`, its
-    /// standard output is `stdout`; what it writes to standard error is kept, and standard output too if it is a pipe
-    /// that nobody takes.
+    /// Starts a command of the shell, in which `{address}` stands for the address. What it writes to standard
+    /// error is kept.
     ///
     /// # Errors
     /// The system's own.
-    pub fn start(
-        command: &str,
-        address: Option<&Address>,
-        stdin: Stdio,
-        keep_stdout: bool,
-    ) -> io::Result<Self> {
+    pub fn start(command: &str, address: Option<&Address>, stdin: Stdio, stdout: Output) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh");
         let filled = match address {
             Some(address) => command.replace("{address}", &address.to_string()),
@@ -243,7 +246,7 @@ impl Process {
         let said = Arc::new(Mutex::new(Vec::new()));
         let mut followers = Vec::new();
         followers.extend(child.stderr.take().map(|stderr| follow(stderr, said.clone())));
-        if keep_stdout {
+        if stdout == Output::Kept {
             followers.extend(child.stdout.take().map(|stdout| follow(stdout, said.clone())));
         }
         Ok(Self { child, said, followers })
@@ -294,11 +297,11 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for its end, until `until`.
-    pub fn wait(&mut self, until: Instant) -> Option<ExitStatus> {
+    /// Waits for its end, until `deadline`.
+    pub fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
         loop {
             let ended = self.ended();
-            if ended.is_some() || Instant::now() > until {
+            if ended.is_some() || Instant::now() > deadline {
                 return ended;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -324,13 +327,14 @@ impl Process {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold its outputs.
+    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold
+    /// its outputs.
     #[must_use]
     pub fn last_words(&mut self) -> String {
-        let until = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + Duration::from_secs(1);
         while self.ended().is_some()
             && !self.followers.iter().all(JoinHandle::is_finished)
-            && Instant::now() < until
+            && Instant::now() < deadline
         {
             std::thread::sleep(Duration::from_millis(1));
         }

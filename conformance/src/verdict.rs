@@ -9,15 +9,15 @@ pub enum Verdict {
     Pass,
     /// Allowed, but not good.
     Warn,
-    /// Could not be tried; the reason says why.
+    /// Not tried; the reason says why.
     Skip,
     /// Does not hold.
     Fail,
-    /// The testee is gone.
+    /// The tested program ended.
     Crash,
-    /// The testee did nothing for too long.
+    /// The tested program reached a timeout.
     Hang,
-    /// The suite itself is in trouble.
+    /// An error of the suite itself.
     Harness,
 }
 
@@ -111,7 +111,7 @@ pub enum Remark {
     Pass,
     /// Allowed, but not good.
     Warn(String),
-    /// Could not be tried.
+    /// Not tried.
     Skip(String),
 }
 

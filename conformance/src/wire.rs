@@ -1,7 +1,8 @@
 //! Weave's frames, as this suite reads and shows them.
 //!
-//! Made from the tables of `spec/weave-v1.md` alone and without a line of `weave-core`, so that a mistake of one is seen
-//! by the other. It works on whole byte strings and copies as it likes: it is for judging, not for serving.
+//! Made from the tables of `spec/weave-v1.md` alone and without a line of `weave-core`, so that a mistake of
+//! one is seen by the other. It works on whole byte strings and copies as it likes: it is for judging, not
+//! for serving.
 
 use std::fmt::{self, Write};
 
@@ -170,7 +171,7 @@ impl Fields {
     }
 }
 
-// Reading ---------------------------------------------------------------------------------------------------------
+// Reading ---------------------------------------------------------------------------------------------------
 
 /// Who receives the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -430,7 +431,7 @@ fn error(payload: &[u8]) -> Expectation {
     }
 }
 
-// Showing ---------------------------------------------------------------------------------------------------------
+// Showing ---------------------------------------------------------------------------------------------------
 
 /// How many bytes of a longer piece are shown.
 const SHOWN: usize = 24;

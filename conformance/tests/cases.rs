@@ -1,7 +1,7 @@
 //! The cases against the specification: every requirement has one, every vector is used, and no id changes.
 //!
-//! `conformance/cases.txt` has every id that was ever used: `WEAVE_BLESS=1 cargo test -p weave-conformance --test cases`
-//! adds new ones. A case that is given up stays there, with `retired` in front of its title.
+//! `conformance/cases.txt` has every id that was ever used: `WEAVE_BLESS=1 cargo test -p weave-conformance
+//! --test cases` adds new ones. A case that is given up stays there, with `retired` in front of its title.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

@@ -1,4 +1,5 @@
-//! The command line: what it refuses, what its exit status means, and that reports are written whatever happens.
+//! The command line: what it refuses, what its exit status means, and that reports are written whatever
+//! happens.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -168,7 +168,7 @@ fn an_image_and_an_error_pass_through() {
     world.worker_reads(2);
     world.worker_writes(&failure(2));
     assert_eq!(world.client_reads(client, 0), (vec![(2, ErrorCode::OutOfMemory)], 0, false));
-    assert_eq!(world.router.answered(), 2);
+    assert_eq!(world.router.counters().requests(), 2);
     assert_eq!(world.router.worker_input(WORKER), WorkerInput::Silence);
 }
 
@@ -516,7 +516,11 @@ fn a_running_request_whose_client_is_gone_is_finished_or_given_up() {
         let is_cancelled = world.actions().contains(&Action::Order(WORKER, Order::Cancel(1)));
         assert_eq!(is_cancelled, abandoned == Abandoned::Cancel);
         if is_cancelled {
-            assert_eq!((world.router.running(), world.router.answered()), (0, 1), "nobody waits for it");
+            assert_eq!(
+                (world.router.running(), world.router.counters().requests()),
+                (0, 1),
+                "nobody waits for it"
+            );
         } else {
             world.worker_writes(&head(1, 64));
             assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS));
@@ -649,8 +653,18 @@ fn the_router_asks_the_system_for_nothing() {
     let std_has = ["collections", "fmt", "hash", "iter", "mem", "ops", "time"];
     let crates = ["super", "heapless", "weave_core", "log", "u32", "u64", "usize"];
     let of_weave_core = ["error", "fmt", "request"];
-    let rooms =
-        ["agenda", "answer", "connection", "interface", "jobs", "refusal", "requests", "shared", "worker"];
+    let rooms = [
+        "agenda",
+        "answer",
+        "connection",
+        "consistency",
+        "interface",
+        "jobs",
+        "refusal",
+        "requests",
+        "shared",
+        "worker",
+    ];
     let roots = [&crates[..], &of_weave_core, &rooms].concat();
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/router")).unwrap();
     let mut paths = 0;

@@ -1,6 +1,7 @@
 //! What a client is asked, in the order of the specification.
 //!
-//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were ever used.
+//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were
+//! ever used.
 
 use crate::case::{Case, informational, recommended, required, robustness};
 use crate::client::{Scene, Then, Wanted};

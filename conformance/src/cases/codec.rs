@@ -1,7 +1,8 @@
-//! What a library is asked to write, in the order of the specification. What it has to read are the vectors, in the
-//! cases for servers and for clients.
+//! What a library is asked to write, in the order of the specification. What it has to read are the vectors,
+//! in the cases for servers and for clients.
 //!
-//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were ever used.
+//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were
+//! ever used.
 
 use serde_json::{Value, json};
 

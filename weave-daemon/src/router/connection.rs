@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::ops::{Index, IndexMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weave_core::error::{self, ErrorCode};
 use weave_core::frame::Deframer;
@@ -267,19 +267,28 @@ impl Connection {
             Pressure::None => limits.stall,
             Pressure::OthersWait => limits.busy_stall.min(limits.stall),
         };
-        let stalled = self.stalled_since.map(|since| Due { at: since + stall, why: Timeout::Stall });
-        let input = match self.frame_since {
-            Some(since) => Some(Due { at: since + limits.frame, why: Timeout::Frame }),
-            None if self.is_idle() => Some(Due { at: self.active_at + limits.idle, why: Timeout::Idle }),
-            None => None,
+        let mut first: Option<Due<Timeout>> = None;
+        let mut consider = |since: Option<Instant>, limit: Duration, why: Timeout| {
+            if let Some(at) = since.map(|since| since + limit)
+                && first.is_none_or(|first| at < first.at)
+            {
+                first = Some(Due { at, why });
+            }
         };
-        let queued = waits_since.map(|since| Due { at: since + limits.queue_wait, why: Timeout::Queue });
-        [stalled, input, queued].into_iter().flatten().min_by_key(|due| due.at)
+        consider(self.stalled_since, stall, Timeout::Stall);
+        consider(self.frame_since, limits.frame, Timeout::Frame);
+        consider(self.idle_since(), limits.idle, Timeout::Idle);
+        consider(waits_since, limits.queue_wait, Timeout::Queue);
+        first
     }
 
-    /// Whether it stays and has all that it asked for.
-    fn is_idle(&self) -> bool {
-        self.state != State::Closing && self.outstanding == 0 && self.out.is_empty()
+    /// If it stays, has all that it asked for and sends nothing: since when.
+    fn idle_since(&self) -> Option<Instant> {
+        let is_idle = self.state != State::Closing
+            && self.outstanding == 0
+            && self.out.is_empty()
+            && self.frame_since.is_none();
+        is_idle.then_some(self.active_at)
     }
 }
 

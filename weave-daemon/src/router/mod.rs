@@ -1,16 +1,15 @@
 //! The router's logic: a state machine without sockets, clocks or threads.
 //!
-//! It sits between clients and workers, which all speak Weave. A driver owns the sockets and binds
-//! the two together; [`server`](crate::server) is the one that ships. Four kinds of methods:
+//! It sits between clients and workers, which all speak Weave. A driver owns the sockets and binds the two
+//! together; [`server`](crate::server) is the one that ships. Four kinds of methods:
 //!
 //! - *What happened*: [`accept`](Router::accept), [`client_received`](Router::client_received),
 //!   [`client_eof`](Router::client_eof), [`client_gone`](Router::client_gone),
-//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed),
-//!   [`worker_up`](Router::worker_up), [`worker_wrote`](Router::worker_wrote),
-//!   [`worker_received`](Router::worker_received), [`worker_spoke`](Router::worker_spoke),
-//!   [`worker_down`](Router::worker_down), [`tick`](Router::tick).
-//! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker
-//!   that it names, [`client_spare`](Router::client_spare), [`client_output`](Router::client_output),
+//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
+//!   [`worker_wrote`](Router::worker_wrote), [`worker_received`](Router::worker_received),
+//!   [`worker_spoke`](Router::worker_spoke), [`worker_down`](Router::worker_down), [`tick`](Router::tick).
+//! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker that it
+//!   names, [`client_spare`](Router::client_spare), [`client_output`](Router::client_output),
 //!   [`worker_output`](Router::worker_output) and [`worker_input`](Router::worker_input).
 //! - *Commands*: [`drain`](Router::drain), [`abort`](Router::abort), [`set_limits`](Router::set_limits).
 //! - *Getters*: [`wake_at`](Router::wake_at), [`is_drained`](Router::is_drained), and those for metrics.
@@ -29,11 +28,10 @@
 //! `tick` takes the instant at which the driver began to ask who is ready: late is who was late by
 //! then and still has nothing to say, not whose words lay there while the driver itself stood still.
 //!
-//! # Memory and fairness
+//! # Memory
 //! Memory is reserved at the start, and what was never needed is never touched. An answer never waits
 //! for memory: a job's own slot holds the error that ends it until the client takes it, and input of a
-//! client whose output is full is not read. Clients with waiting requests are served in turns, each has
-//! a bounded number of them, and one that takes its image too slowly while others wait is closed.
+//! client whose output is full is not read.
 //!
 //! # How it is built
 //! Two machines below a coordinator. [`requests`] knows what is *owed*: connections ([`connection`]),
@@ -52,9 +50,8 @@
 //!                 Parked ◀── died, was idle for too long; a job that waits makes it Down
 //! ```
 //!
-//! A deadline stands in one place: `due` of [`connection`] and of [`worker`] say what is due next and
-//! why. Whatever changes one of them is followed by `rearm_client` or `rearm_worker`, which announce
-//! it; `tick` acts on it; the simulator checks that none was forgotten.
+//! Deadlines stand in `due` of [`connection`] and of [`worker`] alone. After a change `rearm` announces
+//! the next one, `tick` acts on it, and the simulator checks that none was forgotten.
 //!
 //! # Endings
 //! | verb | whom | what it means |
@@ -128,12 +125,6 @@ impl Router {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.shared.draining.is_some() && self.requests.connections.are_settled()
-    }
-
-    /// Requests that were answered since the start, in whatever way.
-    #[must_use]
-    pub const fn answered(&self) -> u64 {
-        self.shared.counters.requests()
     }
 
     /// What has happened so far.
@@ -236,7 +227,6 @@ impl Router {
         self.shared.counters.bytes_in += n as u64;
         self.requests.connections[id].input.filled(n);
         self.take_requests(id, now);
-        self.settle(now);
     }
 
     /// The client will send no more; it still gets its answers.
@@ -284,7 +274,6 @@ impl Router {
         self.requests.connections[id].wrote(n, now);
         // Input that was held back for want of room can go on.
         self.take_requests(id, now);
-        self.settle(now);
     }
 
     /// So many of the worker's bytes went to the client, or were dropped for want of one.
@@ -309,11 +298,10 @@ impl Router {
         }
         self.pool.answered(id, &mut self.shared, now);
         // Before more is admitted: what is given to a worker now makes room in the queue.
-        self.dispatch(now);
+        self.settle(now);
         if let Some(client) = client {
             self.take_requests(client, now);
         }
-        self.settle(now);
     }
 
     // ---------------------------------------------------------------- workers
@@ -392,22 +380,21 @@ impl Router {
         let worker = &mut self.pool[id];
         let Life::Busy(Busy { asked, .. }) = worker.life else { return };
         match worker.answer.filled(n, asked) {
-            Ok(Heard::More) => return,
+            Ok(Heard::More) => {}
             Ok(Heard::Head(len)) => {
                 let audience = self.audience(id);
                 self.pool.head_came(id, len, audience, &mut self.shared, now);
+                self.hurry();
             }
             Ok(Heard::Error(code)) => self.error_came(id, code, now),
             Err(violation) => self.kill_for(id, violation, now),
         }
-        self.settle(now);
     }
 
     /// The worker sent something when nothing was asked of it.
     pub fn worker_spoke(&mut self, id: WorkerId, now: Instant) {
         if !matches!(self.pool[id].life, Life::Ending { .. }) {
             self.kill_for(id, Violation::Unasked, now);
-            self.settle(now);
         }
     }
 
@@ -419,7 +406,7 @@ impl Router {
             return;
         }
         for id in self.pool.ids() {
-            while let Some(Due { at, why }) = self.worker_due(id) {
+            while let Some(Due { at, why }) = self.pool.due(id, self.audience(id), &self.shared) {
                 if at > now {
                     self.shared.agenda.wake_by(at);
                     break;
@@ -449,17 +436,14 @@ impl Router {
         self.shared.agenda.next()
     }
 
-    fn worker_due(&self, id: WorkerId) -> Option<Due<worker::Timeout>> {
-        self.pool.due(id, self.audience(id), &self.shared)
-    }
-
     fn client_due(&self, id: ClientId) -> Option<Due<connection::Timeout>> {
-        self.requests.due(id, self.pressure(id), &self.shared.limits)
+        let pressure = self.pool.pressure(id, &self.requests.jobs);
+        self.requests.due(id, pressure, &self.shared.limits)
     }
 
     /// Something about a connection has changed: its next deadline is announced.
     fn rearm_client(&mut self, id: ClientId) {
-        let pressure = self.pressure(id);
+        let pressure = self.pool.pressure(id, &self.requests.jobs);
         self.requests.rearm(id, pressure, &mut self.shared);
     }
 
@@ -497,24 +481,9 @@ impl Router {
 
     // ---------------------------------------------------------------- how the two machines meet
 
-    /// What every event ends with: idle workers get jobs, and a client that keeps a worker from the next
-    /// one has less time.
+    /// What follows when a job was queued, or a worker became free or went: idle workers get jobs, and
+    /// as many workers are started as there are jobs.
     fn settle(&mut self, now: Instant) {
-        self.dispatch(now);
-        if self.requests.jobs.queued_len() == 0 {
-            return;
-        }
-        for id in self.pool.ids() {
-            if self.pool[id].is_sending()
-                && let Some(client) = self.audience(id)
-            {
-                self.rearm_client(client);
-            }
-        }
-    }
-
-    /// Gives waiting jobs to idle workers, and has as many workers started as there are jobs.
-    fn dispatch(&mut self, now: Instant) {
         if self.requests.jobs.queued_len() == 0 || self.shared.draining.is_some() {
             return;
         }
@@ -524,32 +493,47 @@ impl Router {
             let asked = self.requests.jobs.get(job).asked;
             self.pool.give(id, Task::Job(job), asked, &mut self.shared, now);
         }
-        let missing = self.requests.jobs.queued_len().saturating_sub(self.pool.coming());
-        self.pool.unpark(missing, &mut self.shared, now);
+        self.pool.unpark_for(self.waiting(), &mut self.shared, now);
+        self.hurry();
+    }
+
+    /// A client whose image keeps a worker from another's job has less time.
+    fn hurry(&mut self) {
+        for id in self.pool.ids() {
+            if self.pool[id].is_sending()
+                && let Some(client) = self.audience(id)
+                && self.requests.jobs.others_wait(client)
+            {
+                self.requests.rearm(client, Pressure::OthersWait, &mut self.shared);
+            }
+        }
     }
 
     /// Admits the requests of this client that have arrived.
     fn take_requests(&mut self, id: ClientId, now: Instant) {
+        self.shared.agenda.mark_client(id);
+        let connection = &self.requests.connections[id];
+        if connection.input.is_between_frames() {
+            // The stall clock was announced when it began to run.
+            if connection.stalled_since.is_none() {
+                self.rearm_client(id);
+            }
+            return;
+        }
+        let waiting = self.waiting();
         self.requests.take_frames(id, self.pool.hopeless(), &mut self.shared, now);
         if self.requests.connections[id].state == State::Closing {
             self.drop_requests(id, now);
         }
         self.rearm_client(id);
+        if self.waiting() > waiting {
+            self.settle(now);
+        }
     }
 
     /// Who gets what this worker sends.
     fn audience(&self, id: WorkerId) -> Option<ClientId> {
-        match self.pool[id].busy()?.task {
-            Task::Job(job) => self.requests.jobs.get(job).client,
-            Task::WarmUp | Task::Cancelled(_) => None,
-        }
-    }
-
-    /// Whether this client keeps a worker from somebody else's request.
-    fn pressure(&self, id: ClientId) -> Pressure {
-        let holds = |worker| self.pool[worker].is_sending() && self.audience(worker) == Some(id);
-        let holds_up = self.requests.jobs.others_wait(id) && self.pool.ids().any(holds);
-        if holds_up { Pressure::OthersWait } else { Pressure::None }
+        self.pool.audience(id, &self.requests.jobs)
     }
 
     /// A worker's answer is an error.
@@ -563,6 +547,7 @@ impl Router {
             Some(Task::Cancelled(_)) | None => {}
         }
         self.pool.answered(id, &mut self.shared, now);
+        self.settle(now);
     }
 
     // ---------------------------------------------------------------- endings
@@ -643,5 +628,23 @@ impl Router {
             }
             _ => {}
         }
+    }
+}
+
+/// For the simulator.
+#[cfg(feature = "simulator")]
+impl Router {
+    /// Why the router refused what it has refused since this was asked last, in order: client,
+    /// request_id, reason.
+    pub fn take_refusals(&mut self) -> Vec<(ClientId, u64, crate::causes::Reason)> {
+        std::mem::take(&mut self.requests.refusals)
+    }
+
+    /// What must be true between any two events.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn assert_consistent(&self) {
+        consistency::check(&self.requests, &self.pool, &self.shared);
     }
 }

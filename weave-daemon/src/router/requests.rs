@@ -89,7 +89,7 @@ impl Requests {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Shared { limits, counters, agenda, draining } = shared;
+        let Shared { limits, counters, draining, .. } = shared;
         let mut admission = Admission {
             jobs: &mut self.jobs,
             quarantine: &mut self.quarantine,
@@ -134,7 +134,6 @@ impl Requests {
             }
         }
         connection.time_frame(now);
-        agenda.mark_client(id);
     }
 
     /// This client's stream can't be read any further: answer, flush, close. Nobody waits for its

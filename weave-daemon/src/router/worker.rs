@@ -9,8 +9,9 @@ use weave_core::request::{Params, Prompts, Request};
 
 use super::agenda::Due;
 use super::answer::{Answer, Asked};
+use super::connection::Pressure;
 use super::interface::{ClientId, Limits, Order, WorkerId};
-use super::jobs::JobId;
+use super::jobs::{JobId, Jobs};
 use super::refusal::MAX_ATTEMPTS;
 use super::shared::Shared;
 use crate::causes::{Death, Kill};
@@ -261,14 +262,27 @@ impl Pool {
         self.workers.iter().any(Worker::serves)
     }
 
-    /// Workers that are on their way to their first task.
-    pub(super) fn coming(&self) -> usize {
-        self.workers.iter().filter(|worker| worker.is_coming()).count()
-    }
-
     /// A worker that has nothing to do.
     pub(super) fn idle(&self) -> Option<WorkerId> {
         self.ids().find(|id| matches!(self[*id].life, Life::Idle { .. }))
+    }
+
+    /// Who gets what this worker sends.
+    pub(super) fn audience(&self, id: WorkerId, jobs: &Jobs) -> Option<ClientId> {
+        match self[id].busy()?.task {
+            Task::Job(job) => jobs.get(job).client,
+            Task::WarmUp | Task::Cancelled(_) => None,
+        }
+    }
+
+    /// Whether this client keeps a worker from somebody else's job.
+    pub(super) fn pressure(&self, id: ClientId, jobs: &Jobs) -> Pressure {
+        let holds = |worker| self[worker].is_sending() && self.audience(worker, jobs) == Some(id);
+        if jobs.queued_len() > 0 && jobs.others_wait(id) && self.ids().any(holds) {
+            Pressure::OthersWait
+        } else {
+            Pressure::None
+        }
     }
 
     /// If no worker has come up for a while: how one of them died.
@@ -332,10 +346,15 @@ impl Pool {
         }
     }
 
-    /// Has so many parked workers started, as far as there are any.
-    pub(super) fn unpark(&mut self, n: usize, shared: &mut Shared, now: Instant) {
-        let parked = self.workers.iter_mut().filter(|worker| matches!(worker.life, Life::Parked));
-        for worker in parked.take(n) {
+    /// So many jobs wait: parked workers are started for those that no worker is coming for.
+    pub(super) fn unpark_for(&mut self, jobs: usize, shared: &mut Shared, now: Instant) {
+        let is_parked = |worker: &Worker| matches!(worker.life, Life::Parked);
+        if !self.workers.iter().any(is_parked) {
+            return;
+        }
+        let coming = self.workers.iter().filter(|worker| worker.is_coming()).count();
+        let parked = self.workers.iter_mut().filter(|worker| is_parked(worker));
+        for worker in parked.take(jobs.saturating_sub(coming)) {
             worker.life = Life::Down { retry_at: now };
             shared.agenda.wake_by(now);
         }

@@ -211,7 +211,7 @@ impl Server {
             self.operator.answer(self.poll.registry(), &mut self.counters, &view);
             self.counters.turns += 1;
             if self.router.is_drained() {
-                log::info!("stopped; {} requests were answered", self.router.answered());
+                log::info!("stopped; {} requests were answered", self.router.counters().requests());
                 return Ok(());
             }
         }

@@ -80,7 +80,7 @@ impl Operator {
         let status = Status {
             running: router.running(),
             waiting: router.waiting(),
-            answered: router.answered(),
+            answered: router.counters().requests(),
             worker: router.is_ready(),
         };
         self.notifier.tick(now, status);

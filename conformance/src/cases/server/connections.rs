@@ -185,7 +185,7 @@ pub(super) const CASES: &[Case] = &[
         if !matches!(first, Came::Answer(Answer::Image { .. })) {
             return skip(NO_IMAGE);
         }
-        let until = Instant::now() + server.patience;
+        let deadline = Instant::now() + server.timeout;
         if let Some(process) = server.process() {
             process.signal(Signal::TERM);
         }
@@ -210,7 +210,7 @@ pub(super) const CASES: &[Case] = &[
                 Err(failure) => break Err(failure),
             }
         };
-        let ended = server.process().and_then(|process| process.wait(until));
+        let ended = server.process().and_then(|process| process.wait(deadline));
         server.stop();
         let told = told.map_err(|mut failure| {
             // It was told to end: that it did is no crash.
@@ -281,7 +281,7 @@ pub(super) const CASES: &[Case] = &[
     robustness("W1-CON-012b", "a client that sends byte by byte doesn't block others").server(|server| {
         let request = Draft::request(1, "drop by drop").bytes();
         let mut slow = server.connect()?;
-        slow.wait_until(Instant::now() + server.patience + Duration::from_secs(10));
+        slow.set_deadline(Instant::now() + server.timeout + Duration::from_secs(10));
         for byte in &request {
             slow.write(std::slice::from_ref(byte));
             // Between two drops others are served, which takes as long as it takes.

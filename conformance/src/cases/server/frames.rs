@@ -67,7 +67,8 @@ pub(super) const CASES: &[Case] = &[
             connection.write(&header[..16]);
             open.push(connection);
         }
-        // Its answer proves that the headers before it were read, as far as the server reads in the order of arrival.
+        // Its answer proves that the headers before it were read, as far as the server reads in the order of
+        // arrival.
         server.still_serves()?;
         let Some(after) = server.memory() else { return skip(NOT_OURS) };
         drop(open);

@@ -1,6 +1,7 @@
 //! What a server is asked: a file for each section of the specification.
 //!
-//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were ever used.
+//! A new case goes to the end of its requirement's, with the next letter. `cases.txt` has all ids that were
+//! ever used.
 
 mod checks;
 mod connections;

@@ -10,7 +10,8 @@ pub(super) const NOT_OURS: &str = "the server was not started by the suite (--ex
 /// Why a case that needs an image is skipped.
 pub(super) const NO_IMAGE: &str = "the server answered with an error instead of an image";
 
-/// Looks at an image and at an error for what one requirement says. What else is wrong with them is for other cases.
+/// Looks at an image and at an error for what one requirement says. What else is wrong with them is for other
+/// cases.
 pub(super) fn header(server: &mut Server, requirement: &str) -> Told {
     let talks = [
         Talk::new("an image", &[Draft::request(7, "x")], vec![Expected::small_image(7)]),

@@ -27,8 +27,8 @@ pub(super) const CASES: &[Case] = &[
             .to_vec()
     }),
     required("W1-RSP-003a", "generation_time_ms excludes the time in the queue").server(|server| {
-        // What eight images are said to have taken can't be more than it took until all were there, if they were made one
-        // after the other; a server with several devices may take that much on each.
+        // What eight images are said to have taken can't be more than it took until all were there, if they
+        // were made one after the other; a server with several devices may take that much on each.
         const DEVICES: u64 = 16;
         let began = Instant::now();
         let requests: Vec<Draft> =

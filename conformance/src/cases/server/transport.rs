@@ -22,9 +22,10 @@ pub(super) const CASES: &[Case] = &[
         let mut connection = server.connect()?;
         for at in 1..request.len() {
             let (first, second) = request.split_at(at);
-            connection.wait_until(Instant::now() + server.patience);
+            connection.set_deadline(Instant::now() + server.timeout);
             connection.write(first);
-            // Somebody else is served in between: by then the first piece has been read, in a call of its own.
+            // Somebody else is served in between: by then the first piece has been read, in a call of its
+            // own.
             server.still_serves()?;
             connection.write(second);
             let wrong = |problem: String| {
@@ -81,7 +82,8 @@ fn stranger(server: &mut Server) -> Told {
     if std::fs::metadata(&path).is_ok_and(|data| data.uid() != 0) {
         return skip("the server runs as another user than root already");
     }
-    // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to decide.
+    // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to
+    // decide.
     let shared = std::env::temp_dir();
     let opened: Vec<_> = path
         .ancestors()
@@ -91,7 +93,7 @@ fn stranger(server: &mut Server) -> Told {
     for (path, _) in &opened {
         let _ = std::fs::set_permissions(path, PermissionsExt::from_mode(0o777));
     }
-    let told = as_stranger(&path, server.patience);
+    let told = as_stranger(&path, server.timeout);
     for (path, permissions) in opened {
         let _ = std::fs::set_permissions(path, permissions);
     }
@@ -100,7 +102,7 @@ fn stranger(server: &mut Server) -> Told {
 }
 
 /// Starts this program again as nobody, to connect and to say what comes.
-fn as_stranger(path: &Path, patience: Duration) -> Told {
+fn as_stranger(path: &Path, timeout: Duration) -> Told {
     use std::os::unix::process::CommandExt;
     const NOBODY: u32 = 65_534;
     let program = match std::env::current_exe() {
@@ -110,7 +112,7 @@ fn as_stranger(path: &Path, patience: Duration) -> Told {
     let output = Command::new(&program)
         .arg("stranger")
         .arg(path)
-        .arg(patience.as_secs().max(1).to_string())
+        .arg(timeout.as_secs().max(1).to_string())
         .uid(NOBODY)
         .gid(NOBODY)
         .stdin(Stdio::null())
@@ -132,16 +134,17 @@ fn as_stranger(path: &Path, patience: Duration) -> Told {
     }
 }
 
-/// What the program does when it was started as another user: connects, sends nothing at first, and prints what comes.
-pub fn be_a_stranger(path: &Path, patience: Duration) {
+/// What the program does when it was started as another user: connects, sends nothing at first, and prints
+/// what comes.
+pub fn be_a_stranger(path: &Path, timeout: Duration) {
     use std::io::Read;
     let mut stream = match std::os::unix::net::UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(_) => return println!("refused"),
     };
-    let _ = stream.set_read_timeout(Some(patience));
-    // A server that decides by the kernel's credentials needs no byte for that. One that serves strangers waits for a
-    // request, so it gets one.
+    let _ = stream.set_read_timeout(Some(timeout));
+    // A server that decides by the kernel's credentials needs no byte for that. One that serves strangers
+    // waits for a request, so it gets one.
     let _ = stream.write_all(&Draft::request(1, "a stranger").bytes());
     let mut header = [0; 16];
     let said = match stream.read(&mut header) {
