@@ -17,18 +17,14 @@ use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::bytes::{NoRoom, Short, fixed, write_parts};
-use crate::code::ErrorCode;
-use crate::decimal::Decimal;
 use crate::frame::{Arrived, Frame, Header, Kind, Skipped};
-use crate::limits::{
-    HEADER_LEN, MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE,
-    MIN_PREFIX_PAYLOAD, MIN_PROMPT_LEN, MIN_REQUEST_PAYLOAD, MIN_SIDE, MIN_STEPS, MODEL_ID_SD35,
-    REQUEST_PREFIX_LEN, SIDE_STEP, VERSION,
-};
+use crate::limits::{HEADER_LEN, MIN_PREFIX_PAYLOAD, MIN_REQUEST_PAYLOAD, MODEL_ID_SD35, REQUEST_PREFIX_LEN};
 
+mod error;
 mod sd35;
 
-pub use sd35::{Encoder, Params, Prompts};
+pub use error::{Encoder, RequestError};
+pub use sd35::{Params, Prompts};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -92,7 +88,10 @@ fn parse_payload(header: Header, payload: &[u8]) -> Result<Request<'_>, RequestE
     let short = |Short| RequestError::Short { payload_len, need: MIN_PREFIX_PAYLOAD };
     let (after, prefix) = fixed::<RawPrefix>.parse_complete(payload).finish().map_err(short)?;
     match prefix.model_id.get() {
-        MODEL_ID_SD35 => sd35::parse(prefix.request_id.get(), payload_len, after),
+        MODEL_ID_SD35 => {
+            let (params, prompts) = sd35::parse(payload_len, after)?;
+            Ok(Request { request_id: prefix.request_id.get(), params, prompts })
+        }
         other => Err(RequestError::ModelId(other)),
     }
 }
@@ -155,152 +154,6 @@ impl fmt::Display for EmitError {
 }
 
 impl core::error::Error for EmitError {}
-
-/// Why a request can't be served as it is. Holds no text of the request.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum RequestError {
-    /// The header's version isn't 1.
-    Version(u16),
-    /// The header's msg_type isn't a request.
-    Type(u16),
-    /// The payload ends before its fixed fields do.
-    Short {
-        /// What the header announces.
-        payload_len: u32,
-        /// What the fields take.
-        need: u32,
-    },
-    /// model_id isn't 0.
-    ModelId(u32),
-    /// width is out of range.
-    Width(u32),
-    /// height is out of range.
-    Height(u32),
-    /// steps is out of range.
-    Steps(u32),
-    /// cfg_scale is out of range or no number.
-    CfgScale(f32),
-    /// A prompt is empty or too long.
-    PromptLength {
-        /// Whose prompt.
-        encoder: Encoder,
-        /// Its length in bytes.
-        length: u32,
-    },
-    /// prompt_data is longer than three longest prompts.
-    PromptDataLength(u32),
-    /// A prompt reaches beyond prompt_data.
-    PromptRange {
-        /// Whose prompt.
-        encoder: Encoder,
-        /// Where it begins.
-        offset: u32,
-        /// Its length in bytes.
-        length: u32,
-        /// Bytes of prompt_data.
-        available: u32,
-    },
-    /// A prompt isn't UTF-8.
-    PromptUtf8 {
-        /// Whose prompt.
-        encoder: Encoder,
-        /// Bytes before the first that is wrong.
-        valid_up_to: u32,
-    },
-    /// A prompt contains a NUL byte.
-    PromptNul {
-        /// Whose prompt.
-        encoder: Encoder,
-        /// Bytes before the first NUL.
-        at: u32,
-    },
-}
-
-impl RequestError {
-    /// The code that a server answers with.
-    #[must_use]
-    pub const fn code(self) -> ErrorCode {
-        match self {
-            Self::Version(_) => ErrorCode::UnsupportedVersion,
-            Self::Type(_) => ErrorCode::UnsupportedType,
-            Self::Short { .. } => ErrorCode::Malformed,
-            Self::ModelId(_) => ErrorCode::InvalidModelId,
-            Self::Width(_) | Self::Height(_) => ErrorCode::InvalidDimensions,
-            Self::Steps(_) => ErrorCode::InvalidSteps,
-            Self::CfgScale(_) => ErrorCode::InvalidCfg,
-            Self::PromptLength { .. }
-            | Self::PromptDataLength(_)
-            | Self::PromptRange { .. }
-            | Self::PromptUtf8 { .. }
-            | Self::PromptNul { .. } => ErrorCode::InvalidPrompt,
-        }
-    }
-
-    /// The requirement of the specification that the sender did not keep, or by which it is told so.
-    #[must_use]
-    pub const fn requirement(self) -> &'static str {
-        match self {
-            Self::Version(_) => "W1-VER-003",
-            Self::Type(_) | Self::Short { .. } => "W1-VAL-001",
-            Self::ModelId(_)
-            | Self::Width(_)
-            | Self::Height(_)
-            | Self::Steps(_)
-            | Self::CfgScale(_)
-            | Self::PromptLength { .. } => "W1-REQ-001",
-            Self::PromptDataLength(_) => "W1-FRM-001",
-            Self::PromptRange { .. } => "W1-REQ-002",
-            Self::PromptUtf8 { .. } | Self::PromptNul { .. } => "W1-REQ-003",
-        }
-    }
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |f: &mut fmt::Formatter<'_>, name: &str, value: u32| {
-            write!(f, "{name} is {value}, must be {MIN_SIDE} to {MAX_SIDE} and a multiple of {SIDE_STEP}")
-        };
-        match *self {
-            Self::Version(version) => write!(f, "version is {version}, must be {VERSION}"),
-            Self::Type(msg_type) => {
-                write!(f, "msg_type is {msg_type:#06x}, a server takes 0x0001 (generation request)")
-            }
-            Self::Short { payload_len, need } => {
-                write!(f, "payload_len is {payload_len}, must be at least {need}")
-            }
-            Self::ModelId(id) => write!(f, "model_id is {id}, must be {MODEL_ID_SD35} (SD 3.5)"),
-            Self::Width(value) => side(f, "width", value),
-            Self::Height(value) => side(f, "height", value),
-            Self::Steps(value) => write!(f, "steps is {value}, must be {MIN_STEPS} to {MAX_STEPS}"),
-            Self::CfgScale(value) => {
-                let (value, min, max) = (Decimal(value), Decimal(MIN_CFG_SCALE), Decimal(MAX_CFG_SCALE));
-                write!(f, "cfg_scale is {value}, must be {min} to {max}")
-            }
-            Self::PromptLength { encoder, length } => write!(
-                f,
-                "{}_length is {length}, must be {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN} bytes",
-                encoder.name()
-            ),
-            Self::PromptDataLength(length) => {
-                write!(f, "prompt_data has {length} bytes, must be at most {MAX_PROMPT_DATA_LEN}")
-            }
-            Self::PromptRange { encoder, offset, length, available } => write!(
-                f,
-                "{0}_offset is {offset} and {0}_length {length}, must end within the {available} bytes of prompt_data",
-                encoder.name()
-            ),
-            Self::PromptUtf8 { encoder, valid_up_to } => {
-                write!(f, "the {} prompt must be UTF-8, is not after {valid_up_to} bytes", encoder.name())
-            }
-            Self::PromptNul { encoder, at } => {
-                write!(f, "the {} prompt has a NUL after {at} bytes, must have none", encoder.name())
-            }
-        }
-    }
-}
-
-impl core::error::Error for RequestError {}
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use weave_core::frame::Header;
 use weave_core::limits::{HEADER_LEN, MAX_REQUEST_FRAME, MAX_RESPONSE_PAYLOAD};
 use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::ImageSize;
-use weave_daemon::engine::{Engine, EngineError, Image, Generation};
+use weave_daemon::engine::{Engine, EngineError, Generation, Image};
 use weave_daemon::scoreboard::Control;
 
 /// A connection to whatever serves, and room for what it sends.

@@ -19,7 +19,7 @@ use nom::{Finish, Parser};
 use zerocopy::byteorder::big_endian::{F32, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Request, RequestError};
+use super::error::{Encoder, RequestError};
 use crate::bytes::{Short, fixed, to_usize};
 use crate::limits::{
     MAX_CFG_SCALE, MAX_PROMPT_DATA_LEN, MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE, MIN_PROMPT_LEN,
@@ -90,32 +90,6 @@ impl Params {
             steps: U32::new(self.steps),
             cfg_scale: F32::new(positive_zero(self.cfg_scale)),
             seed: U64::new(self.seed),
-        }
-    }
-}
-
-/// One of SD 3.5's three text encoders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoder {
-    /// OpenAI CLIP ViT-L/14.
-    ClipL,
-    /// OpenCLIP ViT-G/14.
-    ClipG,
-    /// T5-XXL.
-    T5,
-}
-
-impl Encoder {
-    /// All three, in the order of the offset table.
-    pub const ALL: [Self; 3] = [Self::ClipL, Self::ClipG, Self::T5];
-
-    /// The prefix of the encoder's fields in the specification.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClipL => "clip_l",
-            Self::ClipG => "clip_g",
-            Self::T5 => "t5",
         }
     }
 }
@@ -235,11 +209,7 @@ impl fmt::Debug for Prompts<'_> {
 /// Reads what follows the prefix. The size of prompt_data is taken from `payload_len`, since not all of
 /// it may have been kept.
 #[inline(always)]
-pub(super) fn parse<'a>(
-    request_id: u64,
-    payload_len: u32,
-    after_prefix: &'a [u8],
-) -> Result<Request<'a>, RequestError> {
+pub(super) fn parse(payload_len: u32, after_prefix: &[u8]) -> Result<(Params, Prompts<'_>), RequestError> {
     let short = |Short| RequestError::Short { payload_len, need: MIN_REQUEST_PAYLOAD };
     let (after, raw) = fixed::<RawParams>.parse_complete(after_prefix).finish().map_err(short)?;
     let (_, (prompts, (table, data))) =
@@ -266,8 +236,7 @@ pub(super) fn parse<'a>(
     if !(is_within(clip_l) && is_within(clip_g) && is_within(t5) && is_plain(data)) {
         check_prompts(table, data)?;
     }
-    let prompts = Prompts(Source::Received(prompts));
-    Ok(Request { request_id, params, prompts })
+    Ok((params, Prompts(Source::Received(prompts))))
 }
 
 /// A place in prompt_data, in bytes.
@@ -390,10 +359,6 @@ mod tests {
     ];
     const PARAMS: Params =
         Params { width: 64, height: 2048, steps: 100, cfg_scale: 0.5, seed: 0x1000_0000_0000_0001 };
-
-    fn parse(payload_len: u32, bytes: &[u8]) -> Result<(Params, Prompts<'_>), RequestError> {
-        super::parse(7, payload_len, bytes).map(|request| (request.params, request.prompts))
-    }
 
     #[test]
     fn known_bytes_are_taken_apart() {
