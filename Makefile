@@ -83,6 +83,7 @@ test: tools-test fetch ## run every check, print the time of each
 quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
 quick: ## check formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check
+	.ci/loops
 	cargo clippy --locked $(quick) --all-targets -- -D warnings
 	cargo clippy --locked -p weave-daemon --no-default-features --all-targets -- -D warnings
 	cargo nextest run --locked $(quick)
@@ -94,6 +95,7 @@ lint: ## check formatting and clippy, with and without the engine
 	grep -q 'Rust toolchain.*($(oldest) or' README.md
 	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
+	.ci/loops
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-cli --no-default-features --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings

@@ -46,7 +46,7 @@ DEFECTS = [
     ("a client has one too many under way", SIMULATOR, "requests.rs",
      "} else if outstanding >= self.limits.in_flight {", "} else if outstanding > self.limits.in_flight {"),
     ("a request is tried for ever", TESTS, "requests.rs",
-     "} else if attempts >= MAX_ATTEMPTS {", "} else if attempts == u8::MAX {"),
+     "} else if attempts >= MAX_ATTEMPTS {", "} else if attempts == 255 {"),
     ("nothing wakes for a worker's deadline", SIMULATOR, "worker.rs",
      "        shared.agenda.mark_worker(id);\n        self.rearm(id, shared);\n    }\n\n    /// The worker has nothing",
      "        shared.agenda.mark_worker(id);\n    }\n\n    /// The worker has nothing"),

@@ -258,6 +258,26 @@ fn a_request_that_no_worker_has_begun_goes_to_the_next_one_but_not_for_ever() {
 }
 
 #[test]
+fn a_request_is_not_tried_for_ever_though_another_worker_lives() {
+    let mut world = World::with(Limits { workers: 2, ..LIMITS });
+    world.actions();
+    world.router.worker_up(WorkerId(1), world.now);
+    let client = world.client(&[1, 2]);
+    let n = world.router.worker_output(WorkerId(1)).len();
+    world.router.worker_wrote(WorkerId(1), n);
+    for attempt in 1..=3 {
+        world.worker_reads(1);
+        assert_eq!(world.client_reads(client, 0).0, [], "attempt {attempt}");
+        world.router.worker_down(WORKER, Death::Exited(1), Unread::Request, world.now);
+        world.pass(Duration::from_secs(10));
+        world.actions();
+        world.router.worker_up(WORKER, world.now);
+    }
+    assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::GpuError)]);
+    assert_eq!(world.router.running(), 1, "the other one has its own");
+}
+
+#[test]
 fn restarts_back_off_until_an_image_succeeds() {
     let mut world = World::new();
     let mut waits = Vec::new();

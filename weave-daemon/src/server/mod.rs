@@ -8,6 +8,7 @@ mod doors;
 mod endpoint;
 mod operator;
 mod slots;
+mod tokens;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
@@ -18,9 +19,8 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::admin;
 use crate::causes::Death;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::counters::LoopCounters;
 use crate::router::{
     Action, ClientId, ClientOutput, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
@@ -30,70 +30,15 @@ use crate::tcp::Tcp;
 
 use doors::{Budget, Doors, Newcomer};
 use endpoint::{Endpoint, Io, Ready};
+pub use operator::Reread;
 use operator::{Operator, View};
 use slots::{Gone, Relayed, Slots};
+use tokens::{CHILD, FIRST_ADMIN, FIRST_WORKER, HANG_UP, LISTENER, Owner, STOP, Tokens};
 
 /// Bytes that are moved for one socket before the next one has its turn.
 const TURN: usize = 256 * 1024;
 /// What systemd is asked for beyond the drain limit, so that it doesn't come first.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
-
-const LISTENER: Token = Token(0);
-const STOP: Token = Token(1);
-const CHILD: Token = Token(2);
-const HANG_UP: Token = Token(3);
-/// The administrative listener, followed by its connections.
-const FIRST_ADMIN: usize = 4;
-const FIRST_WORKER: usize = FIRST_ADMIN + 1 + admin::CONNECTIONS;
-
-/// Tokens that depend on the tables' sizes: workers, their logs, clients, the TCP listener, those at its gate.
-#[derive(Clone, Copy)]
-struct Tokens {
-    workers: usize,
-    clients: usize,
-}
-
-/// What such a token stands for.
-enum Owner {
-    Who(Who),
-    Log,
-    Tcp,
-}
-
-impl Tokens {
-    const fn worker(self, id: WorkerId) -> Token {
-        Token(FIRST_WORKER + id.0)
-    }
-
-    const fn log(self, id: WorkerId) -> Token {
-        Token(FIRST_WORKER + self.workers + id.0)
-    }
-
-    const fn client(self, id: ClientId) -> Token {
-        Token(FIRST_WORKER + 2 * self.workers + id.0)
-    }
-
-    /// The listener's. Those of the gate come behind it.
-    const fn tcp(self) -> Token {
-        self.client(ClientId(self.clients))
-    }
-
-    const fn owner(self, Token(token): Token) -> Owner {
-        let (log, client) = (self.log(WorkerId(0)).0, self.client(ClientId(0)).0);
-        if token >= self.tcp().0 {
-            Owner::Tcp
-        } else if token >= client {
-            Owner::Who(Who::Client(ClientId(token - client)))
-        } else if token >= log {
-            Owner::Log
-        } else {
-            Owner::Who(Who::Worker(WorkerId(token - FIRST_WORKER)))
-        }
-    }
-}
-
-/// Reads the settings again, from where they came the first time.
-pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError> + Send>;
 
 /// The daemon, listening.
 pub struct Server {
@@ -139,7 +84,7 @@ impl Server {
             stop: signal_pipe(&[SIGTERM, SIGINT], &poll, STOP)?,
             child: signal_pipe(&[SIGCHLD], &poll, CHILD)?,
             hang_up: signal_pipe(&[SIGHUP], &poll, HANG_UP)?,
-            tokens: Tokens { workers: limits.workers, clients: limits.connections },
+            tokens: Tokens::new(limits.workers, limits.connections),
             router: Router::new(limits, Instant::now()),
             doors: Doors::new(config.access.clone(), listener, socket, poll.registry(), LISTENER)?,
             clients: std::iter::repeat_with(|| None).take(limits.connections).collect(),

@@ -6,15 +6,18 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::{Registry, Token};
 
 use super::slots::Slots;
-use super::{FIRST_ADMIN, Reread};
+use super::tokens::FIRST_ADMIN;
 use crate::admin::{Admin, PAGES, Page};
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, ConfigError, EngineKind};
 use crate::counters::{Gauges, LoopCounters};
 use crate::metrics;
 use crate::proc::Process;
 use crate::router::Router;
 use crate::socket::Socket;
 use crate::systemd::{Notifier, Status};
+
+/// Reads the settings again, from where they came the first time.
+pub type Reread = Box<dyn FnMut() -> Result<Config, ConfigError> + Send>;
 
 /// What there is to look at.
 pub(super) struct View<'a> {

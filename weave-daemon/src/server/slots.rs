@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
 
-use super::Tokens;
 use super::endpoint::{Endpoint, Io};
+use super::tokens::Tokens;
 use crate::causes::Death;
 use crate::config::Config;
 use crate::proc::Process;
