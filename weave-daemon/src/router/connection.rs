@@ -205,9 +205,9 @@ impl Connection {
         self.took(n, now);
     }
 
-    /// The client took so many bytes of an image, its last among them or not.
-    pub(super) fn took_pixels(&mut self, n: usize, is_through: bool, now: Instant) {
-        if is_through {
+    /// The client took so many bytes of an image; so many are left.
+    pub(super) fn took_pixels(&mut self, n: usize, left: usize, now: Instant) {
+        if left == 0 {
             self.relay = None;
         }
         self.took(n, now);

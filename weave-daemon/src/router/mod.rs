@@ -282,15 +282,15 @@ impl Router {
         let Some(busy) = self.pool[id].busy_mut() else { return };
         let Reading::Pixels(left) = &mut busy.reading else { return };
         *left = left.saturating_sub(n);
-        let (is_through, task) = (*left == 0, busy.task);
+        let (left, task) = (*left, busy.task);
         if let Some(client) = client {
             self.shared.counters.bytes_out += n as u64;
-            self.requests.connections[client].took_pixels(n, is_through, now);
+            self.requests.connections[client].took_pixels(n, left, now);
         } else {
             self.shared.counters.bytes_dropped += n as u64;
             busy.deadline = now + self.shared.limits.stall;
         }
-        if !is_through {
+        if left > 0 {
             return;
         }
         if let Task::Job(job) = task {
