@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::rules::{f16, wave};
+use super::rules::{f16, hex, wave};
 use super::*;
 
 /// The files that `demo/expand.py` and `demo/make_clip.py` write, and what they may take on the disk.
