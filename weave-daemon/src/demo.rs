@@ -33,6 +33,8 @@
 //! processes may unpack at once, and any of them may be killed meanwhile. Nobody waits for a lock; at
 //! worst the work is done twice.
 
+mod draft;
+mod error;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -40,16 +42,13 @@ mod tests;
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use rules::{POSITIONS, Signs, TOKENS, write_waves};
+use draft::{Draft, sweep};
+pub use error::Error;
+use rules::{GRID, HIDDEN, POSITIONS, Signs, TOKENS, write_waves};
 
 /// The width in pixels that suits the model best.
 pub const WIDTH: u32 = 128;
@@ -172,14 +171,10 @@ impl Tensor {
     }
 }
 
-/// Width of the MMDiT.
-const HIDDEN: usize = 96;
 /// Joint blocks of the MMDiT, and heads of each attention.
 const DEPTH: usize = 24;
 /// Only the first blocks have a second attention, in the image half.
 const DUAL: usize = 13;
-/// The table of positions covers GRID x GRID patches.
-const GRID: usize = 128;
 
 fn mmdit_tensors() -> Vec<Tensor> {
     fn linear(list: &mut Vec<Tensor>, name: &str, inputs: usize, outputs: usize) {
@@ -338,10 +333,6 @@ impl Layout {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Writes the model's file to `path`, unless it is there.
 fn ensure(path: &Path, model: &Model) -> Result<(), Error> {
     let layout = Layout::of(model);
@@ -387,89 +378,6 @@ fn fill_corner(full: &mut [u8], shape: &[usize], part: &[u8], part_shape: &[usiz
     let full_rows = full.chunks_exact_mut(full.len() / rows);
     let part_rows = part.chunks_exact(part.len() / part_rows);
     full_rows.zip(part_rows).all(|(full, part)| fill_corner(full, shape, part, part_shape))
-}
-
-/// A file on its way to its name. Dropped before [`Draft::finish`], it leaves nothing behind.
-struct Draft<'a> {
-    file: File,
-    temporary: PathBuf,
-    path: &'a Path,
-    at: u64,
-    finished: bool,
-}
-
-/// How the names of drafts end. They start with a dot and the final name.
-const DRAFT: &str = ".draft";
-
-impl<'a> Draft<'a> {
-    fn create(path: &'a Path, bytes: usize) -> Result<Self, Error> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|source| Error::io("create the folder", folder, source))?;
-        let name = path.file_name().unwrap_or_default().display();
-        loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let temporary = folder.join(format!(".{name}.{}-{count}{DRAFT}", process::id()));
-            let file = match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-                Ok(file) => file,
-                // Of a dead process with the same number, or a live one in another container.
-                Err(taken) if taken.kind() == ErrorKind::AlreadyExists => continue,
-                Err(source) => return Err(Error::io("create a file in", folder, source)),
-            };
-            let draft = Self { file, temporary, path, at: 0, finished: false };
-            draft.file.set_len(bytes as u64).map_err(|source| draft.error(source))?;
-            return Ok(draft);
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all_at(bytes, self.at).map_err(|source| self.error(source))?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Leaves a hole, which reads as zeros.
-    fn skip(&mut self, bytes: usize) {
-        self.at += bytes as u64;
-    }
-
-    fn finish(mut self) -> Result<(), Error> {
-        // Some file systems find out only now that they are full. And a power cut must not leave zeros
-        // under a final name: nothing would notice them.
-        self.file.sync_data().map_err(|source| self.error(source))?;
-        fs::rename(&self.temporary, self.path).map_err(|source| self.error(source))?;
-        self.finished = true;
-        Ok(())
-    }
-
-    fn error(&self, source: io::Error) -> Error {
-        Error::io("write", self.path, source)
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            // If it cannot be removed either, the next start will try again.
-            let _ = fs::remove_file(&self.temporary);
-        }
-    }
-}
-
-/// Removes the drafts of dead runs. Their age tells: writing a file takes seconds.
-fn sweep(folder: &Path) {
-    const OLD: Duration = Duration::from_secs(600);
-    // Not an error: mostly the folder is not there yet, and a draft too many harms nobody.
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let draft = name.starts_with('.') && name.ends_with(DRAFT);
-        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
-        if draft && age().is_some_and(|age| age > OLD) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
 
 // ------------------------------------------------------------------------------- the compact files
@@ -546,89 +454,3 @@ impl<'a> HeaderReader<'a> {
 fn numbers(list: &str) -> Option<Vec<usize>> {
     list.split(',').map(|n| n.parse().ok()).collect()
 }
-
-// ------------------------------------------------------------------------------------------ errors
-
-/// Why the demo model could not be unpacked. Each says what to do about it.
-#[derive(Debug)]
-pub enum Error {
-    /// The environment names no folder for caches.
-    NoCacheDir,
-    /// The operating system refused something.
-    Io {
-        /// What was tried, to be read between "cannot" and the path.
-        action: &'static str,
-        /// What it was tried on.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A calculated table came out wrong.
-    Digest {
-        /// The file that it was for, which was not written.
-        path: PathBuf,
-        /// The SHA-256 that it should have.
-        expected: &'static str,
-        /// The SHA-256 that it has.
-        found: String,
-    },
-    /// A file that is built into the program is not what it should be.
-    Embedded {
-        /// The file that was to be made from it.
-        file: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl Error {
-    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.into(), source }
-    }
-
-    fn embedded(file: &'static str, reason: String) -> Self {
-        Self::Embedded { file, reason }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoCacheDir => f.write_str(
-                "no folder is known to unpack the demo model into: set WEAVE_CACHE_DIR \
-                 (or HOME, to an absolute path)",
-            ),
-            Self::Io { action, path, source } => {
-                let path = path.display();
-                write!(f, "cannot {action} {path} ({source}), which the demo model needs: ")?;
-                f.write_str(match source.kind() {
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                        "free 100 MB of disk space, or set WEAVE_CACHE_DIR to a folder on another disk"
-                    }
-                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                        "make it writable for this user, or set WEAVE_CACHE_DIR to a folder that is"
-                    }
-                    ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::IsADirectory => {
-                        "remove what is in the way, or set WEAVE_CACHE_DIR to another folder"
-                    }
-                    _ => "try again, or set WEAVE_CACHE_DIR to another folder",
-                })
-            }
-            Self::Digest { path, expected, found } => write!(
-                f,
-                "the demo model's {} was not written: a table for it has the SHA-256 {found}, \
-                 not {expected}. \
-                 Try again; if it stays like this, check the machine's memory or build the program anew",
-                path.display()
-            ),
-            Self::Embedded { file, reason } => write!(
-                f,
-                "the demo model in this program is damaged, so {file} cannot be made ({reason}): \
-                 build the program anew"
-            ),
-        }
-    }
-}
-
-/// Without a source, because the text has it already.
-impl std::error::Error for Error {}

@@ -4,7 +4,13 @@ use std::f64::consts::FRAC_PI_2;
 
 use sha2::{Digest, Sha256};
 
-use super::{Draft, Error, GRID, HIDDEN, hex};
+use super::draft::Draft;
+use super::error::Error;
+
+/// Width of the MMDiT.
+pub(super) const HIDDEN: usize = 96;
+/// The table of positions covers GRID x GRID patches.
+pub(super) const GRID: usize = 128;
 
 /// Writes the table of positions. Its row for the patch at (i, j) is `wave(i)`, then `wave(j)`.
 pub(super) fn write_waves(draft: &mut Draft<'_>) -> Result<(), Error> {
@@ -55,6 +61,10 @@ pub(super) fn f16(value: f64) -> [u8; 2] {
     let magnitude = (exponent.saturating_sub(NORMAL) << 10) + kept + u64::from(up);
     let [low, high, ..] = (sign | magnitude).to_le_bytes();
     [low, high]
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A table of pseudo-random signs: `random` rows of plus or minus `magnitude`, then `plus` rows of plus

@@ -1,13 +1,16 @@
 //! What is unpacked, whoever else unpacks at the same time and whatever lies there already.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::process;
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::rules::{f16, wave};
+use super::rules::{f16, hex, wave};
 use super::*;
 
 /// The files that `demo/expand.py` and `demo/make_clip.py` write, and what they may take on the disk.

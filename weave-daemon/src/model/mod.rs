@@ -5,6 +5,7 @@
 //! engine's own words for it name tensors, not files. Only headers are read ([`header`]) and held
 //! against what the engine asks for ([`part`]).
 
+mod format;
 mod gguf;
 pub mod header;
 pub mod part;

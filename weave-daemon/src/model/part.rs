@@ -4,13 +4,20 @@
 //! This follows the engine's loader: what passes here, it loads, and what it would refuse with a line
 //! in its log is named here first. The tests hold both against each other.
 
+mod fault;
+mod mmdit;
 mod needs;
+mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::header::{Shape, Tensor};
-use needs::LATENT;
+pub use fault::Fault;
+use mmdit::Mmdit;
+use needs::{Clip, LATENT, Need, Needs};
+pub use tensors::Tensors;
+use tensors::{loaded, same};
 
 /// A part of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,9 +48,6 @@ impl fmt::Display for Part {
         })
     }
 }
-
-/// A part's tensors by the names that the engine gives them, each with the name in its file.
-pub type Tensors<'a> = BTreeMap<String, (&'a str, &'a Tensor)>;
 
 impl Part {
     /// Text encoders. One of them has to be there.
@@ -90,6 +94,24 @@ impl Part {
         Some((part, name))
     }
 
+    /// What the engine asks for, given what is there.
+    fn needs(self, tensors: &Tensors<'_>) -> Vec<Need> {
+        let mut needs = Needs::default();
+        match self {
+            Self::Mmdit => needs::mmdit(&mut needs, &Mmdit::of(tensors)),
+            Self::ClipL => {
+                needs::clip(&mut needs, tensors, &Clip { width: 768, layers: 12, projection: None })
+            }
+            Self::ClipG => {
+                needs::clip(&mut needs, tensors, &Clip { width: 1280, layers: 32, projection: Some(1280) })
+            }
+            Self::T5 => needs::t5(&mut needs),
+            Self::Vae => needs::vae(&mut needs, tensors),
+            Self::Taesd => needs::taesd(&mut needs),
+        }
+        needs.0
+    }
+
     /// Holds a part against what the engine asks for.
     ///
     /// # Errors
@@ -104,7 +126,7 @@ impl Part {
         if self == Self::Mmdit {
             Mmdit::of(tensors).check()?;
         }
-        let needs = needs::of(self, tensors);
+        let needs = self.needs(tensors);
         let absent: Vec<_> = needs.iter().filter(|need| !tensors.contains_key(&need.name)).collect();
         let mut content = Content { part: self, numbers: 0, bytes: 0, kind: "", mmdit: None };
         let mut kinds = BTreeMap::<&str, u64>::new();
@@ -133,101 +155,6 @@ impl Part {
     }
 }
 
-/// What a tensor takes once the engine has it in memory.
-fn loaded(name: &str, tensor: &Tensor) -> u64 {
-    // Rows of a table are looked up in few types; positions are always f32.
-    const LOOKED_UP: [&str; 6] = ["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"];
-    let is_table = name == "shared.weight" || name.ends_with("token_embedding.weight");
-    match tensor.kind.name {
-        kind if name == "pos_embed"
-            || (is_table && !LOOKED_UP.contains(&kind) && !kind.starts_with("f8")) =>
-        {
-            4 * tensor.numbers()
-        }
-        // fp8 becomes f16.
-        "f8_e4m3" | "f8_e5m2" => 2 * tensor.numbers(),
-        "f64" => 4 * tensor.numbers(),
-        _ => tensor.bytes,
-    }
-}
-
-/// What is wrong with a part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Tensors are missing, of which this is the first.
-    Missing {
-        /// What the engine calls it.
-        name: String,
-        /// How many are missing.
-        missing: usize,
-        /// Of how many.
-        of: usize,
-    },
-    /// A tensor is of another shape.
-    Shape {
-        /// Its name in the file.
-        name: String,
-        /// Its shape.
-        found: String,
-        /// The shape that it needs.
-        needed: String,
-    },
-    /// A tensor's numbers can't be used.
-    Type {
-        /// Its name in the file.
-        name: String,
-        /// Its type.
-        found: &'static str,
-    },
-    /// Numbers that count only together with others, which the engine doesn't know of.
-    Scaled(String),
-    /// The diffusion model has this many blocks.
-    Blocks(u64),
-    /// Its heads don't divide its width.
-    Heads {
-        /// The width.
-        hidden: u64,
-        /// The number of heads, and of blocks.
-        blocks: u64,
-    },
-    /// It has no places for large images.
-    Positions(u64),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { name, missing, of } if missing == of => {
-                write!(f, "none of its {of} tensors is there, such as {name}")
-            }
-            Self::Missing { name, missing: 1, .. } => write!(f, "the tensor {name} is missing"),
-            Self::Missing { name, missing, of } => {
-                write!(f, "{missing} of its {of} tensors are missing, the first is {name}")
-            }
-            Self::Shape { name, found, needed } => {
-                write!(f, "the tensor {name} has the shape {found}, and {needed} is needed")
-            }
-            Self::Type { name, found } => {
-                write!(f, "the tensor {name} is of the type {found}, of which the engine makes no weights")
-            }
-            Self::Scaled(name) => write!(
-                f,
-                "it is \"scaled\" fp8 (it has a tensor {name}), whose scales the engine doesn't apply: get fp16, plain \
-                 fp8 or GGUF"
-            ),
-            Self::Blocks(blocks) => {
-                write!(f, "it has {blocks} blocks; SD 3.5 Medium has 24 and Large has 38")
-            }
-            Self::Heads { hidden, blocks } => {
-                write!(f, "its hidden size is {hidden}, which its {blocks} heads can't share")
-            }
-            Self::Positions(positions) => {
-                write!(f, "its pos_embed has {positions} positions: a square, of at least 128×128, is needed")
-            }
-        }
-    }
-}
-
 /// A part that is all there.
 #[derive(Clone, Debug)]
 pub struct Content {
@@ -250,95 +177,6 @@ impl fmt::Display for Content {
         }
         write!(f, ", {}", self.kind)
     }
-}
-
-/// The diffusion model's measures, as the engine takes them from the tensors.
-#[derive(Clone, Copy, Debug)]
-struct Mmdit {
-    blocks: u64,
-    /// How many blocks, from the first on, have a second attention in their image half.
-    dual: u64,
-    hidden: u64,
-    positions: u64,
-    norm: Option<Norm>,
-}
-
-/// What is done to the queries and keys of an attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Norm {
-    Rms,
-    Layer,
-}
-
-/// The fewest blocks that the engine takes.
-const FEWEST_BLOCKS: u64 = 24;
-/// Those of SD 3.5 Large.
-const MOST_BLOCKS: u64 = 38;
-/// Places along a side that an image of 2048 pixels takes, the largest that can be asked for.
-const FEWEST_PLACES: u64 = 128;
-
-impl Mmdit {
-    fn of(tensors: &Tensors<'_>) -> Self {
-        let shape = |name: &str| tensors.get(name).map_or(&[][..], |(_, tensor)| tensor.shape());
-        let mut this = Self { blocks: FEWEST_BLOCKS, dual: 0, hidden: 0, positions: 0, norm: None };
-        for name in tensors.keys() {
-            let Some((index, rest)) = name.strip_prefix("joint_blocks.").and_then(|n| n.split_once('.'))
-            else {
-                continue;
-            };
-            let after = index.parse::<u32>().map_or(u64::MAX, |index| u64::from(index) + 1);
-            this.blocks = this.blocks.max(after);
-            if rest.contains("attn2") {
-                this.dual = this.dual.max(after);
-            }
-            if rest.contains("attn.ln") {
-                this.norm = Some(if rest.contains(".bias") { Norm::Layer } else { Norm::Rms });
-            }
-        }
-        this.hidden = shape("x_embedder.proj.weight").first().copied().unwrap_or(0);
-        this.positions = match shape("pos_embed") {
-            [_, positions, _] => *positions,
-            // Where GGUF has left the first dimension away, the engine doesn't look at the others.
-            _ if this.dual > 0 => 384 * 384,
-            _ => 192 * 192,
-        };
-        this
-    }
-
-    fn check(&self) -> Result<(), Fault> {
-        let Self { blocks, hidden, positions, .. } = *self;
-        if blocks > MOST_BLOCKS {
-            return Err(Fault::Blocks(blocks));
-        }
-        if !hidden.is_multiple_of(blocks) {
-            return Err(Fault::Heads { hidden, blocks });
-        }
-        let side = positions.isqrt();
-        if side * side != positions || side < FEWEST_PLACES {
-            return Err(Fault::Positions(positions));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Mmdit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { blocks, hidden, .. } = self;
-        match (self.blocks, self.hidden, self.dual, self.norm) {
-            (24, 1536, 13, Some(_)) => f.write_str("SD 3.5 Medium")?,
-            (38, 2432, 0, Some(_)) => f.write_str("SD 3.5 Large or Large Turbo")?,
-            (24, 1536, 0, None) => f.write_str("SD 3 Medium")?,
-            _ => write!(f, "a model of SD 3.5's kind with hidden size {hidden}")?,
-        }
-        write!(f, ", {blocks} blocks")
-    }
-}
-
-/// Whether shapes are the same to the engine, which fills up with dimensions of 1.
-fn same(a: &[u64], b: &[u64]) -> bool {
-    let (longer, shorter) = if a.len() > b.len() { (a, b) } else { (b, a) };
-    let (more, rest) = longer.split_at(longer.len() - shorter.len());
-    rest == shorter && more.iter().all(|n| *n == 1)
 }
 
 /// What a file is, going by its tensors, for one that isn't what it should be.

@@ -7,7 +7,7 @@ use weave_core::limits::MAX_REQUEST_FRAME;
 use weave_core::request::{Params, Prompts, Request};
 
 use super::choices::{Choices, Luck};
-use super::{News, Report};
+use super::report::{News, Report};
 
 /// How a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use weave_core::frame::{Header, Kind, Split, split};
 use weave_core::limits::{HEADER_LEN, MAX_RESPONSE_PAYLOAD, RESPONSE_FIXED_LEN, RESPONSE_HEAD_LEN};
 use weave_core::response::ResponseHead;
 
-use super::Report;
 use super::clients::{Asked, Client, Manners, Reading};
-use super::workers::{NO_ROOM, Piece};
+use super::piece::{NO_ROOM, Piece};
+use super::report::Report;
 use crate::causes::Reason;
 use crate::router::ClientId;
 

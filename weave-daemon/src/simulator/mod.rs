@@ -17,6 +17,8 @@
 mod choices;
 mod clients;
 mod judge;
+mod piece;
+mod report;
 mod workers;
 
 use std::collections::VecDeque;
@@ -35,42 +37,10 @@ use choices::Luck;
 pub use choices::{Bytes, Choices, Seeded};
 use clients::{Acted, Client, Manners, Reading};
 use judge::Judge;
-use workers::{Life, Mood, Piece, Worker};
-
-/// What happened in a world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Events that the router was told of.
-    pub events: u64,
-    /// Requests that clients sent.
-    pub requests: u64,
-    /// Images that arrived whole.
-    pub images: u64,
-    /// Errors that arrived.
-    pub errors: u64,
-    /// Connections that the router closed.
-    pub closed: u64,
-    /// Workers that died.
-    pub deaths: u64,
-    /// Requests that a worker cancelled because it was told to.
-    pub cancelled: u64,
-}
-
-impl Report {
-    /// Both together.
-    #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self {
-            events: self.events + other.events,
-            requests: self.requests + other.requests,
-            images: self.images + other.images,
-            errors: self.errors + other.errors,
-            closed: self.closed + other.closed,
-            deaths: self.deaths + other.deaths,
-            cancelled: self.cancelled + other.cancelled,
-        }
-    }
-}
+use piece::Piece;
+use report::News;
+pub use report::Report;
+use workers::{Life, Mood, Worker};
 
 /// Runs one world to its end: at most `events` events of turmoil, then until it is quiet.
 /// `worker_bytes`: what every worker sends in place of an answer, for a look at that side alone.
@@ -85,14 +55,6 @@ pub fn run(choices: impl Choices, events: u64, worker_bytes: Option<&[u8]>) -> R
     }
     world.quiet_down();
     world.report
-}
-
-/// Whether somebody's socket has something that the driver has not seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-enum News {
-    None,
-    Some,
 }
 
 struct World<'a, C> {

@@ -10,10 +10,8 @@ use weave_core::response::{ImageSize, ResponseHead};
 
 use super::choices::{Choices, Luck};
 use super::judge::Judge;
-use super::{News, Report};
-
-/// What a worker says when it refuses a request.
-pub(super) const NO_ROOM: &str = "no room";
+use super::piece::{NO_ROOM, Piece};
+use super::report::{News, Report};
 
 /// What a worker does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,42 +53,6 @@ const BAD_DEEDS: [Deed; 11] = [
     Deed::Garbage,
     Deed::Refuse,
 ];
-
-/// A piece of what a worker sends.
-#[derive(Clone, Debug)]
-pub(super) enum Piece {
-    Bytes(VecDeque<u8>),
-    Pixels { tag: u64, at: u64, end: u64 },
-}
-
-impl Piece {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Pixels { at, end, .. } => usize::try_from(end - at).unwrap_or(usize::MAX),
-        }
-    }
-
-    /// The first `n` bytes of it.
-    pub(super) fn take(&mut self, n: usize) -> Self {
-        match self {
-            Self::Bytes(bytes) => Self::Bytes(bytes.drain(..n).collect()),
-            Self::Pixels { tag, at, .. } => {
-                let from = *at;
-                *at += n as u64;
-                Self::Pixels { tag: *tag, at: from, end: *at }
-            }
-        }
-    }
-
-    /// Its bytes, where somebody wants to look at them.
-    pub(super) fn copy_to(self, out: &mut [u8]) {
-        match self {
-            Self::Bytes(bytes) => out.iter_mut().zip(bytes).for_each(|(out, byte)| *out = byte),
-            Self::Pixels { tag, .. } => out.fill(tag.to_le_bytes()[0]),
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {

@@ -1,20 +1,7 @@
 //! Which tensors the engine asks each part for, and their names in other programs' files.
 
-use super::{Mmdit, Norm, Part, Tensors};
-
-/// What the engine asks for, given what is there. The shapes have their slowest dimension first.
-pub(super) fn of(part: Part, tensors: &Tensors<'_>) -> Vec<Need> {
-    let mut needs = Needs(Vec::new());
-    match part {
-        Part::Mmdit => mmdit(&mut needs, &Mmdit::of(tensors)),
-        Part::ClipL => clip(&mut needs, tensors, &Clip { width: 768, layers: 12, projection: None }),
-        Part::ClipG => clip(&mut needs, tensors, &Clip { width: 1280, layers: 32, projection: Some(1280) }),
-        Part::T5 => t5(&mut needs),
-        Part::Vae => vae(&mut needs, tensors),
-        Part::Taesd => taesd(&mut needs),
-    }
-    needs.0
-}
+use super::mmdit::{Mmdit, Norm};
+use super::tensors::Tensors;
 
 /// A tensor that the engine asks for.
 pub(super) struct Need {
@@ -22,7 +9,9 @@ pub(super) struct Need {
     pub(super) shape: Vec<u64>,
 }
 
-struct Needs(Vec<Need>);
+/// What the engine asks for. The shapes have their slowest dimension first.
+#[derive(Default)]
+pub(super) struct Needs(pub(super) Vec<Need>);
 
 impl Needs {
     fn tensor(&mut self, name: String, shape: &[u64]) {
@@ -49,7 +38,7 @@ impl Needs {
     }
 }
 
-fn mmdit(needs: &mut Needs, mmdit: &Mmdit) {
+pub(super) fn mmdit(needs: &mut Needs, mmdit: &Mmdit) {
     let Mmdit { blocks, dual, hidden, positions, norm } = *mmdit;
     needs.convolution("x_embedder.proj", 16, hidden, 2);
     needs.tensor("pos_embed".into(), &[1, positions, hidden]);
@@ -97,13 +86,13 @@ fn mmdit(needs: &mut Needs, mmdit: &Mmdit) {
     needs.linear("final_layer.adaLN_modulation.1", hidden, 2 * hidden);
 }
 
-struct Clip {
-    width: u64,
-    layers: u64,
-    projection: Option<u64>,
+pub(super) struct Clip {
+    pub(super) width: u64,
+    pub(super) layers: u64,
+    pub(super) projection: Option<u64>,
 }
 
-fn clip(needs: &mut Needs, tensors: &Tensors<'_>, clip: &Clip) {
+pub(super) fn clip(needs: &mut Needs, tensors: &Tensors<'_>, clip: &Clip) {
     let Clip { width, layers, projection } = *clip;
     // Query, key and value in one matrix, if any layer has them so.
     let joined = tensors.keys().any(|name| name.contains("self_attn.in_proj"));
@@ -130,7 +119,7 @@ fn clip(needs: &mut Needs, tensors: &Tensors<'_>, clip: &Clip) {
     }
 }
 
-fn t5(needs: &mut Needs) {
+pub(super) fn t5(needs: &mut Needs) {
     const WIDTH: u64 = 4096;
     const INNER: u64 = 10_240;
     needs.tensor("shared.weight".into(), &[32_128, WIDTH]);
@@ -184,7 +173,7 @@ pub(super) fn t5_name(name: &str) -> String {
 /// The channels of a latent.
 pub(super) const LATENT: u64 = 16;
 
-fn vae(needs: &mut Needs, tensors: &Tensors<'_>) {
+pub(super) fn vae(needs: &mut Needs, tensors: &Tensors<'_>) {
     const WIDTHS: [u64; 4] = [1, 2, 4, 4];
     let shape = |name: &str| tensors.get(name).map_or(&[][..], |(_, tensor)| tensor.shape());
     let resnet = |needs: &mut Needs, name: &str, inputs: u64, outputs: u64| {
@@ -303,7 +292,7 @@ pub(super) fn vae_name(name: &str) -> String {
     }
 }
 
-fn taesd(needs: &mut Needs) {
+pub(super) fn taesd(needs: &mut Needs) {
     const WIDTH: u64 = 64;
     /// Layers: the first one, blocks, resizing convolutions, the last one.
     struct Coder {
