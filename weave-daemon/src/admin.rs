@@ -184,7 +184,7 @@ impl Connection {
             None if self.bytes.len() < HEAD_LEN => return Ok(n),
             None => response(
                 &Page::words(431, format!("a request's head has {HEAD_LEN} bytes at most")),
-                true,
+                Body::Sent,
                 "",
             ),
             Some(head) => answer(head, page),
@@ -209,19 +209,27 @@ fn answer(head: &[u8], page: &mut impl FnMut(&str) -> Page) -> Vec<u8> {
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return response(&Page::words(400, "this socket speaks HTTP/1.1"), true, "");
+        return response(&Page::words(400, "this socket speaks HTTP/1.1"), Body::Sent, "");
     };
     if !version.starts_with("HTTP/1.") {
-        return response(&Page::words(505, "this socket speaks HTTP/1.1"), true, "");
+        return response(&Page::words(505, "this socket speaks HTTP/1.1"), Body::Sent, "");
     }
     if method != "GET" && method != "HEAD" {
         let page = Page::words(405, "only GET and HEAD; nothing can be changed here");
-        return response(&page, true, "Allow: GET, HEAD\r\n");
+        return response(&page, Body::Sent, "Allow: GET, HEAD\r\n");
     }
-    response(&page(target.split('?').next().unwrap_or_default()), method == "GET", "")
+    let body = if method == "HEAD" { Body::LeftOut } else { Body::Sent };
+    response(&page(target.split('?').next().unwrap_or_default()), body, "")
 }
 
-fn response(page: &Page, with_body: bool, more: &str) -> Vec<u8> {
+/// Whether a page follows its headers, which are the same without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Body {
+    Sent,
+    LeftOut,
+}
+
+fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
     let Page { status, kind, body } = page;
     let reason = match status {
         200 => "OK",
@@ -233,7 +241,7 @@ fn response(page: &Page, with_body: bool, more: &str) -> Vec<u8> {
         _ => "HTTP Version Not Supported",
     };
     let length = body.len();
-    let body = if with_body { body } else { "" };
+    let body = if sent == Body::Sent { body } else { "" };
     format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\
          Cache-Control: no-store\r\nConnection: close\r\n{more}\r\n{body}"

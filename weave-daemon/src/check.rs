@@ -215,7 +215,7 @@ fn tcp(config: &Config) -> Option<Finding> {
     match tcp::entrance(config) {
         Err(error) => Some(Finding::wrong("tcp", error)),
         Ok(entrance) => entrance.map(|(address, token)| {
-            let who = tcp::who(token.is_some());
+            let who = tcp::who(token.as_ref());
             match tcp::is_free(address) {
                 Ok(true) => Finding::good("tcp", format_args!("{address}, for {who}")),
                 Ok(false) => Finding::note("tcp", format_args!("{address}: somebody listens there now")),

@@ -38,11 +38,18 @@ enum Command {
     /// Say whether all that the settings name can be used.
     Check,
     /// Say what the settings are and where they come from.
-    Show { json: bool },
+    Show { format: Format },
     /// Ask the running daemon whether it is ready.
     Status,
     /// Say what the engine can compute on.
-    Devices { json: bool, about: About },
+    Devices { format: Format, about: About },
+}
+
+/// How a list is printed: for people, or for programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
 }
 
 /// What `weaved devices` is to tell.
@@ -170,9 +177,9 @@ fn run() -> Result<(), Failure> {
     };
     match command {
         Command::Check => return look(&settings.config, &sources),
-        Command::Show { json } => return show(&settings, json),
+        Command::Show { format } => return show(&settings, format),
         Command::Status => return ask(&settings.config),
-        Command::Devices { json, about } => return devices(&settings.config, json, about),
+        Command::Devices { format, about } => return devices(&settings.config, format, about),
         Command::Serve | Command::Work { .. } => {}
     }
     let mut config = settings.config;
@@ -230,8 +237,8 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
-    let (mut command, mut connect, mut file, mut bare, mut json) = (None, None, None, false, false);
-    let mut about = About::All;
+    let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
+    let (mut about, mut format) = (About::All, Format::Text);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -245,7 +252,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
                 connect = Some(PathBuf::from(parser.value().map_err(usage)?));
             }
-            Arg::Long("json") if matches!(command, Some("config" | "devices")) => json = true,
+            Arg::Long("json") if matches!(command, Some("config" | "devices")) => format = Format::Json,
             // Of a worker too: it may be another program, and is asked in the words that start it.
             Arg::Long("names") if matches!(command, Some("devices" | "worker")) => about = About::Names,
             Arg::Long("memory-of") if command == Some("devices") => {
@@ -283,12 +290,12 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     });
     let command = match command {
         Some("manual") => return tell(&manual::page()).map(|()| None),
-        Some("worker") if matches!(about, About::Names) => Command::Devices { json: false, about },
+        Some("worker") if matches!(about, About::Names) => Command::Devices { format: Format::Text, about },
         Some("worker") => Command::Work { connect },
         Some("check") => Command::Check,
-        Some("config") => Command::Show { json },
+        Some("config") => Command::Show { format },
         Some("status") => Command::Status,
-        Some("devices") => Command::Devices { json, about },
+        Some("devices") => Command::Devices { format, about },
         _ => Command::Serve,
     };
     Ok(Some((command, Sources { flags, file, bare })))
@@ -343,7 +350,8 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     };
     let tcp = tcp::listen(&config).map_err(Failure::Tcp)?;
     let admin = admin_listener(&config, handed.admin, path.as_deref())?;
-    let place = place(&listener, path.is_none());
+    let origin = if path.is_some() { Origin::Bound } else { Origin::HandedOver };
+    let place = place(&listener, origin);
     let io = |error: std::io::Error| Failure::Other(format!("can't serve: {error}"));
     // The demo model's files are no setting.
     let files = config.model.clone();
@@ -356,11 +364,12 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     };
     let mut server = Server::new(config, socket, listener, Box::new(reread)).map_err(io)?;
     if let Some((listener, socket)) = admin {
-        log::info!("metrics and health on {}", self::place(&listener, socket.is_none()));
+        let origin = if socket.is_some() { Origin::Bound } else { Origin::HandedOver };
+        log::info!("metrics and health on {}", self::place(&listener, origin));
         server.show_on(listener, socket).map_err(io)?;
     }
     if let Some(tcp) = tcp {
-        let who = tcp::who(tcp.token.is_some());
+        let who = tcp::who(tcp.token.as_ref());
         log::info!("listening on tcp://{} as well, for {who}", tcp.address);
         server.listen_on(tcp).map_err(io)?;
     }
@@ -368,12 +377,24 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     server.run().map_err(io)
 }
 
+/// Where a listener is from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This process has made its socket.
+    Bound,
+    /// systemd has, and passed it on.
+    HandedOver,
+}
+
 /// Where a listener is, in words.
-fn place(listener: &UnixListener, handed_over: bool) -> String {
+fn place(listener: &UnixListener, origin: Origin) -> String {
     let address = listener.local_addr().ok();
     let path = address.as_ref().and_then(|address| address.as_pathname());
     let path = path.map_or("a socket".to_owned(), |path| path.display().to_string());
-    if handed_over { path + ", which was handed over" } else { path }
+    match origin {
+        Origin::Bound => path,
+        Origin::HandedOver => path + ", which was handed over",
+    }
 }
 
 /// What metrics and health are shown on. Where nobody has asked for it, it may be missing.
@@ -438,7 +459,7 @@ fn ask(config: &Config) -> Result<(), Failure> {
 
 /// `weaved devices`: what the engine can compute on, and whether what the settings name is there.
 #[cfg(feature = "sdcpp")]
-fn devices(config: &Config, json: bool, about: About) -> Result<(), Failure> {
+fn devices(config: &Config, format: Format, about: About) -> Result<(), Failure> {
     use weave_daemon::engine::device;
     if let About::Memory(index) = about {
         let memory = device::memory(index).ok_or_else(|| Failure::NotReady("unknown".to_owned()))?;
@@ -461,14 +482,18 @@ fn devices(config: &Config, json: bool, about: About) -> Result<(), Failure> {
     let memory_of = |index| if matches!(about, About::All) { memory_of(index) } else { None };
     let described: Vec<_> =
         all.iter().enumerate().map(|(index, device)| (device, memory_of(index))).collect();
-    tell(&if json { device::to_json(&described) } else { device::to_text(&described) })?;
+    let text = match format {
+        Format::Text => device::to_text(&described),
+        Format::Json => device::to_json(&described),
+    };
+    tell(&text)?;
     device::chosen(&all, &config.tuning).map(drop).map_err(Failure::NotReady)
 }
 
 #[cfg(not(feature = "sdcpp"))]
-fn devices(_: &Config, json: bool, about: About) -> Result<(), Failure> {
+fn devices(_: &Config, format: Format, about: About) -> Result<(), Failure> {
     match about {
-        About::All | About::Names if json => return tell("[]\n"),
+        About::All | About::Names if format == Format::Json => return tell("[]\n"),
         About::Memory(index) => return Err(Failure::NotReady(format!("there is no device {index}"))),
         _ => {}
     }
@@ -476,8 +501,11 @@ fn devices(_: &Config, json: bool, about: About) -> Result<(), Failure> {
 }
 
 /// `weaved config`: as a settings file, or as JSON.
-fn show(settings: &Resolved, json: bool) -> Result<(), Failure> {
-    let text = if json { settings.to_json() } else { settings.to_toml() };
+fn show(settings: &Resolved, format: Format) -> Result<(), Failure> {
+    let text = match format {
+        Format::Text => settings.to_toml(),
+        Format::Json => settings.to_json(),
+    };
     print!("{text}");
     Ok(())
 }

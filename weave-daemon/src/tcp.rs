@@ -116,8 +116,11 @@ pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, 
 
 /// Who may come in, in words.
 #[must_use]
-pub const fn who(has_token: bool) -> &'static str {
-    if has_token { "who shows the token" } else { "every user of this machine" }
+pub const fn who(token: Option<&Token>) -> &'static str {
+    match token {
+        Some(_) => "who shows the token",
+        None => "every user of this machine",
+    }
 }
 
 /// Whether nobody listens there, without listening.

@@ -197,7 +197,9 @@ fn choose_gpu(tuning: &Tuning) -> Result<Option<usize>, String> {
     let devices = device::all();
     let device = device::chosen(&devices, tuning)?;
     if let Some(device) = device {
-        log_device(device, tuning.device_of("diffusion").is_some());
+        let chosen_by =
+            if tuning.device_of("diffusion").is_some() { ChosenBy::Settings } else { ChosenBy::Engine };
+        log_device(device, chosen_by);
     }
     Ok(devices.iter().position(|other| !other.is_cpu && Some(other) == device))
 }
@@ -501,8 +503,15 @@ fn told(message: &Message) -> String {
     CStr::from_bytes_until_nul(message).unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Says what is computed on, so that nobody takes the CPU for the GPU that they have.
-fn log_device(device: &Device, asked_for: bool) {
+/// Who has chosen the device that computes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ChosenBy {
+    Settings,
+    Engine,
+}
+
+/// Logs which device computes, so that users notice when it is not their GPU.
+fn log_device(device: &Device, chosen_by: ChosenBy) {
     let Device { name, description, .. } = device;
     if !device.is_cpu {
         log::info!("computing on {name} ({description})");
@@ -510,7 +519,7 @@ fn log_device(device: &Device, asked_for: bool) {
     }
     log::info!("computing on the CPU ({description})");
     let for_gpus: Vec<_> = sys::ENGINE.back_ends.iter().copied().filter(|name| *name != "cpu").collect();
-    if !asked_for && !for_gpus.is_empty() {
+    if chosen_by == ChosenBy::Engine && !for_gpus.is_empty() {
         log::warn!(
             "this weaved was built with {} too, but no such device was found: images take long; look after the \
              driver (CUDA: nvidia-smi) and who may use it",
