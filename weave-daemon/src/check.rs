@@ -56,11 +56,11 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::Good => "good",
+            Kind::Good => "ok",
             Kind::Note => "note",
-            Kind::Wrong => "wrong",
+            Kind::Wrong => "error",
         };
-        write!(f, "{kind:<6} {}: {}", self.what, self.text)
+        write!(f, "{kind:<5} {}: {}", self.what, self.text)
     }
 }
 
@@ -109,7 +109,7 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         Ok(None) => {}
         Ok(Some(found)) => {
             let gigabytes = found.bytes() as f64 / 1e9;
-            findings.push(Finding::good("model", format_args!("{found}; weights take {gigabytes:.1} GB")));
+            findings.push(Finding::good("model", format_args!("{found}; {gigabytes:.1} GB of weights")));
         }
     }
     for (name, path) in config.model.parts() {
@@ -118,7 +118,7 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::good(name, format_args!("{}, {} MB", path.display(), size / 1_000_000)));
     }
     if config.model.is_empty() && !config.worker_command.is_empty() {
-        findings.push(Finding::good("model", "the demo model, which worker_command's program unpacks"));
+        findings.push(Finding::good("model", "the demo model, unpacked by worker_command"));
     }
     #[cfg(feature = "sdcpp")]
     if config.model.is_empty() && config.worker_command.is_empty() {
@@ -127,7 +127,9 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
                 Ok(()) => {
                     Finding::good("model", format_args!("the demo model, unpacked in {}", folder.display()))
                 }
-                Err(error) => Finding::wrong("model", format_args!("the demo model has no place: {error}")),
+                Err(error) => {
+                    Finding::wrong("model", format_args!("the demo model can't be unpacked: {error}"))
+                }
             },
             Err(error) => Finding::wrong("model", error),
         });
@@ -136,11 +138,11 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
 
 fn device(config: &Config) -> Finding {
     if config.engine == EngineKind::Pattern {
-        return Finding::good("device", "none is needed");
+        return Finding::good("device", "not needed");
     }
     if !config.worker_command.is_empty() {
         return match process::check_devices(config) {
-            Ok(()) => Finding::note("device", "worker_command's business"),
+            Ok(()) => Finding::note("device", "chosen by worker_command"),
             Err(error) => Finding::wrong("device", error),
         };
     }
@@ -158,7 +160,7 @@ fn device(config: &Config) -> Finding {
         if back_ends.contains(&"cuda") && access(control, Access::READ_OK | Access::WRITE_OK).is_err() {
             return Finding::note(
                 "device",
-                "built for CUDA, but /dev/nvidiactl can't be used; the CPU remains",
+                "built for CUDA, but /dev/nvidiactl can't be used; computing on the CPU",
             );
         }
         match chosen {
@@ -167,7 +169,7 @@ fn device(config: &Config) -> Finding {
         }
     }
     #[cfg(not(feature = "sdcpp"))]
-    Finding::note("device", "there is no engine")
+    Finding::note("device", "none: built without an engine")
 }
 
 /// Whether a socket can be made there.
@@ -194,9 +196,11 @@ fn place(what: &'static str, path: &Path, access: &socket::Access) -> Finding {
             Finding::wrong(what, SocketError::NotASocket(path.to_owned()))
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            Finding::note(what, format_args!("{shown}: somebody listens there now"))
+            Finding::note(what, format_args!("{shown}: already in use"))
         }
-        Ok(_) => Finding::good(what, format_args!("{shown}, left behind by a daemon that is gone")),
+        Ok(_) => {
+            Finding::good(what, format_args!("{shown}, replaces the stale socket of a daemon that has died"))
+        }
     }
 }
 
@@ -205,7 +209,7 @@ fn writable(folder: &Path) -> Result<(), String> {
     let there = folder.ancestors().map(|at| if at.as_os_str().is_empty() { Path::new(".") } else { at });
     let Some(there) = there.into_iter().find(|at| at.exists()) else { return Ok(()) };
     if !there.is_dir() {
-        return Err(format!("{} is no folder", there.display()));
+        return Err(format!("{} is not a folder", there.display()));
     }
     access(there, Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|error| format!("can't write in {}: {error}", there.display()))
@@ -218,7 +222,7 @@ fn tcp(config: &Config) -> Option<Finding> {
             let who = tcp::who(token.as_ref());
             match tcp::is_free(address) {
                 Ok(true) => Finding::good("tcp", format_args!("{address}, for {who}")),
-                Ok(false) => Finding::note("tcp", format_args!("{address}: somebody listens there now")),
+                Ok(false) => Finding::note("tcp", format_args!("{address}: already in use")),
                 Err(error) => Finding::wrong("tcp", TcpError::Listen(address, error)),
             }
         }),
@@ -230,10 +234,10 @@ fn descriptors(config: &Config) -> Finding {
         (need, most) if most < need => Finding::note(
             "connections",
             format_args!(
-                "{} at once take {need} descriptors, but {most} are allowed; raise `ulimit -n` or LimitNOFILE=",
+                "up to {} need {need} file descriptors, and the limit is {most}; raise `ulimit -n` or LimitNOFILE=",
                 config.connections
             ),
         ),
-        _ => Finding::good("connections", format_args!("{} at once", config.connections)),
+        _ => Finding::good("connections", format_args!("up to {}", config.connections)),
     }
 }

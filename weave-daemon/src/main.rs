@@ -190,7 +190,7 @@ fn run() -> Result<(), Failure> {
     logger::start(config.log);
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        log::warn!("{name} is no setting of weaved; `weaved --help` lists them");
+        log::warn!("{name} is not a setting of weaved; `weaved --help` lists them");
     }
     let model = if config.engine == EngineKind::Pattern {
         "test pictures".to_owned()
@@ -328,17 +328,17 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     process::make_room(&mut config);
     process::check_command(&config).map_err(|error| Failure::Worker(format!("worker_command: {error}")))?;
     if let Err(error) = process::keep_inherited_descriptors() {
-        log::info!("workers get all descriptors that weaved was started with: {error}");
+        log::info!("workers inherit all descriptors that weaved was started with: {error}");
     }
     if config.decided().sandbox && config.isolation == Isolation::Thread {
-        log::info!("the engine runs on a thread of weaved, so it is in no sandbox");
+        log::info!("the engine runs in a thread of weaved, so it is not sandboxed");
     }
     process::check_devices(&config).map_err(Failure::Devices)?;
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
     let (socket, listener, path) = match handed.clients {
         Some(listener) => {
             if let Some(path) = &config.socket {
-                log::warn!("a socket was handed over, so {} is not used", path.display());
+                log::warn!("systemd passed a socket, so {} is not used", path.display());
             }
             (None, listener, None)
         }
@@ -370,7 +370,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     }
     if let Some(tcp) = tcp {
         let who = tcp::who(tcp.token.as_ref());
-        log::info!("listening on tcp://{} as well, for {who}", tcp.address);
+        log::info!("listening on tcp://{} too, for {who}", tcp.address);
         server.listen_on(tcp).map_err(io)?;
     }
     log::info!("listening on {place}, with {model}");
@@ -393,7 +393,7 @@ fn place(listener: &UnixListener, origin: Origin) -> String {
     let path = path.map_or("a socket".to_owned(), |path| path.display().to_string());
     match origin {
         Origin::Bound => path,
-        Origin::HandedOver => path + ", which was handed over",
+        Origin::HandedOver => path + " (passed by systemd)",
     }
 }
 
@@ -410,7 +410,9 @@ fn admin_listener(
     match Socket::bind_private(&path, &config.access) {
         Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
         Err(error) if config.admin_socket == AdminSocket::Beside => {
-            log::warn!("metrics and health are not shown: {error}; set admin_socket to a path, or to off");
+            log::warn!(
+                "metrics and health are not available: {error}; set admin_socket to a path, or to off"
+            );
             Ok(None)
         }
         Err(error) => Err(Failure::Socket(error)),
@@ -427,12 +429,12 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
     let mut findings = vec![check::Finding::good(
         "settings",
         match sources.file() {
-            Some(file) => format!("{} and what comes before it", file.display()),
-            None => "there is no file; flags, variables and defaults".to_owned(),
+            Some(file) => format!("{}, flags and variables", file.display()),
+            None => "no file; flags, variables and defaults".to_owned(),
         },
     )];
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        findings.push(check::Finding::note("settings", format!("{name} is no setting")));
+        findings.push(check::Finding::note("settings", format!("{name} is not a setting")));
     }
     findings.extend(check::all(config));
     tell(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
@@ -525,9 +527,11 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
     if config.decided().sandbox {
         let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
         match sandbox::enter(&files).join(", ") {
-            kept if kept.is_empty() => log::debug!("in the sandbox: no network, no files but the engine's"),
+            kept if kept.is_empty() => {
+                log::debug!("in the sandbox: no network, no files except the engine's")
+            }
             kept => log::warn!(
-                "the worker keeps what it doesn't need: {kept}; --sandbox off if that is all right"
+                "the sandbox is incomplete, the worker keeps {kept}; set --sandbox off to accept that"
             ),
         }
     }
@@ -561,7 +565,7 @@ fn inherited_scoreboard() -> Control {
     let Some(number) = std::env::var_os(scoreboard::VARIABLE) else { return Control::none() };
     let number = number.to_str().and_then(|number| number.parse().ok());
     number.and_then(Control::inherited).unwrap_or_else(|| {
-        log::warn!("this worker can't say how far it is, and can't be cancelled: is /proc missing?");
+        log::warn!("this worker can't report progress or be cancelled: is /proc missing?");
         Control::none()
     })
 }

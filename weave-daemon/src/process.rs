@@ -63,7 +63,7 @@ pub fn make_room(config: &mut Config) {
     if limit.current.is_some_and(|current| current < need) {
         let raised = Rlimit { current: Some(need.min(most)), ..limit };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::warn!("can't have more descriptors: {error}");
+            log::warn!("can't raise the limit on file descriptors: {error}");
         }
     }
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -71,8 +71,8 @@ pub fn make_room(config: &mut Config) {
         let short = usize::try_from(need - allowed).unwrap_or(usize::MAX);
         let connections = config.connections.saturating_sub(short).max(1);
         log::warn!(
-            "{} connections take {need} descriptors, but {allowed} are allowed (`ulimit -n`, LimitNOFILE=): \
-             there will be {connections} at once",
+            "{} connections need {need} file descriptors, and the limit is {allowed} (`ulimit -n`, LimitNOFILE=): \
+             accepting at most {connections}",
             config.connections
         );
         config.connections = connections;

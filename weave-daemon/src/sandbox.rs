@@ -114,7 +114,7 @@ pub fn enter(files: &[&Path]) -> Vec<String> {
     match restrict_files(files) {
         Ok(RulesetStatus::FullyEnforced) => {}
         Ok(RulesetStatus::PartiallyEnforced) => {
-            log::debug!("this kernel knows a part of the rules for files")
+            log::debug!("this kernel has only some of the sandbox's rules for files")
         }
         Ok(RulesetStatus::NotEnforced) => keep("files", &"this kernel has no Landlock"),
         Err(error) => keep("files", &error),

@@ -255,7 +255,7 @@ impl Socket {
             open_to(folder, folder_reach.group(), folder_reach.folder_mode())?;
         } else if folder_mode & reach.folder_mode() != reach.folder_mode() {
             log::warn!(
-                "{} has mode {folder_mode:04o}: not all that may connect can reach the socket in it; it takes {:04o}",
+                "{} has mode {folder_mode:04o}, so some users who may connect can't reach the socket in it; set mode {:04o}",
                 folder.display(),
                 reach.folder_mode()
             );
@@ -286,7 +286,7 @@ impl Socket {
             // We hold the lock, but whoever listens may be a program that doesn't know it.
             Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
             Ok(_) => {
-                log::info!("{} was left behind by a daemon that is gone; taking it over", path.display());
+                log::info!("replacing {}, the stale socket of a daemon that has died", path.display());
                 fs::remove_file(path).map_err(at("remove"))?;
             }
         }

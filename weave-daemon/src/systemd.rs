@@ -142,7 +142,7 @@ impl Notifier {
             match (socket, address) {
                 (Ok(socket), Ok(address)) => Some((socket, address)),
                 (Err(error), _) | (_, Err(error)) => {
-                    log::warn!("can't tell systemd anything at {}: {error}", name.display());
+                    log::warn!("can't notify systemd at {}: {error}", name.display());
                     None
                 }
             }
@@ -210,7 +210,7 @@ impl Notifier {
             return;
         }
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
-            log::debug!("systemd was not told {:?}: {error}", text.trim_end());
+            log::debug!("can't notify systemd of {:?}: {error}", text.trim_end());
         }
     }
 }

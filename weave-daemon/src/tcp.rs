@@ -99,7 +99,7 @@ pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, 
     let token = config.token_file.as_deref().map(Token::read).transpose()?;
     let Some(address) = config.tcp else {
         if token.is_some() {
-            log::warn!("token_file is set and tcp isn't: nobody has to show the token");
+            log::warn!("token_file has no effect while tcp is off");
         }
         return Ok(None);
     };
@@ -118,8 +118,8 @@ pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, 
 #[must_use]
 pub const fn who(token: Option<&Token>) -> &'static str {
     match token {
-        Some(_) => "who shows the token",
-        None => "every user of this machine",
+        Some(_) => "clients that send the token",
+        None => "all users of this machine",
     }
 }
 

@@ -90,7 +90,7 @@ fn answer(
 ) -> io::Result<()> {
     let id = request.request_id;
     if !request.prompts.are_equal() {
-        log::warn!("request {id}: the three prompts differ; the one for CLIP-L is used for all");
+        log::warn!("request {id}: the three prompts differ; using the one for CLIP-L for all");
     }
     let params = Params { seed: used_seed(request.params.seed)?, ..request.params };
     let Params { width, height, steps, cfg_scale, seed } = params;

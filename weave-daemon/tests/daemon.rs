@@ -604,7 +604,7 @@ fn what_a_killed_daemon_leaves_behind_is_taken_over() {
     daemon.wait();
     assert!(socket.exists());
     let next = Daemon::start_at(&socket, &["--engine=pattern", "--pattern=gradient"]);
-    next.log.wait("taking it over");
+    next.log.wait("stale socket");
     next.assert_serves();
 }
 

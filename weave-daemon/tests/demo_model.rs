@@ -439,7 +439,7 @@ fn what_does_not_fit_is_tiled_or_refused_before_it_is_computed() {
     ask(4, 64);
     let first = client.image();
     let tiled = client.image();
-    daemon.log.wait("decoded in tiles, since memory is too short");
+    daemon.log.wait("decoding this image in tiles");
     let text = client.expect_error(3, ErrorCode::OutOfMemory);
     assert!(text.contains(" MB of RAM and 16 MB are to be had; ask for "), "{text}");
     assert!(client.image().1 == first.1, "it goes on as before");

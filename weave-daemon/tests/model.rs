@@ -119,14 +119,16 @@ fn every_set_up_is_recognised() {
         assert_eq!(
             found(&[("model", &all)]),
             format!(
-                "{words}, f16; CLIP-L, f16 inside; CLIP-G, f16 inside; T5-XXL, f16 inside; the VAE, f16 inside"
+                "{words}, f16; CLIP-L, f16 in the checkpoint; CLIP-G, f16 in the checkpoint; T5-XXL, f16 in the checkpoint; the VAE, f16 in the checkpoint"
             )
         );
         // The diffusion model with the VAE, which is what is published, and encoders beside it.
         let main = shelf.put(F16, name, &checkpoint(shape, false));
         assert_eq!(
             found(&[("model", &main), ("clip_l", &l), ("clip_g", &g), ("t5xxl", &xxl)]),
-            format!("{words}, f16; CLIP-L, f16; CLIP-G, f16; T5-XXL, f8_e4m3; the VAE, f16 inside")
+            format!(
+                "{words}, f16; CLIP-L, f16; CLIP-G, f16; T5-XXL, f8_e4m3; the VAE, f16 in the checkpoint"
+            )
         );
         // TAESD comes before a VAE that is inside.
         assert_eq!(

@@ -188,7 +188,7 @@ fn a_listener_that_was_handed_over_is_used_and_stays() {
     // Who connects before the daemon is there waits for it.
     let early = UnixStream::connect(&path).unwrap();
     let mut daemon = Daemon::run(&mut handed(again(), 1, "weave.socket"), &path);
-    assert!(daemon.log.all().contains(&format!("listening on {}, which was handed over", path.display())));
+    assert!(daemon.log.all().contains(&format!("listening on {} (passed by systemd)", path.display())));
     let mut early = harness::Client::new(early);
     early.send(1, "early", 1);
     early.expect_gradient(1, "early", 1);
@@ -299,12 +299,13 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     let socket = socket.to_str().unwrap();
     let (code, text) = check(&["--engine=pattern", "--socket", socket]);
     assert_eq!(code, Some(0), "{text}");
-    for line in ["good   settings: ", "good   engine: pattern", "good   device: ", "good   connections: 256"]
+    for line in
+        ["ok    settings: ", "ok    engine: pattern", "ok    device: ", "ok    connections: up to 256"]
     {
         assert!(text.contains(line), "{line}: {text}");
     }
-    assert!(text.contains(&format!("good   socket: {socket}\n")), "{text}");
-    assert!(text.contains(&format!("good   admin_socket: {}/weave-admin.sock\n", run.display())), "{text}");
+    assert!(text.contains(&format!("ok    socket: {socket}\n")), "{text}");
+    assert!(text.contains(&format!("ok    admin_socket: {}/weave-admin.sock\n", run.display())), "{text}");
     assert!(!run.exists(), "it only looks");
 
     let file = folder.path().join("file");
@@ -322,15 +323,15 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     ] {
         let (code, text) = check(&["--engine=pattern", "--socket", path.to_str().unwrap()]);
         assert_eq!(code, Some(78), "{text}");
-        assert!(text.lines().any(|line| line.starts_with("wrong  socket") && line.contains(words)), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("error socket") && line.contains(words)), "{text}");
     }
     let nowhere =
         weaved().args(["check", "--engine=pattern"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
     let (code, text) = (nowhere.status.code(), stdout(&nowhere));
-    assert!(code == Some(78) && text.contains("wrong  socket: no place"), "{text}");
+    assert!(code == Some(78) && text.contains("error socket: no place"), "{text}");
     let (code, text) = check(&["--engine=pattern", "--socket", socket, "--connections=65536"]);
     assert_eq!(code, Some(0));
-    assert!(text.contains("connections: 65536 at once"), "{text}");
+    assert!(text.contains("connections: up to 65536"), "{text}");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -345,25 +346,25 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
         assert_eq!(found.0, Some(code), "{}", found.1);
         assert!(found.1.contains(line), "{line}: {}", found.1);
     };
-    tcp(&["--tcp=127.0.0.1:0"], 0, "good   tcp: 127.0.0.1:0, for every user of this machine\n");
-    tcp(&["--tcp", &taken], 0, &format!("note   tcp: {taken}: somebody listens there now\n"));
-    tcp(&["--tcp=0.0.0.0:9"], 78, "wrong  tcp: tcp is 0.0.0.0:9, which other machines may reach");
+    tcp(&["--tcp=127.0.0.1:0"], 0, "ok    tcp: 127.0.0.1:0, for all users of this machine\n");
+    tcp(&["--tcp", &taken], 0, &format!("note  tcp: {taken}: already in use\n"));
+    tcp(&["--tcp=0.0.0.0:9"], 78, "error tcp: tcp is 0.0.0.0:9, which other machines may reach");
     tcp(&["--tcp=192.0.2.1:9", "--allow-remote"], 78, "--token-file FILE as well");
-    tcp(&here, 78, "wrong  tcp: token_file ");
+    tcp(&here, 78, "error tcp: token_file ");
     secret(0o644);
     tcp(&here, 78, "so others may know it");
     secret(0o600);
-    tcp(&here, 0, "good   tcp: 127.0.0.1:0, for who shows the token\n");
+    tcp(&here, 0, "ok    tcp: 127.0.0.1:0, for clients that send the token\n");
     tcp(
         &[here[1], here[2], "--tcp=192.0.2.1:9", "--allow-remote"],
         78,
-        "wrong  tcp: can't listen on TCP at 192.0.2.1:9: ",
+        "error tcp: can't listen on TCP at 192.0.2.1:9: ",
     );
 
     fs::write(&file, "queue = 0\n").unwrap();
     let (code, text) = check(&["--config", file.to_str().unwrap()]);
     assert!(
-        code == Some(78) && text.contains("wrong  settings: ") && text.contains("file:1: queue"),
+        code == Some(78) && text.contains("error settings: ") && text.contains("file:1: queue"),
         "{text}"
     );
     // The command line is another matter.
@@ -371,7 +372,7 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
 
     let daemon = Daemon::pattern(&[]);
     let (code, text) = check(&["--engine=pattern", "--socket", daemon.socket.to_str().unwrap()]);
-    assert!(code == Some(0) && text.contains("somebody listens there now"), "{text}");
+    assert!(code == Some(0) && text.contains("already in use"), "{text}");
     daemon.assert_serves();
 }
 
@@ -826,7 +827,7 @@ fn the_administrative_socket_is_private_and_where_it_is_wanted() {
     fs::write(second.with_file_name("third-admin.sock"), "").unwrap();
     let third = second.with_file_name("third.sock");
     let other = Daemon::start_at(&third, &["--engine=pattern", "--pattern=gradient"]);
-    other.log.wait("metrics and health are not shown: ");
+    other.log.wait("metrics and health are not available: ");
     other.assert_serves();
     drop(other);
     let taken = admin(&daemon);

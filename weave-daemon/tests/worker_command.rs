@@ -141,7 +141,7 @@ fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&check.stdout);
-    assert!(said.contains("wrong  worker_command: ") && said.contains("isolation must be process"), "{said}");
+    assert!(said.contains("error worker_command: ") && said.contains("isolation must be process"), "{said}");
     let output = refused(&["--worker-command", " "]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 
@@ -149,7 +149,7 @@ fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
         weaved().args(["check", "--socket", "s", "--worker-command", "/nonexistent/w"]).output().unwrap();
     assert_eq!(check.status.code(), Some(78));
     let said = String::from_utf8_lossy(&check.stdout);
-    assert!(said.contains("wrong  worker_command: can't start /nonexistent/w: "), "{said}");
+    assert!(said.contains("error worker_command: can't start /nonexistent/w: "), "{said}");
 }
 
 /// The router's own program may have none of them.
@@ -174,7 +174,7 @@ fn devices_that_the_settings_insist_on_are_the_other_programs() {
     assert_eq!((output.status.code(), said.lines().last()), (Some(78), Some("weaved: no GPU but a lamp")));
     let (code, said) = check(&flags(&command));
     assert_eq!(code, Some(78));
-    assert!(said.contains("wrong  device: no GPU but a lamp\n"), "{said}");
+    assert!(said.contains("error device: no GPU but a lamp\n"), "{said}");
 
     let command = worker("exit 0");
     let (code, said) = check(&flags(&command));

@@ -13,7 +13,7 @@ use super::error::Error;
 /// A file on its way to its name. Dropped before [`Draft::finish`], it leaves nothing behind.
 pub(super) struct Draft<'a> {
     file: File,
-    temporary: PathBuf,
+    pub(super) temporary: PathBuf,
     pub(super) path: &'a Path,
     at: u64,
     finished: bool,

@@ -70,7 +70,7 @@ impl Sdcpp {
     /// Makes the context anew if the last one is gone.
     fn recover(&mut self) -> Result<(), String> {
         if self.context.is_none() {
-            log::warn!("engine: loading the model again, since what it was left in can't be relied on");
+            log::warn!("engine: reloading the model, because the last failure left it in an unknown state");
             self.context = Some(Context::new(&self.model, &self.tuning, self.threads)?);
         }
         Ok(())
@@ -90,7 +90,7 @@ impl Sdcpp {
         }
         let result = self.check(whole);
         if self.tuning.vae_tiling == Tiling::Auto && result.is_err() && self.check(tiled).is_ok() {
-            log::info!("this image is decoded in tiles, since memory is too short otherwise");
+            log::info!("decoding this image in tiles, because there is not enough memory to decode it whole");
             return Ok(tiled);
         }
         result
@@ -142,7 +142,7 @@ impl Sdcpp {
             pool.name(),
             free >> 20
         );
-        log::warn!("{text}; memory_limit, vae_tiling, flash_attention and preset are settings for this");
+        log::warn!("{text}; see the settings memory_limit, vae_tiling, flash_attention and preset");
         EngineError { code: ErrorCode::OutOfMemory, text }
     }
 }
@@ -521,8 +521,8 @@ fn log_device(device: &Device, chosen_by: ChosenBy) {
     let for_gpus: Vec<_> = sys::ENGINE.back_ends.iter().copied().filter(|name| *name != "cpu").collect();
     if chosen_by == ChosenBy::Engine && !for_gpus.is_empty() {
         log::warn!(
-            "this weaved was built with {} too, but no such device was found: images take long; look after the \
-             driver (CUDA: nvidia-smi) and who may use it",
+            "this weaved was built for {} too, but found no such device, so images take long; check the driver \
+             (CUDA: nvidia-smi) and the permissions of its devices",
             for_gpus.join(" and ")
         );
     }

@@ -190,9 +190,9 @@ impl Tuning {
     #[must_use]
     pub fn without_effect(&self) -> Option<&'static str> {
         if self.stream_layers && self.max_vram == 0.0 {
-            Some("stream_layers does nothing while max_vram is 0")
+            Some("stream_layers has no effect while max_vram is 0")
         } else if self.stream_layers && !self.keeps_diffusion_elsewhere() {
-            Some("stream_layers does nothing unless params_backend keeps the diffusion model on the cpu")
+            Some("stream_layers has no effect unless params_backend keeps the diffusion model on the cpu")
         } else {
             None
         }

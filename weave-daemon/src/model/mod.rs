@@ -179,7 +179,7 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (part, (setting, content))) in self.parts.iter().enumerate() {
-            let inside = if *setting == "model" && *part != Part::Mmdit { " inside" } else { "" };
+            let inside = if *setting == "model" && *part != Part::Mmdit { " in the checkpoint" } else { "" };
             write!(f, "{}{content}{inside}", if i > 0 { "; " } else { "" })?;
         }
         for encoder in Part::ENCODERS {
