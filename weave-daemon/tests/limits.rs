@@ -133,7 +133,7 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     let _ = client.stream.read_to_end(&mut rest);
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
     daemon.log.wait("stall timeout, it took too little of its answer; closing");
-    daemon.log.wait("worker 0: its image stood still; killing it");
+    daemon.log.wait("worker 0: its image stalled; killing it");
     daemon.assert_serves();
     assert_eq!(metric(&daemon, "weave_worker_kills_total{reason=\"violation\"}"), 1.0);
 }

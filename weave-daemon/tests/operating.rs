@@ -388,7 +388,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     let mut client = daemon.connect();
 
     daemon.signal(Signal::HUP);
-    daemon.log.wait("read the settings again: nothing changed");
+    daemon.log.wait("settings reloaded: nothing changed");
     for (bad, words) in [
         ("generation_timeout = 1\nqueue = 0\n", "weaved.toml:2: queue is \"0\""),
         ("generation_timeout = 1\nqeue = 1\n", "weaved.toml:2: there is no setting"),
@@ -397,7 +397,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
         fs::write(&file, bad).unwrap();
         daemon.signal(Signal::HUP);
         let line = daemon.log.wait(words);
-        assert!(line.starts_with("ERROR the settings stay as they were: "), "{line}");
+        assert!(line.starts_with("ERROR settings not reloaded: "), "{line}");
     }
     fs::remove_file(&file).unwrap();
     daemon.signal(Signal::HUP);
@@ -407,7 +407,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     fs::write(&file, "queue = 6\ngeneration_timeout = 1\nlog = \"debug\"\nstall_timeout = 1\n").unwrap();
     daemon.signal(Signal::HUP);
     // The flag comes before the file, as it always does.
-    daemon.log.wait("read the settings again: generation_timeout, log changed");
+    daemon.log.wait("settings reloaded: generation_timeout, log changed");
     let line = daemon.log.wait("only a restart");
     assert!(line.starts_with("WARN ") && line.ends_with(": queue"), "{line}");
     client.send(1, "stop", 1);
@@ -498,7 +498,7 @@ fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
         client.answer().unwrap();
     }
     daemon.signal(Signal::HUP);
-    daemon.log.wait("read the settings again");
+    daemon.log.wait("settings reloaded");
     let (again, second) = parse_metrics(&get(&socket, "/metrics").1);
     assert_eq!(kinds, again);
     assert!(first.keys().eq(second.keys()), "the same samples, whatever has happened");

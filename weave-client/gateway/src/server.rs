@@ -199,7 +199,8 @@ async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> Result<(), Failure> {
         local(&format!("can't listen at {listen}"), &error).next("choose another with --listen ADDRESS:PORT")
     })?;
     let address = listener.local_addr().map_err(|error| local("can't listen", &error))?;
-    let who = if shared.token.is_some() { "who shows the token" } else { "every user of this machine" };
+    let who =
+        if shared.token.is_some() { "clients that send the token" } else { "all users of this machine" };
     tell(format_args!("listening at http://{address} for {who}"))?;
 
     let service = TowerToHyperService::new(router(shared));

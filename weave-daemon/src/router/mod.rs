@@ -458,7 +458,7 @@ impl Router {
                 }
             },
             worker::Timeout::Job(Late::Pixels) => {
-                log::error!("worker {}: its image stood still; killing it", id.0);
+                log::error!("worker {}: its image stalled; killing it", id.0);
                 self.kill_and_fail(id, Refusal::WorkerViolation, now);
             }
             why => self.pool.timed_out(id, why, &mut self.shared),

@@ -225,7 +225,7 @@ impl Doors {
                 counters.accept_errors += 1;
                 self.accept_after = Some(now + ACCEPT_PAUSE);
                 if !std::mem::replace(&mut self.accept_failed, true) {
-                    log::warn!("can't accept connections: {error}; those that come have to wait");
+                    log::warn!("can't accept connections: {error}; new connections wait");
                 }
             }
         }

@@ -139,14 +139,14 @@ impl Operator {
                 log::set_max_level(config.log);
                 router.set_limits(config.limits(), now);
                 let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
-                log::info!("read the settings again: {taken} changed");
+                log::info!("settings reloaded: {taken} changed");
                 if !left.is_empty() {
-                    log::warn!("changed as well, but only a restart can apply it: {}", left.join(", "));
+                    log::warn!("settings that need a restart changed too: {}", left.join(", "));
                 }
             }
             Err(error) => {
                 counters.reload_failures += 1;
-                log::error!("the settings stay as they were: {error}");
+                log::error!("settings not reloaded: {error}");
             }
         }
         self.notifier.ready();
