@@ -211,7 +211,7 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Of a warning or a skip; and why an expected failure was expected.
     pub reason: Option<String>,
-    /// At most [`MAX_FAILURES`].
+    /// At most [`MAX_FAILURES`](crate::verdict::MAX_FAILURES).
     pub failures: Vec<Failure>,
     /// Whether the list of expected failures has the case.
     pub expected_to_fail: bool,

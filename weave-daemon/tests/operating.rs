@@ -408,7 +408,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     daemon.signal(Signal::HUP);
     // The flag comes before the file, as it always does.
     daemon.log.wait("settings reloaded: generation_timeout, log changed");
-    let line = daemon.log.wait("only a restart");
+    let line = daemon.log.wait("need a restart");
     assert!(line.starts_with("WARN ") && line.ends_with(": queue"), "{line}");
     client.send(1, "stop", 1);
     let text = client.expect_error(1, ErrorCode::Timeout);

@@ -34,10 +34,10 @@
 //! client whose output is full is not read.
 //!
 //! # How it is built
-//! Two machines below a coordinator. [`requests`] knows what is *owed*: connections ([`connection`]),
-//! jobs ([`jobs`]), errors that wait for room. [`worker`] knows who *works*, and [`answer`] reads what a
+//! Two machines below a coordinator. `requests` knows what is *owed*: connections (`connection`),
+//! jobs (`jobs`), errors that wait for room. `worker` knows who *works*, and `answer` reads what a
 //! worker says. This file lets them meet: jobs go to idle workers, images to clients, and a death on
-//! either side is told to the other. Both write down in the [`agenda`] what the driver is to do.
+//! either side is told to the other. Both write down in the `agenda` what the driver is to do.
 //!
 //! ```text
 //! connection:  Open ──eof──▶ HalfClosed ──last answer taken──▶ closed
@@ -50,7 +50,7 @@
 //!                 Parked ◀── died, was idle for too long; a job that waits makes it Down
 //! ```
 //!
-//! Deadlines stand in `due` of [`connection`] and of [`worker`] alone. After a change `rearm` announces
+//! Deadlines stand in `due` of `connection` and of `worker` alone. After a change `rearm` announces
 //! the next one, `tick` acts on it, and the simulator checks that none was forgotten.
 //!
 //! # Endings
@@ -58,7 +58,7 @@
 //! | --- | --- | --- |
 //! | *cancel* | a worker's request | the worker is told to stop; it still answers, to nobody |
 //! | *kill* | a worker | its process ends, whatever it does |
-//! | *fail* | a job | its answer is a [`Refusal`] |
+//! | *fail* | a job | its answer is a `Refusal` |
 //! | *drop* | a job | its client has gone, and nobody is told |
 //! | *close* | a connection | at once, in the middle of whatever is going out |
 
