@@ -1,6 +1,7 @@
 //! Runs the router in simulated worlds, one after the other, each from a seed of its own.
 //!
-//! `cargo run --release -p weave-daemon --no-default-features --features simulator --example simulate -- EVENTS [SEED] [--log]`
+//! `target/simulator/debug/examples/simulate EVENTS [SEED] [--log]`, which `make simulate` builds: a program of the release
+//! profile ends at a panic, before it has said the seed.
 //!
 //! A world that fails says its seed; given that seed alone, with the same number of events, it fails
 //! again at the same place.
