@@ -556,7 +556,7 @@ impl Router {
     fn cancel(&mut self, id: WorkerId, why: Kill, now: Instant) -> Option<JobId> {
         let Task::Job(job_id) = self.pool[id].busy()?.task else { return None };
         let len = self.requests.jobs.get(job_id).len();
-        self.pool.cancel(id, len, why, &mut self.shared, now).ok().map(|()| job_id)
+        self.pool.cancel(id, len, why, &mut self.shared, now).then_some(job_id)
     }
 
     /// Kills a worker that broke the protocol.

@@ -446,9 +446,9 @@ impl Pool {
         self.rest(id, shared, now);
     }
 
-    /// Has a worker cancel its job, whose request is so long; the job is the caller's from then on. A
-    /// worker can't be asked to if it has not read all of the request, and is not asked if the cancel
-    /// timeout is zero.
+    /// Has a worker cancel its job, whose request is so long; the job is the caller's from then on.
+    /// Whether it was asked to: it can't be if it has not read all of the request, and is not if the
+    /// cancel timeout is zero.
     pub(super) fn cancel(
         &mut self,
         id: WorkerId,
@@ -456,11 +456,11 @@ impl Pool {
         why: Kill,
         shared: &mut Shared,
         now: Instant,
-    ) -> Result<(), NotAsked> {
+    ) -> bool {
         let nth = self[id].given;
-        let busy = self[id].busy_mut().filter(|busy| busy.written >= len).ok_or(NotAsked)?;
+        let Some(busy) = self[id].busy_mut().filter(|busy| busy.written >= len) else { return false };
         if shared.limits.cancel.is_zero() {
-            return Err(NotAsked);
+            return false;
         }
         (busy.task, busy.since) = (Task::Cancelled(why), now);
         busy.deadline = now + shared.limits.cancel;
@@ -468,7 +468,7 @@ impl Pool {
         shared.counters.worker_cancelled(why);
         shared.agenda.order(id, Order::Cancel(nth));
         self.rearm(id, shared);
-        Ok(())
+        true
     }
 
     /// Kills a worker. A job that it had is the caller's.
@@ -497,10 +497,6 @@ impl Pool {
         self.rearm(id, shared);
     }
 }
-
-/// The worker was not asked to cancel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotAsked;
 
 impl Index<WorkerId> for Pool {
     type Output = Worker;
