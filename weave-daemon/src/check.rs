@@ -1,5 +1,5 @@
 //! `weaved check`: whether all that serving takes is there. Makes and changes nothing, and starts nothing but
-//! another worker, to ask for its version and, where the settings insist on some, for its devices.
+//! another worker, to ask for its version, to try the sandbox, and, where the settings insist on some, for its devices.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::process;
 use crate::socket::{self, SocketError, check_folder, default_path};
 use crate::tcp::{self, TcpError};
@@ -70,6 +70,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     model(config, &mut findings);
     findings.push(device(config));
+    findings.extend(sandbox(config));
     findings.extend(config.tuning.without_effect().map(|what| Finding::note("tuning", what)));
     match config.socket.clone().map_or_else(default_path, Ok) {
         Ok(path) => {
@@ -170,6 +171,26 @@ fn device(config: &Config) -> Finding {
     }
     #[cfg(not(feature = "sdcpp"))]
     Finding::note("device", "none: built without an engine")
+}
+
+/// Whether workers can be sandboxed as the settings have it. Another program's own default is its own.
+fn sandbox(config: &Config) -> Option<Finding> {
+    let mode = match config.sandbox {
+        None if !config.worker_command.is_empty() => return None,
+        _ => config.decided().sandbox,
+    };
+    let required = match mode {
+        Sandbox::Off => return Some(Finding::note("sandbox", "off: the engine can do what weaved can")),
+        Sandbox::On if config.isolation == Isolation::Thread => {
+            return Some(Finding::note("sandbox", "none, because the engine runs in a thread of weaved"));
+        }
+        Sandbox::On | Sandbox::Require => Config { sandbox: Some(Sandbox::Require), ..config.clone() },
+    };
+    Some(match process::check_sandbox(&required) {
+        Ok(()) => Finding::good("sandbox", "this kernel can do all of it"),
+        Err(error) if mode == Sandbox::Require => Finding::wrong("sandbox", error),
+        Err(error) => Finding::note("sandbox", format_args!("incomplete; with \"require\": {error}")),
+    })
 }
 
 /// Whether a socket can be made there.

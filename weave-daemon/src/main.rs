@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::set_parent_process_death_signal;
 use rustix::process::{Signal, getpid, kill_process};
 use weave_daemon::config::{
-    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, default_file,
+    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, Sandbox, default_file,
     unknown_variables,
 };
 use weave_daemon::model::ModelError;
@@ -27,6 +27,7 @@ use weave_daemon::scoreboard::{self, Control};
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
+use weave_daemon::worker::Settled;
 use weave_daemon::{admin, check, logger, process, sandbox, systemd, worker};
 
 /// What the command line asks for.
@@ -35,6 +36,8 @@ enum Command {
     Serve,
     /// Be a worker, on the socket that is standard input or on one to connect to.
     Work { connect: Option<PathBuf> },
+    /// Say whether this kernel can put a worker into its sandbox.
+    TrySandbox,
     /// Say whether all that the settings name can be used.
     Check,
     /// Say what the settings are and where they come from.
@@ -99,6 +102,8 @@ enum Failure {
     Handed(String),
     /// A device that the settings insist on is missing.
     Devices(String),
+    /// The settings insist on the sandbox, and it can't be had.
+    Sandbox(String),
     /// `weaved check` has found something, and has said what.
     Found,
     /// The daemon that was asked is not ready, or not there.
@@ -119,7 +124,7 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
-            Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Found => 78,
+            Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Sandbox(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -149,6 +154,7 @@ impl fmt::Display for Failure {
             Self::Worker(error)
             | Self::Handed(error)
             | Self::Devices(error)
+            | Self::Sandbox(error)
             | Self::NotReady(error)
             | Self::Other(error) => f.write_str(error),
         }
@@ -180,12 +186,13 @@ fn run() -> Result<(), Failure> {
         Command::Show { format } => return show(&settings, format),
         Command::Status => return ask(&settings.config),
         Command::Devices { format, about } => return devices(&settings.config, format, about),
+        Command::TrySandbox => return try_sandbox(&settings.config),
         Command::Serve | Command::Work { .. } => {}
     }
     let mut config = settings.config;
     let computes = matches!(command, Command::Work { .. }) || config.isolation == Isolation::Thread;
     if computes && config.engine == EngineKind::Sdcpp {
-        wait_without_spinning();
+        set_openmp_up(&config);
     }
     logger::start(config.log);
     logger::show_prompts(config.log_prompts);
@@ -207,17 +214,28 @@ const COMMANDS: [&str; 7] = ["serve", "worker", "check", "config", "status", "de
 
 /// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
 /// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
-/// has other work. OpenMP looks at its variable before `main`.
-fn wait_without_spinning() {
+/// has other work. And without what binds threads to processors, which the sandbox doesn't allow: OpenMP would give
+/// up. It looks at its variables before `main`.
+fn set_openmp_up(config: &Config) {
     const VARIABLE: &str = "OMP_WAIT_POLICY";
-    if cfg!(not(feature = "openmp")) || std::env::var_os(VARIABLE).is_some() {
+    const BINDING: [&str; 3] = ["GOMP_CPU_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"];
+    let is_sandboxed = config.isolation == Isolation::Process && config.decided().sandbox != Sandbox::Off;
+    let is_bound = is_sandboxed && BINDING.iter().any(|name| std::env::var_os(name).is_some());
+    let policy = std::env::var_os(VARIABLE);
+    if cfg!(not(feature = "openmp")) || policy.is_some() && !is_bound {
         return;
     }
     let mut arguments = std::env::args_os();
     if let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) {
+        let mut again = std::process::Command::new(program);
+        again.arg0(name).args(arguments).env(VARIABLE, policy.unwrap_or_else(|| "PASSIVE".into()));
+        if is_bound {
+            for name in BINDING {
+                again.env_remove(name);
+            }
+        }
         // Comes back only where it fails: then threads spin.
-        let _ =
-            std::process::Command::new(program).arg0(name).args(arguments).env(VARIABLE, "PASSIVE").exec();
+        let _ = again.exec();
     }
 }
 
@@ -238,7 +256,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
     let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
-    let (mut about, mut format) = (About::All, Format::Text);
+    let (mut about, mut format, mut tries_sandbox) = (About::All, Format::Text, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -255,6 +273,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Long("json") if matches!(command, Some("config" | "devices")) => format = Format::Json,
             // Of a worker too: it may be another program, and is asked in the words that start it.
             Arg::Long("names") if matches!(command, Some("devices" | "worker")) => about = About::Names,
+            Arg::Long("try-sandbox") if command == Some("worker") => tries_sandbox = true,
             Arg::Long("memory-of") if command == Some("devices") => {
                 let number = parser.value().map_err(usage)?.to_str().and_then(|text| text.parse().ok());
                 let number =
@@ -290,6 +309,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     });
     let command = match command {
         Some("manual") => return tell(&manual::page()).map(|()| None),
+        Some("worker") if tries_sandbox => Command::TrySandbox,
         Some("worker") if matches!(about, About::Names) => Command::Devices { format: Format::Text, about },
         Some("worker") => Command::Work { connect },
         Some("check") => Command::Check,
@@ -330,9 +350,10 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers inherit all descriptors that weaved was started with: {error}");
     }
-    if config.decided().sandbox && config.isolation == Isolation::Thread {
+    if config.decided().sandbox == Sandbox::On && config.isolation == Isolation::Thread {
         log::info!("the engine runs in a thread of weaved, so it is not sandboxed");
     }
+    process::check_sandbox(&config).map_err(Failure::Sandbox)?;
     process::check_devices(&config).map_err(Failure::Devices)?;
     let handed = systemd::take_listeners().map_err(Failure::Handed)?;
     let (socket, listener, path) = match handed.clients {
@@ -524,17 +545,28 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
         }
     };
     let control = inherited_scoreboard();
-    if config.decided().sandbox {
-        let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
-        match sandbox::enter(&files).join(", ") {
-            kept if kept.is_empty() => {
-                log::debug!("in the sandbox: no network, no files except the engine's")
-            }
-            kept => log::warn!(
-                "the sandbox is incomplete, the worker keeps {kept}; set --sandbox off to accept that"
-            ),
+    // The sandbox lets no descriptor be doubled.
+    let other_end = stream.try_clone().map_err(|error| Failure::Other(error.to_string()))?;
+    let mode = config.decided().sandbox;
+    let entered = match mode {
+        Sandbox::Off => {
+            log::info!("this worker is not sandboxed: sandbox is off (the default of builds for GPUs alone)");
+            None
         }
-    }
+        Sandbox::On => Some(enter_sandbox(config, false)?),
+        Sandbox::Require => Some(enter_sandbox(config, true)?),
+    };
+    let settle = || {
+        let Some(entered) = &entered else { return Ok(Settled::Open) };
+        match entered.settle() {
+            Ok(settled) => Ok(settled),
+            Err(kept) if mode == Sandbox::Require => Err(too_little(&kept)),
+            Err(kept) => {
+                log::warn!("{}", incomplete(&kept));
+                Ok(Settled::Open)
+            }
+        }
+    };
     // If whoever started this process is gone, so are we, whatever the engine is doing.
     if connect.is_some() {
         thread::spawn(|| {
@@ -543,10 +575,43 @@ fn work(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
             std::process::exit(0);
         });
     } else {
-        let other_end = stream.try_clone().map_err(|error| Failure::Other(error.to_string()))?;
         thread::spawn(move || end_with(&other_end));
     }
-    worker::run(config, stream, control).map_err(Failure::Other)
+    worker::run(config, stream, control, &settle).map_err(Failure::Other)
+}
+
+/// `weaved worker --try-sandbox`: whether all of it can be had here, asked before anybody is served.
+fn try_sandbox(config: &Config) -> Result<(), Failure> {
+    let settled = enter_sandbox(config, true)?.settle();
+    settled.map(drop).map_err(|kept| Failure::Sandbox(too_little(&kept)))
+}
+
+fn too_little(kept: &str) -> String {
+    format!(
+        "sandbox is \"require\", but a worker would keep {kept}; use Linux 5.13 or later with Landlock and seccomp, \
+         or set sandbox to \"on\" to do without"
+    )
+}
+
+fn incomplete(kept: &str) -> String {
+    format!("the sandbox is incomplete, the worker keeps {kept}; set --sandbox off to accept that")
+}
+
+/// Gives up what a worker doesn't need; all of it, or none of it is good.
+fn enter_sandbox(config: &Config, must_be_whole: bool) -> Result<sandbox::Entered, Failure> {
+    let files: Vec<_> = config.model.parts().into_iter().filter_map(|(_, path)| path).collect();
+    let entered = sandbox::enter(&sandbox::Rules::new(&files, config.tuning.mmap));
+    match entered.missing().join(", ") {
+        kept if kept.is_empty() => {
+            log::debug!("in the sandbox: no network, no files except the engine's");
+            Ok(entered)
+        }
+        kept if must_be_whole => Err(Failure::Sandbox(too_little(&kept))),
+        kept => {
+            log::warn!("{}", incomplete(&kept));
+            Ok(entered)
+        }
+    }
 }
 
 /// Ends this process when nobody has the other end of its stream any more. The signal of a parent's death alone would

@@ -1,4 +1,7 @@
-//! What /proc says of a process.
+//! What /proc says of a process, and of the machine's memory.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// What /proc says of a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,4 +41,101 @@ impl Process {
                 .unwrap_or(u64::MAX),
         }
     }
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Not taken by anybody.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// The files that tell of this machine's memory, and of the control group that this process is in where that has
+/// less. They stay open: a worker that draws may open nothing.
+#[derive(Debug)]
+pub struct MemoryFiles {
+    machine: File,
+    group: Option<Group>,
+}
+
+#[derive(Debug)]
+struct Group {
+    limit: File,
+    used: File,
+    stat: Option<File>,
+}
+
+impl MemoryFiles {
+    /// `None`: there is no /proc.
+    #[must_use]
+    pub fn open() -> Option<Self> {
+        let machine = File::open("/proc/meminfo").ok()?;
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        // In a container the group's own path is hidden, and its files lie at the top.
+        let folders = [format!("/sys/fs/cgroup{group}"), "/sys/fs/cgroup".to_owned()];
+        Some(Self { machine, group: folders.iter().find_map(|folder| Group::open(folder)) })
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn read(&self) -> Option<Memory> {
+        let text = text(&self.machine)?;
+        let memory = Memory { free: kilobytes(&text, "MemAvailable")?, total: kilobytes(&text, "MemTotal")? };
+        let of_group = self.group.as_ref().and_then(Group::read);
+        Some(of_group.map_or(memory, |group| Memory {
+            free: memory.free.min(group.free),
+            total: memory.total.min(group.total),
+        }))
+    }
+
+    /// The most that this process could ever have, with what is swapped out.
+    #[must_use]
+    pub fn most(&self) -> Option<u64> {
+        let text = text(&self.machine)?;
+        let swap = kilobytes(&text, "SwapTotal").unwrap_or(0);
+        let group = self.group.as_ref().and_then(|group| number(&group.limit)).unwrap_or(u64::MAX);
+        Some(kilobytes(&text, "MemTotal")?.min(group).saturating_add(swap))
+    }
+}
+
+impl Group {
+    fn open(folder: &str) -> Option<Self> {
+        let open = |file: &str| File::open(format!("{folder}/{file}")).ok();
+        let group =
+            Self { limit: open("memory.max")?, used: open("memory.current")?, stat: open("memory.stat") };
+        // A group without a limit says "max".
+        number(&group.limit).is_some().then_some(group)
+    }
+
+    fn read(&self) -> Option<Memory> {
+        let (limit, used) = (number(&self.limit)?, number(&self.used)?);
+        // Files that are only kept at hand count as used, and go when there is need.
+        let stat = self.stat.as_ref().and_then(text).unwrap_or_default();
+        let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
+        let free = limit.saturating_sub(used.saturating_sub(files.unwrap_or(0)));
+        Some(Memory { free, total: limit })
+    }
+}
+
+/// What the kernel writes anew for each reading. None of these files has as much as there is room for.
+fn text(file: &File) -> Option<String> {
+    let mut bytes = vec![0; 16 * 1024];
+    let mut len = 0;
+    while let Ok(n @ 1..) = file.read_at(&mut bytes[len..], len as u64) {
+        len += n;
+    }
+    bytes.truncate(len);
+    String::from_utf8(bytes).ok()
+}
+
+fn number(file: &File) -> Option<u64> {
+    text(file)?.trim().parse().ok()
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }

@@ -1,5 +1,6 @@
 //! Starting, watching and ending the children that are workers.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,13 +12,18 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+#[cfg(target_os = "linux")]
+use rustix::process::set_parent_process_death_signal;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, kill_process_group,
+    setrlimit, setsid, waitid,
+};
 
 use crate::causes::Death;
-use crate::config::{Config, EngineKind, Isolation};
+use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::scoreboard::{self, Scoreboard};
 use crate::worker_log::WorkerLog;
-use crate::{logger, systemd, worker};
+use crate::{logger, worker};
 
 /// Keeps from workers what this process was started with beside standard input, output and error.
 /// What it opens itself is closed in them anyway.
@@ -123,12 +129,10 @@ impl Child {
                 let (ours, stderr, name) = WorkerLog::new()?;
                 log = Some(ours);
                 let mut command = worker_command(program, config);
-                for variable in systemd::VARIABLES {
-                    command.env_remove(variable);
-                }
                 if logger::is_for_the_journal() {
                     command.env("JOURNAL_STREAM", name);
                 }
+                on_its_own(&mut command);
                 scoreboard.open_to_children()?;
                 let child = command
                     // What is set here is all there is: the file and the environment were read.
@@ -138,9 +142,9 @@ impl Child {
                     .envs(devices(config.workers, index))
                     .env(scoreboard::VARIABLE, scoreboard.descriptor())
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
+                    // Ours may be a terminal, and is nothing that a worker needs.
+                    .stdout(Stdio::null())
                     .stderr(stderr)
-                    // Ctrl-C in the daemon's terminal is for the daemon, which lets us finish.
-                    .process_group(0)
                     .spawn();
                 // Not by the next one as well.
                 scoreboard.close_to_children()?;
@@ -149,7 +153,8 @@ impl Child {
             Isolation::Thread => {
                 let (config, control) = (config.clone(), scoreboard.control());
                 thread::Builder::new().name("worker".to_owned()).spawn(move || {
-                    if let Err(error) = worker::run(&config, theirs, control) {
+                    // What is taken from a thread is taken from this whole process.
+                    if let Err(error) = worker::run(&config, theirs, control, &worker::stay_open) {
                         log::error!("worker: {error}");
                     }
                 })?;
@@ -168,16 +173,34 @@ impl Child {
         }
     }
 
-    /// Ends the worker at once, as far as that is possible.
+    /// Ends the worker at once, as far as that is possible, and what it has started.
     pub fn kill(&mut self) {
-        if let Self::Process(child) = self {
-            // Fails only for a process that is gone already.
-            let _ = child.kill();
-        }
+        let Some((child, _)) = self.not_waited_for() else { return };
+        // Both fail only for what is gone already.
+        let _ = kill_process_group(child, Signal::KILL);
+        let _ = kill_process(child, Signal::KILL);
     }
 
-    /// How the worker ended, if it has. For a thread the end of its stream is all there is to see.
+    /// Whether the worker has ended, though something that it has started may still have its stream.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.not_waited_for().is_some_and(|(_, has_ended)| has_ended)
+    }
+
+    /// Its process, as long as that keeps its number for itself and for its group, and whether it has ended.
+    fn not_waited_for(&self) -> Option<(Pid, bool)> {
+        let Self::Process(child) = self else { return None };
+        let child = Pid::from_child(child);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Some((child, waitid(WaitId::Pid(child), look).ok()?.is_some()))
+    }
+
+    /// How the worker ended, if it has; what it has left behind ends with it. For a thread the end of its stream is
+    /// all there is to see.
     pub fn ended(&mut self) -> Option<Death> {
+        if self.has_ended() {
+            self.kill();
+        }
         match self {
             Self::Process(child) => match child.try_wait() {
                 Ok(None) => None,
@@ -193,11 +216,26 @@ impl Child {
 /// No worker outlives the daemon.
 impl Drop for Child {
     fn drop(&mut self) {
+        self.kill();
         if let Self::Process(child) = self {
-            let _ = child.kill();
             let _ = child.wait();
         }
     }
+}
+
+/// A session of its own, without the daemon's terminal; with it goes a process group. Ctrl-C in that terminal is for
+/// the daemon, which lets workers finish. And an end with the daemon's: a worker sees to that itself, but a program
+/// that is between the two may not.
+#[expect(unsafe_code, reason = "std starts no session")]
+fn on_its_own(command: &mut Command) {
+    let become_leader = || {
+        setsid()?;
+        #[cfg(target_os = "linux")]
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: two system calls, which may be made between fork and exec.
+    unsafe { command.pre_exec(become_leader) };
 }
 
 /// How long a program may take to say its version or its devices: it may load a GPU's libraries first.
@@ -246,17 +284,39 @@ pub fn check_devices(config: &Config) -> Result<(), String> {
     if config.engine == EngineKind::Pattern || (!tuning.require_gpu && tuning.devices().next().is_none()) {
         return Ok(());
     }
+    ask_worker(config, "--names", "its devices")
+}
+
+/// Whether workers can have the sandbox that the settings insist on. One is started to try it, so that it is known
+/// for the very program, kernel and container.
+///
+/// # Errors
+/// A sentence that says what it would keep.
+pub fn check_sandbox(config: &Config) -> Result<(), String> {
+    match config.sandbox {
+        Some(Sandbox::Require) if config.isolation == Isolation::Thread => Err(
+            "sandbox is \"require\", and a thread of weaved has none: isolation must be process, not thread"
+                .to_owned(),
+        ),
+        Some(Sandbox::Require) => ask_worker(config, "--try-sandbox", "its sandbox"),
+        _ => Ok(()),
+    }
+}
+
+/// A worker's answer to a question: nothing, or what is wrong.
+fn ask_worker(config: &Config, question: &str, about: &str) -> Result<(), String> {
     let output = std::env::current_exe().and_then(|program| {
         let mut asked = worker_command(&program, config);
-        asked.args(["--names", "--no-config"]).args(config.to_flags()).env(NO_BACKTRACE.0, NO_BACKTRACE.1);
+        asked.args([question, "--no-config"]).args(config.to_flags()).env(NO_BACKTRACE.0, NO_BACKTRACE.1);
         answer(&mut asked)
     });
-    let output = output.map_err(|error| format!("a worker can't be asked for its devices: {error}"))?;
+    let output = output.map_err(|error| format!("a worker can't be asked for {about}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
     let words = String::from_utf8_lossy(&output.stderr);
-    let last = words.lines().last().unwrap_or("the engine could not be asked for its devices");
+    let silent = format!("a worker that was asked for {about} {}", death(output.status));
+    let last = words.lines().last().unwrap_or(&silent);
     Err(last.strip_prefix("weaved: ").unwrap_or(last).to_owned())
 }
 
@@ -276,16 +336,91 @@ fn answer(command: &mut Command) -> io::Result<Output> {
     })
 }
 
-/// What a worker is started with before all flags: this very program, unless the settings name another.
+/// What a worker is started with before all flags: this very program, unless the settings name another. Of the
+/// environment it has what it needs.
 fn worker_command(program: &Path, config: &Config) -> Command {
-    if let [other, arguments @ ..] = config.worker_command.as_slice() {
-        let mut command = Command::new(other);
-        command.args(arguments);
-        return command;
-    }
-    let mut command = Command::new(program);
-    command.arg("worker");
+    let mut command = match config.worker_command.as_slice() {
+        [other, arguments @ ..] => {
+            let mut command = Command::new(other);
+            command.args(arguments);
+            command
+        }
+        [] => {
+            let mut command = Command::new(program);
+            command.arg("worker");
+            command
+        }
+    };
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| is_for_workers(name)));
     command
+}
+
+/// Variables that a worker gets: where programs, libraries, caches and time zones are, and in which language it
+/// speaks; where the demo model is unpacked.
+const VARIABLES: &[&str] = &[
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "PATH",
+    "RUST_BACKTRACE",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "WEAVE_CACHE_DIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_DIRS",
+    "XDG_DATA_HOME",
+];
+
+/// How the names of further ones begin: of the locale; of the dynamic linker and the C library; of OpenMP; of the
+/// engine; of drivers for GPUs; of sanitizers and what counts coverage.
+const BEGINNINGS: &[&str] = &[
+    "LC_",
+    "LD_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "GOMP_",
+    "KMP_",
+    "OMP_",
+    "GGML_",
+    "SD_",
+    "AMD_",
+    "ANV_",
+    "CUDA_",
+    "DRI_",
+    "DRIRC_",
+    "EGL_",
+    "GALLIUM_",
+    "INTEL_",
+    "LIBGL_",
+    "LP_",
+    "MESA_",
+    "NVIDIA_",
+    "NVK_",
+    "RADV_",
+    "TU_",
+    "VK_",
+    "ZINK_",
+    "__EGL_",
+    "__GL_",
+    "__NV_",
+    "ASAN_",
+    "GCOV_",
+    "LLVM_PROFILE_",
+    "LSAN_",
+    "MSAN_",
+    "TSAN_",
+    "UBSAN_",
+    "VALGRIND_",
+];
+
+fn is_for_workers(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        VARIABLES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+    })
 }
 
 /// What has the engines of CUDA and Vulkan see one device each, if there are several workers: of

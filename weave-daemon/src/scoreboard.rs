@@ -20,7 +20,8 @@ use rustix::io::{FdFlags, fcntl_setfd};
 const CANCELLED_AT: u64 = 0;
 /// Where the worker writes its progress: phase, step and steps, in one word.
 const PROGRESS_AT: u64 = 8;
-const PAGE_LEN: u64 = 16;
+/// Bytes of the page.
+pub const PAGE_LEN: u64 = 16;
 
 /// No such page can grow or shrink.
 #[cfg(target_os = "linux")]

@@ -13,17 +13,6 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// What systemd says to this process alone: workers are not to see it.
-pub const VARIABLES: [&str; 7] = [
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-];
-
 /// The name (`FileDescriptorName=`) of a socket that is meant for the administrator.
 pub const ADMIN_NAME: &str = "admin";
 

@@ -15,7 +15,6 @@ const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
 const SHORTEST: f64 = 1e-9;
 
 pub(crate) const BOOLS: &[(&str, bool)] = &[("true", true), ("false", false)];
-pub(crate) const ON_OFF: &[(&str, bool)] = &[("on", true), ("off", false)];
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {

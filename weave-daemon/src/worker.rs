@@ -15,16 +15,41 @@ use weave_core::response::ResponseHead;
 
 use crate::config::{Config, EngineKind};
 use crate::engine::pattern::Pattern;
-use crate::engine::{Engine, Generation, Image};
+use crate::engine::{Engine, Generation, Image, Reading};
 use crate::logger;
 use crate::scoreboard::{Control, Phase};
+
+/// What is done once, when the engine has read its model: files are closed to it. Whether they are now.
+pub type Settle<'a> = &'a dyn Fn() -> Result<Settled, String>;
+
+/// Whether the engine can still read files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing was taken from it.
+    Open,
+    /// It can't.
+    Closed,
+}
+
+/// Takes nothing, for an engine without a sandbox.
+///
+/// # Errors
+/// None.
+pub const fn stay_open() -> Result<Settled, String> {
+    Ok(Settled::Open)
+}
 
 /// Makes the engine that the settings ask for and serves it on `stream`. `control` says how far it is, and
 /// which request it is to cancel.
 ///
 /// # Errors
-/// The engine can't be made, or the stream failed.
-pub fn run(config: &Config, mut stream: UnixStream, mut control: Control) -> Result<(), String> {
+/// The engine can't be made, or the stream failed, or `settle` did.
+pub fn run(
+    config: &Config,
+    mut stream: UnixStream,
+    mut control: Control,
+    settle: Settle<'_>,
+) -> Result<(), String> {
     control.report(Phase::Load, 0, 0);
     let mut engine: Box<dyn Engine> = match config.engine {
         EngineKind::Pattern => Box::new(Pattern::new(config.pattern, config.faults.clone())),
@@ -36,7 +61,7 @@ pub fn run(config: &Config, mut stream: UnixStream, mut control: Control) -> Res
         #[cfg(not(feature = "sdcpp"))]
         EngineKind::Sdcpp => return Err("this weaved was built without the sdcpp engine".to_owned()),
     };
-    match serve(&mut stream, &mut *engine, &mut control) {
+    match serve(&mut stream, &mut *engine, &mut control, settle) {
         // The peer may close whenever it likes.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| error.to_string()),
@@ -46,14 +71,26 @@ pub fn run(config: &Config, mut stream: UnixStream, mut control: Control) -> Res
 /// Serves requests until the peer closes the stream.
 ///
 /// # Errors
-/// The stream failed, or the peer's bytes could not be followed any further.
+/// The stream failed, or the peer's bytes could not be followed any further, or `settle` failed, or the engine has to
+/// read files that are closed to it: a worker that is started anew can.
 pub fn serve(
     stream: &mut (impl Read + Write),
     engine: &mut dyn Engine,
     control: &mut Control,
+    settle: Settle<'_>,
 ) -> io::Result<()> {
     let mut input = Deframer::<MAX_REQUEST_FRAME>::new(MAX_SKIPPED_PAYLOAD);
+    let mut settled = None;
     loop {
+        match (engine.reading(), settled) {
+            (Reading::Done, None) => settled = Some(settle().map_err(io::Error::other)?),
+            (Reading::Again, Some(Settled::Closed)) => {
+                return Err(io::Error::other(
+                    "the engine has lost its model, and a worker that has drawn reads no files",
+                ));
+            }
+            _ => {}
+        }
         match input.next_frame() {
             Ok(Some(arrived)) => {
                 control.next_request();

@@ -128,7 +128,7 @@ fn pixels_are_written_from_the_engines_buffer() {
     let mut engine = Prepared(Some(buffer));
 
     let before = LARGE.load(Ordering::Relaxed);
-    worker::serve(&mut socket, &mut engine, &mut Control::none()).unwrap();
+    worker::serve(&mut socket, &mut engine, &mut Control::none(), &worker::stay_open).unwrap();
     assert_eq!(LARGE.load(Ordering::Relaxed), before, "something of the image's size was allocated");
     assert_eq!(socket.from_buffer, IMAGE_LEN, "every pixel comes from the engine's buffer");
     assert_eq!(socket.from_elsewhere, RESPONSE_HEAD_LEN);

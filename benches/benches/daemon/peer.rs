@@ -172,7 +172,9 @@ fn standard_input() -> UnixStream {
 
 /// The worker's own loop, with images that are ready.
 pub(crate) fn work() {
-    let _ = weave_daemon::worker::serve(&mut standard_input(), &mut Ready::default(), &mut Control::none());
+    let (engine, control) = (&mut Ready::default(), &mut Control::none());
+    let _ =
+        weave_daemon::worker::serve(&mut standard_input(), engine, control, &weave_daemon::worker::stay_open);
 }
 
 /// Writes `args[1]` images of side `args[0]`, one after the other, without being asked, whenever a byte comes.

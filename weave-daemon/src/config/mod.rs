@@ -39,6 +39,17 @@ pub enum Isolation {
     Thread,
 }
 
+/// Whether worker processes give up what they don't need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// They keep everything.
+    Off,
+    /// As far as this kernel can take it from them.
+    On,
+    /// All of it; where this kernel can't do that, nobody is served.
+    Require,
+}
+
 /// Where metrics and health are to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminSocket {
@@ -80,7 +91,7 @@ pub struct Config {
     /// The file with the token that TCP clients have to show.
     pub token_file: Option<PathBuf>,
     /// Whether worker processes give up what they don't need; `None`: as the worker's own build has it.
-    pub sandbox: Option<bool>,
+    pub sandbox: Option<Sandbox>,
     /// Where metrics and health are to be had.
     pub admin_socket: AdminSocket,
     /// What makes the images.
@@ -181,7 +192,7 @@ pub struct Decided {
     /// Whether a worker has to make a small image before it is given requests.
     pub warm_up: bool,
     /// Whether worker processes give up what they don't need.
-    pub sandbox: bool,
+    pub sandbox: Sandbox,
     /// CPU threads of the engine.
     pub threads: u16,
 }
@@ -196,7 +207,11 @@ impl Config {
             // Test pictures need no warming up.
             warm_up: self.warm_up.unwrap_or(self.engine == EngineKind::Sdcpp),
             // Only Linux has a sandbox.
-            sandbox: self.sandbox.unwrap_or(cfg!(target_os = "linux") && !drives_gpus),
+            sandbox: self.sandbox.unwrap_or(if cfg!(target_os = "linux") && !drives_gpus {
+                Sandbox::On
+            } else {
+                Sandbox::Off
+            }),
             threads: self.threads.unwrap_or_else(half_of_the_processors),
         }
     }

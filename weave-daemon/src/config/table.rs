@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 
 use log::LevelFilter;
 
-use super::{AdminSocket, Config, EngineKind, Isolation};
+use super::{AdminSocket, Config, EngineKind, Isolation, Sandbox};
 use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::{self, MemoryLimit, Tiling};
 use crate::router::Abandoned;
 use crate::values::{
-    BOOLS, ON_OFF, count, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
-    shown_path, shown_seconds, shown_switch, some, unless,
+    BOOLS, count, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown, shown_path,
+    shown_seconds, shown_switch, some, unless,
 };
 
 /// One setting: its names, its words, and how text becomes its value and back.
@@ -138,11 +138,11 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         sandbox,
-        "on|off",
+        "on|off|require",
         [],
-        "sandbox worker processes: no network, no files except those the engine reads [on; off in a GPU build]",
-        some(one_of(ON_OFF)),
-        if_set(name_in(ON_OFF))
+        "sandbox worker processes: no network, no files except those the engine reads; require: or refuse to serve [on; off in a GPU build]",
+        some(one_of(SANDBOXES)),
+        if_set(name_in(SANDBOXES))
     ),
     setting!(
         admin_socket,
@@ -555,6 +555,8 @@ pub const SETTINGS: &[Setting] = &[
 
 const ENGINES: &[(&str, EngineKind)] = &[("sdcpp", EngineKind::Sdcpp), ("pattern", EngineKind::Pattern)];
 const ISOLATIONS: &[(&str, Isolation)] = &[("process", Isolation::Process), ("thread", Isolation::Thread)];
+const SANDBOXES: &[(&str, Sandbox)] =
+    &[("on", Sandbox::On), ("off", Sandbox::Off), ("require", Sandbox::Require)];
 const TILINGS: &[(&str, Tiling)] = &[("auto", Tiling::Auto), ("on", Tiling::On), ("off", Tiling::Off)];
 const ABANDONED: &[(&str, Abandoned)] = &[("finish", Abandoned::Finish), ("cancel", Abandoned::Cancel)];
 const LOOKS: &[(&str, Look)] = &[("checkerboard", Look::Checkerboard), ("gradient", Look::Gradient)];

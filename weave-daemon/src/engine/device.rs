@@ -9,6 +9,7 @@ use std::ptr;
 use sdcpp_sys as sys;
 
 use super::tuning::Tuning;
+use crate::proc::{Memory, MemoryFiles};
 use crate::values::quoted;
 
 /// A device, as the engine tells of it.
@@ -22,15 +23,6 @@ pub struct Device {
     pub back_end: String,
     /// It is no GPU.
     pub is_cpu: bool,
-}
-
-/// Bytes of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// Not taken by anybody.
-    pub free: u64,
-    /// All there is.
-    pub total: u64,
 }
 
 /// All devices, those first that the engine takes first. None at all: an engine that doesn't show them.
@@ -65,40 +57,12 @@ fn words(text: &[c_char]) -> String {
 #[must_use]
 pub fn memory(index: usize) -> Option<Memory> {
     if at(index)?.is_cpu {
-        return host_memory();
+        return MemoryFiles::open()?.read();
     }
     let (mut free, mut total) = (0, 0);
     // SAFETY: there is room for both numbers, and a message is not wanted, for which null and 0 stand.
     let status = unsafe { sys::sdcpp_device_memory(index, &mut free, &mut total, ptr::null_mut(), 0) };
     (status == sys::sdcpp_status::SDCPP_OK && total > 0).then_some(Memory { free, total })
-}
-
-/// The memory of this machine, or of the control group that this process is in where that has less.
-#[must_use]
-pub fn host_memory() -> Option<Memory> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let kilobytes = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    let mut memory = Memory { free: kilobytes("MemAvailable")? * 1024, total: kilobytes("MemTotal")? * 1024 };
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    // In a container the group's own path is hidden, and its files lie at the top.
-    for folder in [format!("/sys/fs/cgroup{group}"), "/sys/fs/cgroup".to_owned()] {
-        let number = |file: &str| -> Option<u64> {
-            fs::read_to_string(format!("{folder}/{file}")).ok()?.trim().parse().ok()
-        };
-        if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current")) {
-            // Files that are only kept at hand count as used, and go when there is need.
-            let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
-            let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
-            let free = limit.saturating_sub(used.saturating_sub(files.unwrap_or(0)));
-            memory = Memory { free: memory.free.min(free), total: memory.total.min(limit) };
-            break;
-        }
-    }
-    Some(memory)
 }
 
 /// The device that a setting means, by the engine's own rules: its name, or how that begins, in any case

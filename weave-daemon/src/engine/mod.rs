@@ -82,6 +82,17 @@ impl fmt::Display for EngineError {
     }
 }
 
+/// Whether an engine has files to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It has not read all of its model.
+    Before,
+    /// It has read all that it needs.
+    Done,
+    /// It has lost its model, and has to read that once more.
+    Again,
+}
+
 /// Something that turns a prompt into pixels, one image at a time.
 pub trait Engine {
     /// Draws one image. The same generation gives the same pixels. Tells `control` how far it is, and ends with
@@ -90,4 +101,9 @@ pub trait Engine {
     /// # Errors
     /// [`EngineError`]; the engine can be used again after it.
     fn generate(&mut self, generation: &Generation<'_>, control: &Control) -> Result<Image, EngineError>;
+
+    /// Whether it still has files to read.
+    fn reading(&self) -> Reading {
+        Reading::Done
+    }
 }

@@ -23,9 +23,10 @@ use weave_core::response::ImageSize;
 use super::device::{self, Device};
 use super::memory::{Learned, Pool, Said, Shape};
 use super::tuning::{self, MemoryLimit, Tiling, Tuning};
-use super::{Engine, EngineError, Generation, Image};
+use super::{Engine, EngineError, Generation, Image, Reading};
 use crate::logger;
 use crate::model::ModelFiles;
+use crate::proc::MemoryFiles;
 use crate::scoreboard::{Control, Phase};
 
 /// Whether the engine has logged that an allocation failed, since this was last cleared.
@@ -54,6 +55,9 @@ pub struct Sdcpp {
     tuning: Tuning,
     threads: u16,
     learned: Learned,
+    memory: Option<MemoryFiles>,
+    /// The engine reads a part of the model when it first needs it: all of them for an image.
+    has_drawn: bool,
 }
 
 impl Sdcpp {
@@ -64,7 +68,8 @@ impl Sdcpp {
     pub fn load(model: ModelFiles, tuning: Tuning, threads: u16, control: &Control) -> Result<Self, String> {
         CONTROL.set(control.clone());
         let context = Some(Context::new(&model, &tuning, threads)?);
-        Ok(Self { context, model, tuning, threads, learned: Learned::default() })
+        let (learned, memory) = (Learned::default(), MemoryFiles::open());
+        Ok(Self { context, model, tuning, threads, learned, memory, has_drawn: false })
     }
 
     /// Makes the context anew if the last one is gone.
@@ -108,7 +113,7 @@ impl Sdcpp {
             // made room for this process, and does not abort it.
             let Some(need) = self.learned.need(shape, pool).filter(|need| *need > 0) else { continue };
             let memory = match pool {
-                Pool::Ram => device::host_memory(),
+                Pool::Ram => self.memory.as_ref().and_then(MemoryFiles::read),
                 Pool::Vram => self.context.as_ref().and_then(|context| context.gpu).and_then(device::memory),
             };
             let Some(memory) = memory else { continue };
@@ -314,11 +319,22 @@ impl Engine for Sdcpp {
         if result.is_ok() {
             let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
             self.learned.add(&said, shape, tuning);
+            self.has_drawn = true;
         }
         if !is_sound {
             self.context = None;
         }
         result
+    }
+
+    fn reading(&self) -> Reading {
+        if self.context.is_none() {
+            Reading::Again
+        } else if self.has_drawn && !self.tuning.keeps_weights_on_disk() {
+            Reading::Done
+        } else {
+            Reading::Before
+        }
     }
 }
 

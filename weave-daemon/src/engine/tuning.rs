@@ -171,6 +171,12 @@ impl Tuning {
         Some(&*self.params_backend).filter(|list| *list != AUTO)
     }
 
+    /// Whether weights are read from their files whenever they are needed.
+    #[must_use]
+    pub fn keeps_weights_on_disk(&self) -> bool {
+        self.params_backend.split(',').any(|item| item.rsplit('=').next() == Some("disk"))
+    }
+
     /// All devices that are named, whatever for.
     pub fn devices(&self) -> impl Iterator<Item = &str> {
         let lists = [&self.backend, &self.params_backend].into_iter();

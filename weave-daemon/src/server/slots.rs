@@ -43,6 +43,17 @@ impl Slot {
     }
 }
 
+/// Nothing comes by this stream after what has come by now. Whoever still has the other end is no worker.
+#[cfg(target_os = "linux")]
+fn end_after_what_is_there(stream: &Stream) {
+    // Fails only for a stream that is at its end.
+    let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Read);
+}
+
+/// Elsewhere what has come would be lost; the stream ends when the last one that has it does.
+#[cfg(not(target_os = "linux"))]
+fn end_after_what_is_there(_: &Stream) {}
+
 /// A worker that is gone.
 pub(super) struct Gone {
     pub(super) death: Death,
@@ -137,10 +148,14 @@ impl Slots {
         self.kill(id)
     }
 
-    /// A worker is gone once both its stream and its process have ended.
+    /// A worker is gone once its process has ended and all that it has said is read. Another process may still have its
+    /// stream: that is over then.
     pub(super) fn reap(&mut self, id: WorkerId) -> Option<Gone> {
         let slot = &mut self.slots[id.0];
-        if slot.endpoint.is_some() {
+        if let Some(endpoint) = &slot.endpoint {
+            if slot.child.as_ref().is_some_and(Child::has_ended) {
+                end_after_what_is_there(&endpoint.stream);
+            }
             return None;
         }
         let death = slot.child.as_mut().and_then(Child::ended)?;
