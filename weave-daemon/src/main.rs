@@ -490,7 +490,7 @@ fn devices(config: &Config, format: Format, about: About) -> Result<(), Failure>
     }
     let all = device::all();
     // A GPU that is full ends the process that asks how much it has: that must not be this one.
-    let memory_of = |index: usize| -> Option<device::Memory> {
+    let memory_of = |index: usize| -> Option<weave_daemon::proc::Memory> {
         let mut child = std::process::Command::new(std::env::current_exe().ok()?);
         let child = child.args(["devices", "--no-config", &format!("--memory-of={index}")]);
         let output = child
@@ -500,7 +500,7 @@ fn devices(config: &Config, format: Format, about: About) -> Result<(), Failure>
             .ok()?;
         let words = String::from_utf8(output.stdout).ok()?;
         let (free, total) = words.trim().split_once(' ')?;
-        Some(device::Memory { free: free.parse().ok()?, total: total.parse().ok()? })
+        Some(weave_daemon::proc::Memory { free: free.parse().ok()?, total: total.parse().ok()? })
     };
     let memory_of = |index| if matches!(about, About::All) { memory_of(index) } else { None };
     let described: Vec<_> =

@@ -78,7 +78,7 @@ fn what_cannot_be_used_is_named_with_its_place() {
         ("tcp", "localhost:7433", "an address and a port: 127.0.0.1:7433, [::1]:7433"),
         ("tcp", "127.0.0.1", "an address and a port"),
         ("allow-remote", "yes", "one of true, false"),
-        ("sandbox", "maybe", "one of on, off"),
+        ("sandbox", "maybe", "one of on, off, require"),
     ] {
         let error = resolve(&[(name, value)], &[], None).unwrap_err();
         assert!(error.contains(words), "{error}");

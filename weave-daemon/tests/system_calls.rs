@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a worker's engine computes on, and how far it is.
 const PLACES: [(Build, Phase); 3] =
-    [(Build::Cpu, Phase::Load), (Build::Cpu, Phase::Draw), (Build::Gpu, Phase::Draw)];
+    [(Build::Cpu, Phase::Load), (Build::Cpu, Phase::Draw), (Build::Gpu, Phase::Load)];
 
 /// Why these tests can't be made here, if so.
 fn is_possible() -> bool {
@@ -532,6 +532,6 @@ fn what_a_worker_takes_has_a_limit() {
     }
     // Without the sandbox it is had.
     // SAFETY: taken and not touched.
-    let taken = unsafe { libc::mmap(std::ptr::null_mut(), all as usize, 3, flags, -1, 0) };
+    let taken = unsafe { libc::mmap(std::ptr::null_mut(), usize::try_from(all).unwrap(), 3, flags, -1, 0) };
     assert_ne!(taken, libc::MAP_FAILED);
 }

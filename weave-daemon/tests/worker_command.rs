@@ -73,6 +73,81 @@ fn a_script_that_stays_in_between_is_no_hiding_place() {
     daemon.assert_serves();
 }
 
+/// A process that a script has left behind, with the worker's stream in its hands. Ended when dropped.
+struct Leftover(i32);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        // It may be gone.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(self.0).unwrap(), Signal::KILL);
+    }
+}
+
+/// A daemon whose workers each leave such a process behind, which is started by these words.
+fn with_leftovers(folder: &Path, start: &str, flags: &[&str]) -> (Daemon, impl Fn() -> Leftover) {
+    let file = folder.join("leftover");
+    let lines = format!(
+        "case \"$*\" in *--version*) ;; *) exec 3<&0; {start} sleep 1000 <&3 & echo $! >{}.new; mv {0}.new {0};; esac\n\
+         exec {WEAVED} worker \"$@\" 3<&-",
+        file.display()
+    );
+    let command = script(folder, &lines);
+    let daemon = Daemon::pattern(&[&["--worker-command", &command], flags].concat());
+    (daemon, move || {
+        harness::eventually("it is left behind", || file.exists());
+        Leftover(fs::read_to_string(&file).unwrap().trim().parse().unwrap())
+    })
+}
+
+#[test]
+fn what_a_worker_leaves_behind_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, leftover) = with_leftovers(folder.path(), "", &["--faults=crash@crash"]);
+    let mut client = daemon.connect();
+    daemon.assert_serves();
+    let first = leftover();
+    client.send(1, "crash", 1);
+    client.expect_error(1, ErrorCode::GpuError);
+    harness::eventually("it is gone", || !harness::is_alive(first.0));
+    daemon.assert_serves();
+}
+
+/// One that has left the worker's group can't be found, but its stream is over.
+#[test]
+fn what_a_worker_leaves_behind_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, leftover) = with_leftovers(folder.path(), "setsid", &["--faults=crash@crash,slow=0.2"]);
+    let mut client = daemon.connect();
+    client.send(1, "crash", 1);
+    let _first = leftover();
+    client.expect_error(1, ErrorCode::GpuError);
+
+    // What a dead worker had said goes to its client all the same.
+    let [worker] = eventually_one(&daemon);
+    client.write(&harness::sized_request(2, "whole", 7, 256, 256, 1));
+    daemon.log.wait("request 2:");
+    let _second = leftover();
+    daemon.freeze();
+    let written = || {
+        let io = fs::read_to_string(format!("/proc/{worker}/io")).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse::<u64>().unwrap()
+    };
+    harness::eventually("the image is written", || written() > 256 * 256 * 3);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    daemon.signal(Signal::CONT);
+    let (id, pixels) = client.image();
+    assert!(id == 2 && pixels == harness::sized_gradient("whole", 7, 256));
+}
+
+fn eventually_one(daemon: &Daemon) -> [i32; 1] {
+    let mut workers = Vec::new();
+    harness::eventually("a worker is there", || {
+        workers = daemon.workers();
+        workers.len() == 1
+    });
+    [workers[0]]
+}
+
 #[test]
 fn it_gets_all_settings_but_its_own() {
     let folder = tempfile::tempdir().unwrap();
