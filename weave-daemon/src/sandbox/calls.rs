@@ -329,8 +329,7 @@ pub(super) fn allow(phase: Phase, rules: &Rules<'_>) -> Result<(), seccompiler::
         }
     }
     let refusal = SeccompAction::Errno(rules.refusal.unsigned_abs());
-    // The strictest filter has its way, and of those that refuse the last one is heard. This one comes first, for
-    // once it is there the list holds for the next.
+    // A call is made if all filters let it: what stands on the list and in one of these fails of the error of this one.
     if phase == Phase::Load {
         for (error, calls) in missing {
             apply(&program(calls, SeccompAction::Allow, SeccompAction::Errno(error))?)?;

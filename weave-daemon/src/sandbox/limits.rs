@@ -13,9 +13,9 @@ use crate::scoreboard;
 
 /// Descriptors: models have a dozen files, each read by several threads, and drivers open one for each queue.
 const DESCRIPTORS: [u64; 2] = [256, 4096];
-/// Threads beside those that this user has already. The kernel counts by user, so that an engine with as many threads
-/// as a large machine has processors has to find room beside a desktop.
-const THREADS: u64 = 4096;
+/// Threads beside those that this user has and that can be seen. The kernel counts by user, those of other containers
+/// too, and an engine must find room beside them: this is against a flood, no measure of what it needs.
+const THREADS: u64 = 32_768;
 
 /// Lowers the limits of this process, for good.
 ///
