@@ -61,13 +61,16 @@ pub mod sandbox {
 
     /// What a worker would be left.
     #[derive(Debug)]
-    pub struct Rules;
+    pub struct Rules {
+        /// Whether its engine maps files into memory.
+        pub maps_files: bool,
+    }
 
     impl Rules {
         /// All that there is.
         #[must_use]
-        pub fn new(_: &[&Path], _: bool) -> Self {
-            Self
+        pub const fn new(_: &[&Path]) -> Self {
+            Self { maps_files: false }
         }
     }
 

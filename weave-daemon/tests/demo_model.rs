@@ -453,3 +453,24 @@ fn what_does_not_fit_is_tiled_or_refused_before_it_is_computed() {
     client.write(&sized_request(1, "a red circle", 7, 128, 128, 1));
     assert!(client.image().1 == tiled.1, "tiles are tiles, whoever asked for them");
 }
+
+/// The engine reads its model when it draws for the first time. From then on no system call of its worker takes a path,
+/// unless the model stays on the disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_first_image_is_the_last_one_for_which_files_are_read() {
+    let filters = |flags: &[&str]| {
+        let daemon = Daemon::start(&[&["--threads=1", "--sandbox=require"], flags].concat());
+        let mut client = daemon.connect();
+        for id in 1..3 {
+            client.write(&sized_request(id, "a red circle", 1, 64, 64, 1));
+            assert!(matches!(client.answer(), Some(Answer::Image { .. })), "{flags:?}");
+        }
+        let [worker] = daemon.workers()[..] else { panic!() };
+        let status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:\t").map(str::to_owned)).unwrap()
+    };
+    assert_eq!(filters(&[]), "3");
+    assert_eq!(filters(&["--mmap=true"]), "3");
+    assert_eq!(filters(&["--params-backend=disk"]), "2");
+}

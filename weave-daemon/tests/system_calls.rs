@@ -64,7 +64,7 @@ fn attempt<T>(
     assert!(child >= 0);
     if child == 0 {
         let prepared = before();
-        let rules = Rules { build, refusal: REFUSAL, ..Rules::new(&[], false) };
+        let rules = Rules { build, refusal: REFUSAL, ..Rules::new(&[]) };
         let entered = sandbox::enter(&rules);
         let settled = if phase == Phase::Draw { entered.settle().map(drop) } else { Ok(()) };
         let code = if !entered.missing().is_empty() || settled.is_err() {

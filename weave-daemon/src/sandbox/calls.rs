@@ -14,32 +14,8 @@ use seccompiler::{
     TargetArch, apply_filter, apply_filter_all_threads,
 };
 
-use super::Rules;
+use super::rules::{Build, Phase, Rules};
 use Needed::{Always, ForDrivers, ToLoad};
-
-/// What a worker's engine computes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Build {
-    /// The processor alone.
-    Cpu,
-    /// GPUs, by drivers that nobody has recorded.
-    Gpu,
-}
-
-impl Build {
-    /// This program's own.
-    pub const THIS: Self =
-        if cfg!(any(feature = "cuda", feature = "vulkan")) { Self::Gpu } else { Self::Cpu };
-}
-
-/// How far a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Its engine reads the model.
-    Load,
-    /// Its engine has read all that it needs.
-    Draw,
-}
 
 /// When a call is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use landlock::{
     RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use super::{Build, Rules};
+use super::rules::{Build, Rules};
 
 /// What an engine on the CPU asks for beside its model: how many processors there are and how much memory, and what
 /// this process may have of both.

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{FileType, fstat};
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 
-use super::{Build, Rules};
+use super::rules::{Build, Rules};
 use crate::proc::MemoryFiles;
 use crate::scoreboard;
 

@@ -10,43 +10,21 @@
 pub mod calls;
 mod files;
 mod limits;
-
-use std::path::Path;
+mod rules;
 
 use landlock::RulesetStatus;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 
-pub use calls::{Build, Phase};
+pub use rules::{Build, Phase, Rules};
 
 use crate::worker::Settled;
-
-/// What a worker is left.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules<'a> {
-    /// What its engine computes on.
-    pub build: Build,
-    /// The files that its engine reads.
-    pub files: &'a [&'a Path],
-    /// Whether it maps them into memory.
-    pub maps_files: bool,
-    /// What a refused system call fails of.
-    pub refusal: libc::c_int,
-    /// Further system calls, to try a driver by hand.
-    pub also: &'a [libc::c_long],
-}
-
-impl<'a> Rules<'a> {
-    /// Those for a worker of this very program.
-    #[must_use]
-    pub const fn new(files: &'a [&'a Path], maps_files: bool) -> Self {
-        Self { build: Build::THIS, files, maps_files, refusal: libc::EPERM, also: &[] }
-    }
-}
 
 /// A sandbox that this process is in.
 #[derive(Debug)]
 pub struct Entered {
     missing: Vec<String>,
+    /// Whether the list of system calls is in force.
+    has_list: bool,
     build: Build,
     refusal: libc::c_int,
 }
@@ -76,10 +54,11 @@ pub fn enter(rules: &Rules<'_>) -> Entered {
         Ok(RulesetStatus::NotEnforced) => keep("files", &"this kernel has no Landlock"),
         Err(error) => keep("files", &error),
     }
-    if let Err(error) = calls::allow(Phase::Load, rules) {
-        keep("system calls", &error);
+    let list = calls::allow(Phase::Load, rules);
+    if let Err(error) = &list {
+        keep("system calls", error);
     }
-    Entered { missing, build: rules.build, refusal: rules.refusal }
+    Entered { missing, has_list: list.is_ok(), build: rules.build, refusal: rules.refusal }
 }
 
 impl Entered {
@@ -90,15 +69,15 @@ impl Entered {
     }
 
     /// Gives up the rest, in all threads: the engine has read its model. Drivers go on to read and compile, so that a
-    /// build for GPUs stays as it is.
+    /// build for GPUs stays as it is. So does one that has kept all calls, and has said so.
     ///
     /// # Errors
     /// What this kernel could not take away.
     pub fn settle(&self) -> Result<Settled, String> {
-        if self.build == Build::Gpu {
+        if self.build == Build::Gpu || !self.has_list {
             return Ok(Settled::Open);
         }
-        let rules = Rules { build: self.build, refusal: self.refusal, ..Rules::new(&[], false) };
+        let rules = Rules { build: self.build, refusal: self.refusal, ..Rules::new(&[]) };
         calls::allow(Phase::Draw, &rules).map_err(|error| format!("system calls ({error})"))?;
         Ok(Settled::Closed)
     }
