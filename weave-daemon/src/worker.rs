@@ -190,3 +190,74 @@ fn used_seed(asked: u64) -> io::Result<u64> {
     }
     Ok(seed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use weave_core::request::Prompts;
+    use weave_core::response::ImageSize;
+
+    use super::*;
+    use crate::engine::EngineError;
+
+    /// Reads its model for its first image, and loses it over a prompt.
+    struct Forgetful(Reading);
+
+    impl Engine for Forgetful {
+        fn generate(&mut self, generation: &Generation<'_>, _: &Control) -> Result<Image, EngineError> {
+            if generation.prompt == "forget" {
+                self.0 = Reading::Again;
+                return Err(EngineError::cancelled());
+            }
+            self.0 = Reading::Done;
+            Image::new(ImageSize::new(64, 64, 3).unwrap(), vec![0; 64 * 64 * 3])
+        }
+
+        fn reading(&self) -> Reading {
+            self.0
+        }
+    }
+
+    /// How a worker ends that is asked for these, how often it has settled, and how many bytes it has answered.
+    fn serve_all(prompts: &[&str], settled: Settled) -> (io::Result<()>, u32, usize) {
+        let (mut client, mut stream) = UnixStream::pair().unwrap();
+        for prompt in prompts {
+            let params = Params { width: 64, height: 64, steps: 1, cfg_scale: 1.0, seed: 1 };
+            let request = Request { request_id: 1, params, prompts: Prompts::same(prompt) };
+            client.write_all(request.emit(&mut [0; MAX_REQUEST_FRAME]).unwrap()).unwrap();
+        }
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let times = Cell::new(0);
+        let settle = || {
+            times.set(times.get() + 1);
+            Ok(settled)
+        };
+        let mut engine = Forgetful(Reading::Before);
+        let result = serve(&mut stream, &mut engine, &mut Control::none(), &settle);
+        drop(stream);
+        let mut answers = Vec::new();
+        client.read_to_end(&mut answers).unwrap();
+        (result, times.get(), answers.len())
+    }
+
+    #[test]
+    fn files_are_closed_once_and_after_the_engine_has_read_them() {
+        let (result, times, len) = serve_all(&["a", "b"], Settled::Closed);
+        assert!(result.is_ok() && times == 1 && len > 2 * 64 * 64 * 3);
+        let (result, times, _) = serve_all(&[], Settled::Closed);
+        assert!(result.is_ok() && times == 0);
+    }
+
+    #[test]
+    fn an_engine_that_has_lost_its_model_goes_on_only_where_it_can_read_it() {
+        let (result, _, closed) = serve_all(&["a", "forget", "b"], Settled::Closed);
+        assert!(result.unwrap_err().to_string().contains("lost its model"));
+        // The answer is out all the same.
+        assert!(closed > 64 * 64 * 3 + 48, "{closed}");
+        let (result, _, open) = serve_all(&["a", "forget", "b"], Settled::Open);
+        assert!(result.is_ok() && open > closed + 64 * 64 * 3);
+        let (result, times, _) = serve_all(&["forget", "b"], Settled::Closed);
+        assert!(result.is_ok() && times == 1);
+    }
+}

@@ -140,7 +140,7 @@ pub const SETTINGS: &[Setting] = &[
         sandbox,
         "on|off|require",
         [],
-        "sandbox worker processes: no network, no files except those the engine reads; require: or refuse to serve [on; off in a GPU build]",
+        "sandbox worker processes: no network, no files except those the engine reads; require: serve with all of it or not at all [on; off in a GPU build]",
         some(one_of(SANDBOXES)),
         if_set(name_in(SANDBOXES))
     ),
