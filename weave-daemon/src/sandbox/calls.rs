@@ -115,6 +115,9 @@ const OWN: &[Is] = &[Is { argument: 0, mask: INT, value: Value::OwnProcess }];
 const OWN_LIMITS: &[Is] = &[is(0, INT, 0), is(2, POINTER, 0)];
 const A_FILTER: &[Is] =
     &[is(0, INT, libc::SECCOMP_SET_MODE_FILTER as u64), is(1, POINTER, libc::SECCOMP_FILTER_FLAG_TSYNC)];
+/// `ARCH_REQ_XCOMP_PERM` of `XFEATURE_XTILEDATA`.
+#[cfg(target_arch = "x86_64")]
+const TILES: &[Is] = &[is(0, INT, 0x1023), is(1, POINTER, 18)];
 const NO_NEW_PRIVILEGES: &[Is] = &[is(0, INT, bits(libc::PR_SET_NO_NEW_PRIVS))];
 const OF_THIS_MACHINE: &[Is] = &[is(0, INT, bits(libc::AF_UNIX)), is(1, 0xF, bits(libc::SOCK_STREAM))];
 
@@ -174,13 +177,15 @@ pub const CALLS: &[Call] = calls! {
     SYS_clock_gettime, Always, When::Any, "the time, where the kernel has to be asked";
     SYS_gettimeofday, Always, When::Any, "the time, where the kernel has to be asked";
     SYS_getrandom, Always, When::Any, "seeds";
+    SYS_sysinfo, Always, When::Any, "how much memory there is";
     SYS_openat, ToLoad, When::All(TO_READ), "model files, to read: none is made, emptied, or only pointed to";
     SYS_lseek, ToLoad, When::Any, "model files";
     SYS_newfstatat, ToLoad, When::Any, "whether a model file is there, and its length";
     SYS_fstat, ToLoad, When::Any, "a model file's length";
     SYS_statx, ToLoad, When::Any, "the length of what tells of memory";
     SYS_prlimit64, ToLoad, When::All(OWN_LIMITS), "the size of a stack: its own, and to read";
-    SYS_sysinfo, ToLoad, When::Any, "how much memory there is";
+    #[cfg(target_arch = "x86_64")]
+    SYS_arch_prctl, ToLoad, When::All(TILES), "the processor's AMX, for which a program has to ask";
     SYS_prctl, ToLoad, When::All(NO_NEW_PRIVILEGES), "what comes before the second filter";
     SYS_seccomp, ToLoad, When::All(A_FILTER), "the second filter";
 
