@@ -73,8 +73,8 @@ pub(crate) fn try_sandbox(config: &Config) -> Result<(), Failure> {
 
 fn too_little(kept: &str) -> String {
     format!(
-        "sandbox is \"require\", but a worker would keep {kept}; use Linux 5.13 or later with Landlock and seccomp, \
-         or set sandbox to \"on\" to do without"
+        "sandbox is \"require\", but a worker would keep {kept}; use a newer kernel with Landlock and seccomp (Linux \
+         5.13, in builds for GPUs 6.12), or set sandbox to \"on\" to do without"
     )
 }
 

@@ -6,7 +6,7 @@ mod harness;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use harness::{Answer, Client, Daemon, sized_request, weave};
 use rustix::process::Signal;
@@ -460,7 +460,13 @@ fn what_does_not_fit_is_tiled_or_refused_before_it_is_computed() {
 #[test]
 fn the_first_image_is_the_last_one_for_which_files_are_read() {
     let filters = |flags: &[&str]| {
-        let daemon = Daemon::start(&[&["--threads=1", "--sandbox=require"], flags].concat());
+        let folder = harness::private_folder();
+        let socket = folder.path().join("weave.sock");
+        let mut command = harness::weaved();
+        command.args(["--threads=2", "--sandbox=require", "--socket"]).arg(&socket).args(flags);
+        // Threads can't be bound to processors there, and OpenMP would give up over that.
+        command.env("OMP_PROC_BIND", "true").env("OMP_WAIT_POLICY", "PASSIVE").stdin(Stdio::null());
+        let daemon = Daemon::run(&mut command, &socket);
         let mut client = daemon.connect();
         for id in 1..3 {
             client.write(&sized_request(id, "a red circle", 1, 64, 64, 1));
