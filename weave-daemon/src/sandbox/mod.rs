@@ -2,7 +2,7 @@
 //!
 //! The engine is a large body of C++ that reads model files and prompts from elsewhere. On a CPU it needs to read the
 //! model, and then nothing but memory, threads and the streams that it has. So what it may do is a list, and the
-//! kernel refuses all else: [`calls`] says which system calls, [`files`] which files, [`limits`] how much of
+//! kernel refuses all else: [`calls`] says which system calls, `files` which files, `limits` how much of
 //! everything. Drivers of GPUs need more, and nobody has recorded what: a build for GPUs has a wider list.
 //!
 //! What this kernel can't do stays as it was, and [`Entered::missing`] says so.
