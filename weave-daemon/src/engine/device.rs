@@ -90,10 +90,13 @@ pub fn host_memory() -> Option<Memory> {
             fs::read_to_string(format!("{folder}/{file}")).ok()?.trim().parse().ok()
         };
         if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current")) {
-            // Files that are only kept at hand count as used, and go when there is need.
+            // Files that are only kept at hand count as used, and go when there is need; `MemAvailable` counts them as free too.
             let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
-            let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
-            let free = limit.saturating_sub(used.saturating_sub(files.unwrap_or(0)));
+            let pages = |name: &str| -> Option<u64> {
+                stat.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+            };
+            let files = pages("inactive_file ").unwrap_or(0) + pages("active_file ").unwrap_or(0);
+            let free = limit.saturating_sub(used.saturating_sub(files));
             memory = Memory { free: memory.free.min(free), total: memory.total.min(limit) };
             break;
         }
