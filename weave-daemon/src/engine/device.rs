@@ -90,18 +90,22 @@ pub fn host_memory() -> Option<Memory> {
             fs::read_to_string(format!("{folder}/{file}")).ok()?.trim().parse().ok()
         };
         if let (Some(limit), Some(used)) = (number("memory.max"), number("memory.current")) {
-            // Files that are only kept at hand count as used, and go when there is need; `MemAvailable` counts them as free too.
             let stat = fs::read_to_string(format!("{folder}/memory.stat")).unwrap_or_default();
-            let pages = |name: &str| -> Option<u64> {
-                stat.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
-            };
-            let files = pages("inactive_file ").unwrap_or(0) + pages("active_file ").unwrap_or(0);
-            let free = limit.saturating_sub(used.saturating_sub(files));
+            let free = limit.saturating_sub(used.saturating_sub(kept_files(&stat)));
             memory = Memory { free: memory.free.min(free), total: memory.total.min(limit) };
             break;
         }
     }
     Some(memory)
+}
+
+/// Bytes of files that are only kept at hand, by a control group's `memory.stat`. They count as used, and go when
+/// there is need; `MemAvailable` has them as free.
+fn kept_files(stat: &str) -> u64 {
+    let pages = |line: &str| -> Option<u64> {
+        line.strip_prefix("inactive_file ").or_else(|| line.strip_prefix("active_file "))?.parse().ok()
+    };
+    stat.lines().filter_map(pages).sum()
 }
 
 /// The device that a setting means, by the engine's own rules: its name, or how that begins, in any case
@@ -203,4 +207,16 @@ pub fn to_json(devices: &[(&Device, Option<Memory>)]) -> String {
         )
     };
     format!("[\n{}\n]\n", devices.iter().map(entry).collect::<Vec<_>>().join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept_files;
+
+    #[test]
+    fn files_at_hand_are_free_in_a_control_group_too() {
+        let stat = "anon 5\nfile 16\ninactive_anon 3\ninactive_file 7\nactive_file 9\nunevictable 1\n";
+        assert_eq!(kept_files(stat), 16);
+        assert_eq!(kept_files(""), 0);
+    }
 }
