@@ -9,8 +9,7 @@
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
 settings = PREFIX DESTDIR BUILT SEED FUZZ_SECONDS WEAVE_CUDA_SETUP
 given = $(foreach name,$(settings),$(if $(filter-out undefined,$(origin $(name))),$(name)))
-$(foreach name,$(given),$(eval override $(name) := $$(value $(name))))
-export $(settings)
+$(foreach name,$(given),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
