@@ -142,8 +142,8 @@ impl fmt::Display for Error {
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::HungUp { received: 0 } => f.write_str(
-                "the daemon hung up without an answer; it may be ending, not let this user in, or want \
-                 another token: its log says more",
+                "the daemon hung up without an answer; it may be ending, not let this user in, or want a token: its \
+                 log says more",
             ),
             Self::HungUp { received } => {
                 write!(

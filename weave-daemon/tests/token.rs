@@ -147,6 +147,11 @@ fn both_sides_prove_that_they_know_the_token() {
     client.set_timeout(Some(PATIENCE));
     client.set_token(Some(weave_client::Token::read(Path::new(file)).unwrap()));
     client.ping().unwrap();
+    // The command, which is told localhost.
+    let mut command = harness::weave();
+    command.args(["ping", "--socket", &address.replace("127.0.0.1", "tcp://localhost")]);
+    let output = command.env("WEAVE_TOKEN_FILE", file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(metric(daemon, "weave_connections_refused_total{reason=\"peer\"}"), 0.0);
     assert!(!daemon.log.all().to_lowercase().contains(&DIGITS[..8]), "the token is not logged");
 }
