@@ -122,7 +122,7 @@ pub const fn who(token: Option<&Token>) -> &'static str {
 /// at all. Whoever listened there could pass as weaved.
 #[must_use]
 pub fn twin(address: SocketAddr) -> Option<SocketAddr> {
-    let twin = match address.ip() {
+    let twin = match address.ip().to_canonical() {
         IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         IpAddr::V6(Ipv6Addr::LOCALHOST) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         // Anything else is not what `localhost` stands for, or, as [::], has both.

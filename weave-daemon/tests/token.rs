@@ -117,7 +117,7 @@ struct Guarded {
 fn guarded(tcp: &str) -> Guarded {
     let folder = private_folder();
     let file = token_file(folder.path(), DIGITS);
-    let daemon = Daemon::pattern(&["--tcp", tcp, "--token-file", &file, "--connections=2"]);
+    let daemon = Daemon::pattern(&["--tcp", tcp, "--token-file", &file, "--connections=8"]);
     Guarded { address: tcp_address(&daemon), daemon, file, _folder: folder }
 }
 
