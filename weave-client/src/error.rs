@@ -134,6 +134,9 @@ impl fmt::Display for Error {
                     (ErrorCode::OutOfMemory, _) => {
                         "the daemon lacks memory for this image; a smaller one takes less"
                     }
+                    (ErrorCode::InvalidMagic, _) => {
+                        "the daemon expects something else before the first request"
+                    }
                     (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
                     (_, Status::ServerError) => "the daemon could not make the image; its log says more",
                 };
@@ -237,6 +240,8 @@ impl ErrorReply {
             (ErrorCode::Busy, _) => ErrorKind::Busy,
             (ErrorCode::ShuttingDown, _) => ErrorKind::ShuttingDown,
             (ErrorCode::Timeout, _) => ErrorKind::Timeout,
+            // It isn't the request: the daemon wants a token before it, or none.
+            (ErrorCode::InvalidMagic, _) => ErrorKind::NotWeave,
             (_, Status::ClientError) => ErrorKind::Refused,
             (_, Status::ServerError) => ErrorKind::Failed,
         }
