@@ -27,7 +27,7 @@ type Nonce = [u8; 32];
 pub(crate) fn prove(link: &mut Link, address: &Address, token: &Token) -> Result<(), Error> {
     let no_proof = |why| Error::NoProof { address: address.clone(), why };
     converse(link, token, &no_proof).map_err(|error| match error {
-        // It says why if it can.
+        // As a weaved from before this does, without a word.
         Error::HungUp { .. } => no_proof(NoProof::HungUp),
         other => other,
     })
