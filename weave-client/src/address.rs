@@ -41,9 +41,9 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a daemon may want to see before it talks over TCP: 256 bits, in hexadecimal digits.
+/// What a daemon and its clients over TCP may both have to know: 256 bits, in hexadecimal digits.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct Token([u8; 32]);
 
 impl Token {
     /// Reads a token from a file that holds its 64 digits and nothing else.
@@ -53,21 +53,35 @@ impl Token {
     pub fn read(path: &Path) -> io::Result<Self> {
         let mut text = String::new();
         std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
-        let digits = text.trim_end();
-        if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            Ok(Self(digits.to_owned()))
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a token has 64 hexadecimal digits and nothing else",
-            ))
-        }
+        from_hex(text.trim_end().as_bytes()).map(Self).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a token has 64 hexadecimal digits and nothing else")
+        })
     }
 
-    /// The line that goes before the first frame.
-    pub(crate) fn line(&self) -> String {
-        format!("weave-token {}\n", self.0)
+    /// What proofs are made with.
+    pub(crate) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
+
+    #[cfg(test)]
+    pub(crate) const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// The bytes that 64 hexadecimal digits stand for, in either case.
+pub(crate) fn from_hex(digits: &[u8]) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if digits.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        for digit in pair {
+            let value = char::from(*digit).to_digit(16)?;
+            *byte = *byte << 4 | u8::try_from(value).ok()?;
+        }
+    }
+    Some(bytes)
 }
 
 /// Never the token itself.
@@ -98,7 +112,8 @@ mod tests {
         for end in ["", "\n", "\r\n"] {
             std::fs::write(&file, format!("{digits}{end}")).unwrap();
             let token = Token::read(&file).unwrap();
-            assert_eq!(token.line(), format!("weave-token {digits}\n"));
+            let bytes = [1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0xab, 0xcd, 0xef];
+            assert_eq!(token.bytes()[..22], [bytes, bytes].concat());
             assert_eq!(format!("{token:?}"), "Token(..)");
         }
         for wrong in

@@ -13,6 +13,7 @@ use weave_core::response::ImageSize;
 
 use crate::address::{Address, Token};
 use crate::answer::{Head, read_head, read_pixels};
+use crate::auth;
 use crate::error::{Error, Nonsense};
 use crate::link::{Deadline, Link, Unasked};
 use crate::stopper::Stopper;
@@ -124,7 +125,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Shows a token on each TCP connection that is made from now on.
+    /// On each TCP connection that is made from now on both sides prove that they know this token, the daemon
+    /// first. The token itself is not sent. A daemon that doesn't know it is [`Error::NoProof`].
     pub fn set_token(&mut self, token: Option<Token>) {
         self.token = token;
     }
@@ -138,7 +140,8 @@ impl Client {
 
     /// Limits the time that each call from now on waits for a connection, if it needs one: ten seconds
     /// in the beginning. `None` leaves it to the system, which takes minutes over some TCP addresses.
-    /// A call for which this time runs out ends with [`Error::Unreachable`].
+    /// A call for which this time runs out ends with [`Error::Unreachable`]. Proving that both sides know the
+    /// token is part of it.
     ///
     /// Looking up the name of a host is not limited.
     pub fn set_connect_timeout(&mut self, timeout: Option<Duration>) {
@@ -302,10 +305,18 @@ impl Client {
             }
             self.link = None;
         }
-        let link = Link::connect(&self.address, self.token.as_ref(), deadline, self.connect_timeout)?;
-        if !link.obey(&self.stopper) {
-            return Err(Error::Stopped);
-        }
+        let (address, token, stopper) = (&self.address, self.token.as_ref(), &self.stopper);
+        let link = Link::connect(address, deadline, self.connect_timeout, |link| {
+            if !link.obey(stopper) {
+                return Err(Error::Stopped);
+            }
+            match (address, token) {
+                (Address::Tcp(_), Some(token)) => auth::prove(link, address, token),
+                _ => Ok(()),
+            }
+        });
+        // A connection that was closed here looks like one that the daemon has closed.
+        let link = link.map_err(|error| if stopper.is_stopped() { Error::Stopped } else { error })?;
         self.link = Some(link);
         self.links += 1;
         (self.was_idle, self.was_used) = (false, false);

@@ -24,6 +24,13 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// What listens on TCP didn't prove that it knows the token, so nothing was asked of it. The token was not sent.
+    NoProof {
+        /// Where it listens.
+        address: Address,
+        /// What it did.
+        why: NoProof,
+    },
     /// The request can't be made like this; nothing was sent.
     Invalid(RequestError),
     /// The daemon answered with an error.
@@ -54,7 +61,8 @@ impl Error {
             Self::HungUp { received: 0 } => ErrorKind::HungUp,
             Self::HungUp { .. } => ErrorKind::Failed,
             Self::Unreachable { .. } => ErrorKind::Unreachable,
-            Self::Nonsense(_) => ErrorKind::NotWeave,
+            Self::NoProof { why: NoProof::HungUp, .. } => ErrorKind::HungUp,
+            Self::NoProof { .. } | Self::Nonsense(_) => ErrorKind::NotWeave,
             Self::Stopped | Self::Io(_) => ErrorKind::Local,
         }
     }
@@ -69,6 +77,7 @@ impl Error {
             Self::Unreachable { address, source } => {
                 Self::Unreachable { address: address.clone(), source: io(source) }
             }
+            Self::NoProof { address, why } => Self::NoProof { address: address.clone(), why: *why },
             Self::Invalid(error) => Self::Invalid(*error),
             Self::Refused(reply) => Self::Refused(reply.clone()),
             Self::HungUp { received } => Self::HungUp { received: *received },
@@ -93,6 +102,25 @@ impl fmt::Display for Error {
                 f,
                 "no daemon answers at {address} ({source}); start weaved, or name the socket of one that runs"
             ),
+            Self::NoProof { address, why: NoProof::Wrong } => write!(
+                f,
+                "what listens at {address} doesn't know the token, so nothing was asked of it; check that it is \
+                 weaved, and that both have the same token file"
+            ),
+            Self::NoProof { address, why: NoProof::HungUp } => write!(
+                f,
+                "what listens at {address} hung up on weave-auth 1; a weaved from before weave-auth does that, and \
+                 one that is ending: update it, or see its log"
+            ),
+            Self::NoProof { address, why: NoProof::NotAsked } => write!(
+                f,
+                "what listens at {address} asks for no token; start weaved with --token-file, or leave the token \
+                 away if every user of its machine may connect"
+            ),
+            Self::NoProof { address, why: NoProof::Nonsense } => write!(
+                f,
+                "what listens at {address} doesn't answer weave-auth 1 as weaved does; check that it is weaved"
+            ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(ErrorReply { status, code, message }) => {
                 let what = match (code, status) {
@@ -106,6 +134,9 @@ impl fmt::Display for Error {
                     (ErrorCode::OutOfMemory, _) => {
                         "the daemon lacks memory for this image; a smaller one takes less"
                     }
+                    (ErrorCode::InvalidMagic, _) => {
+                        "the daemon expects something else before the first request"
+                    }
                     (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
                     (_, Status::ServerError) => "the daemon could not make the image; its log says more",
                 };
@@ -114,8 +145,8 @@ impl fmt::Display for Error {
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::HungUp { received: 0 } => f.write_str(
-                "the daemon hung up without an answer; it may be ending, not let this user in, or want \
-                 another token: its log says more",
+                "the daemon hung up without an answer; it may be ending, not let this user in, or want a token: its \
+                 log says more",
             ),
             Self::HungUp { received } => {
                 write!(
@@ -143,9 +174,27 @@ impl StdError for Error {
             Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
             Self::Invalid(error) => Some(error),
             Self::Nonsense(nonsense) => Some(nonsense),
-            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) | Self::Stopped => None,
+            Self::NoProof { .. }
+            | Self::Refused(_)
+            | Self::HungUp { .. }
+            | Self::Timeout(_)
+            | Self::Stopped => None,
         }
     }
+}
+
+/// What somebody did instead of proving that it knows the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoProof {
+    /// It sent a proof that only another token makes.
+    Wrong,
+    /// It hung up: a `weaved` from before there were proofs does, and one that is ending.
+    HungUp,
+    /// It is a daemon without a token.
+    NotAsked,
+    /// It said something else.
+    Nonsense,
 }
 
 /// What can be done about an [`Error`]: programs turn these into exit statuses, or into HTTP's.
@@ -168,7 +217,7 @@ pub enum ErrorKind {
     HungUp,
     /// No daemon answers.
     Unreachable,
-    /// What answers doesn't speak Weave properly.
+    /// What answers doesn't speak Weave properly, or doesn't know the token.
     NotWeave,
     /// Something failed on this side, or ended the call.
     Local,
@@ -191,6 +240,8 @@ impl ErrorReply {
             (ErrorCode::Busy, _) => ErrorKind::Busy,
             (ErrorCode::ShuttingDown, _) => ErrorKind::ShuttingDown,
             (ErrorCode::Timeout, _) => ErrorKind::Timeout,
+            // It isn't the request: the daemon wants a token before it, or none.
+            (ErrorCode::InvalidMagic, _) => ErrorKind::NotWeave,
             (_, Status::ClientError) => ErrorKind::Refused,
             (_, Status::ServerError) => ErrorKind::Failed,
         }

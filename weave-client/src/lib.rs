@@ -28,6 +28,7 @@
 
 mod address;
 mod answer;
+mod auth;
 mod client;
 mod error;
 mod link;
@@ -36,7 +37,7 @@ mod stopper;
 
 pub use address::{Address, Token};
 pub use client::{Answer, Client, Image, Progress};
-pub use error::{Error, ErrorKind, ErrorReply, Nonsense};
+pub use error::{Error, ErrorKind, ErrorReply, NoProof, Nonsense};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use stopper::Stopper;
 pub use weave_core;

@@ -8,6 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use crate::config::{Config, EngineKind};
 use crate::process;
@@ -216,17 +217,25 @@ fn writable(folder: &Path) -> Result<(), String> {
 }
 
 fn tcp(config: &Config) -> Option<Finding> {
-    match tcp::entrance(config) {
-        Err(error) => Some(Finding::wrong("tcp", error)),
-        Ok(entrance) => entrance.map(|(address, token)| {
-            let who = tcp::who(token.as_ref());
-            match tcp::is_free(address) {
-                Ok(true) => Finding::good("tcp", format_args!("{address}, for {who}")),
-                Ok(false) => Finding::note("tcp", format_args!("{address}: already in use")),
-                Err(error) => Finding::wrong("tcp", TcpError::Listen(address, error)),
-            }
-        }),
+    let (address, token) = match tcp::entrance(config) {
+        Err(error) => return Some(Finding::wrong("tcp", error)),
+        Ok(entrance) => entrance?,
+    };
+    match tcp::is_free(address) {
+        Ok(true) => {}
+        Ok(false) => return Some(Finding::note("tcp", format_args!("{address}: already in use"))),
+        Err(error) => return Some(Finding::wrong("tcp", TcpError::Listen(address, error))),
     }
+    let who = tcp::who(token.as_ref());
+    let Some(twin) = tcp::twin(address) else {
+        return Some(Finding::good("tcp", format_args!("{address}, for {who}")));
+    };
+    Some(match tcp::is_free(twin) {
+        Ok(true) => Finding::good("tcp", format_args!("{address} and {twin}, for {who}")),
+        Ok(false) => Finding::wrong("tcp", TcpError::Twin(twin, address, Errno::ADDRINUSE.into())),
+        Err(error) if tcp::is_missing(&error) => Finding::good("tcp", format_args!("{address}, for {who}")),
+        Err(error) => Finding::wrong("tcp", TcpError::Twin(twin, address, error)),
+    })
 }
 
 fn descriptors(config: &Config) -> Finding {

@@ -18,7 +18,8 @@
 //! | [`process`] | starts, watches and ends the children that are workers |
 //! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
-//! | [`tcp`] | listening on TCP, and the token that clients show there |
+//! | [`tcp`] | listening on TCP, and the token |
+//! | [`gate`] | where TCP clients prove that they know the token |
 //! | [`stream`] | a connection of either kind |
 //! | [`config`] | settings: their table, their sources, and what is decided where none was set |
 //! | `values` | text to value and back, for settings and for the engine |
@@ -42,6 +43,7 @@ pub mod counters;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
 pub mod engine;
+pub mod gate;
 pub mod logger;
 pub mod metrics;
 pub mod model;

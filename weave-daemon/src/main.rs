@@ -112,7 +112,7 @@ impl Failure {
         match self {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
-            Self::Tcp(TcpError::Listen(_, error)) => match error.kind() {
+            Self::Tcp(TcpError::Listen(_, error) | TcpError::Twin(_, _, error)) => match error.kind() {
                 std::io::ErrorKind::AddrInUse => 69,
                 std::io::ErrorKind::PermissionDenied => 77,
                 _ => 1,
@@ -370,7 +370,8 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     }
     if let Some(tcp) = tcp {
         let who = tcp::who(tcp.token.as_ref());
-        log::info!("listening on tcp://{} too, for {who}", tcp.address);
+        let places: Vec<_> = tcp.listeners.iter().map(|(_, address)| format!("tcp://{address}")).collect();
+        log::info!("listening on {} too, for {who}", places.join(" and "));
         server.listen_on(tcp).map_err(io)?;
     }
     log::info!("listening on {place}, with {model}");

@@ -32,7 +32,7 @@ exits! {
     Daemon = 7, "the daemon failed: it could not generate the image, or hung up";
     NoInput = 66, "a file that was named can't be read, or isn't what it should be";
     NoDaemon = 69, "no daemon answers at the socket";
-    NotWeave = 76, "what answers there doesn't speak Weave properly";
+    NotWeave = 76, "what answers there doesn't speak Weave properly, or doesn't know the token";
 }
 
 /// What stands at the end of a help text.

@@ -223,6 +223,7 @@ impl Tally {
             Error::Refused(refusal) => refusal.code.to_string(),
             Error::Unreachable { .. } => "unreachable".to_owned(),
             Error::HungUp { .. } => "hung up".to_owned(),
+            Error::NoProof { .. } => "no proof of the token".to_owned(),
             Error::Timeout(_) => "time ran out".to_owned(),
             Error::Nonsense(_) => "not Weave".to_owned(),
             _ => "connection failed".to_owned(),

@@ -45,9 +45,10 @@ pub(crate) struct Inspect {
 /// Sixty of the largest images.
 const MOST: u64 = 1 << 30;
 
-/// What stands before the first frame on TCP, where a daemon wants it.
+/// What the lines of `weave-auth 1` begin with, which come before the first frame on TCP where a daemon wants that.
+const AUTH: &[u8] = b"weave-auth 1 ";
+/// The same of clients from before that.
 const TOKEN: &[u8] = b"weave-token ";
-const TOKEN_LINE: usize = TOKEN.len() + 64 + 1;
 
 /// How files of pcap (in either order of bytes, with micro- or nanoseconds) and pcapng begin.
 const PCAP: [[u8; 4]; 5] = [
@@ -86,6 +87,21 @@ fn has_colours(terminal: bool) -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     terminal && !no_color && !dumb
+}
+
+/// The line at this place, if it is one of those that come before the first frame: its length, and what it is.
+fn line_at(bytes: &[u8], at: usize) -> Option<(usize, &'static str)> {
+    let rest = &bytes[at..];
+    let len = 1 + rest.iter().take(143).position(|byte| *byte == b'\n')?;
+    match len {
+        78 if rest.starts_with(AUTH) => Some((len, "a client's nonce (weave-auth 1)")),
+        143 if rest.starts_with(AUTH) => Some((len, "a daemon's nonce and proof (weave-auth 1)")),
+        65 if at > 0 && rest[..64].iter().all(u8::is_ascii_hexdigit) => {
+            Some((len, "a client's proof (weave-auth 1)"))
+        }
+        77 if at == 0 && rest.starts_with(TOKEN) => Some((len, "the line with a token")),
+        _ => None,
+    }
 }
 
 struct Report {
@@ -128,9 +144,9 @@ impl Report {
 
     fn stream(&mut self, bytes: &[u8]) {
         let mut at = 0;
-        if bytes.starts_with(TOKEN) && bytes.len() >= TOKEN_LINE {
-            self.line(format_args!("offset 0: the line with a token, {TOKEN_LINE} bytes\n"));
-            at = TOKEN_LINE;
+        while let Some((len, what)) = line_at(bytes, at) {
+            self.line(format_args!("offset {at}: {what}, {len} bytes\n"));
+            at += len;
         }
         let mut frames = 0;
         let mut bad = 0;
@@ -646,6 +662,22 @@ mod tests {
         has("     118  magic               57 45 56                              cut off  ");
         assert_eq!(lines[lines.len() - 1], "2 frames in 121 bytes, 2 that a receiver would refuse");
         assert!(!report.text.contains(&"a".repeat(64)), "the token is shown");
+    }
+
+    #[test]
+    fn the_lines_before_the_first_frame_are_told_apart() {
+        let digits = "5a".repeat(32);
+        let hello = format!("weave-auth 1 {digits}\n");
+        let answer = format!("weave-auth 1 {digits} {digits}\n");
+        let report = inspected(&[(hello + &answer + &digits + "\n").as_bytes(), &a_request()].concat());
+        let lines: Vec<_> = report.text.lines().collect();
+        assert_eq!(lines[0], "offset 0: a client's nonce (weave-auth 1), 78 bytes");
+        assert_eq!(lines[2], "offset 78: a daemon's nonce and proof (weave-auth 1), 143 bytes");
+        assert_eq!(lines[4], "offset 221: a client's proof (weave-auth 1), 65 bytes");
+        assert_eq!(lines[6], "frame 1 at offset 286: request");
+        assert!(report.sound && !report.text.contains(&digits));
+        let report = inspected(&[digits.as_bytes(), b"\n", &a_request()].concat());
+        assert!(!report.sound, "a proof is no beginning");
     }
 
     fn a_request() -> Vec<u8> {

@@ -132,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
         token_file,
         "FILE",
         [path],
-        "file with the 64 hex digits that TCP clients must send (`openssl rand -hex 32`)",
+        "file with the 64 hex digits that TCP clients must know (`openssl rand -hex 32`)",
         some(path),
         if_set(shown_path)
     ),

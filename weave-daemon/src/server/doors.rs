@@ -9,9 +9,10 @@ use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
+use crate::gate::{Gate, Shown};
 use crate::socket::{Access, Socket};
 use crate::stream::Stream;
-use crate::tcp::{Gate, Shown, Tcp};
+use crate::tcp::Tcp;
 
 /// Connections that are accepted in one turn of a listener.
 const ACCEPTS: usize = 64;
@@ -66,11 +67,30 @@ pub(super) struct Doors {
 
 /// Where clients arrive over TCP.
 struct TcpDoor {
-    listener: TcpListener,
-    token: Token,
-    accepting: bool,
-    /// Where they have to show their token, if there is one.
+    entrances: Vec<Entrance>,
+    /// The first one's. Those of the others come behind it, and then those of the gate.
+    first: Token,
+    /// Which one has its turn, so that none keeps the others waiting.
+    turn: usize,
+    /// Where they have to prove that they know the token, if there is one.
     gate: Option<Gate>,
+}
+
+/// One of the addresses for TCP.
+struct Entrance {
+    listener: TcpListener,
+    accepting: bool,
+}
+
+impl TcpDoor {
+    /// The next entrance at which there may be somebody.
+    fn busy(&mut self) -> Option<usize> {
+        let count = self.entrances.len();
+        let at =
+            (self.turn..self.turn + count).map(|at| at % count).find(|at| self.entrances[*at].accepting)?;
+        self.turn = at + 1;
+        Some(at)
+    }
 }
 
 impl Doors {
@@ -96,10 +116,14 @@ impl Doors {
 
     /// Opens one for TCP as well, with this token and those behind it.
     pub(super) fn open_tcp(&mut self, tcp: Tcp, registry: &Registry, token: Token) -> io::Result<()> {
-        let mut listener = TcpListener::from_std(tcp.listener);
-        registry.register(&mut listener, token, Interest::READABLE)?;
-        let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + 1));
-        self.tcp = Some(TcpDoor { listener, token, accepting: true, gate });
+        let mut entrances = Vec::with_capacity(tcp.listeners.len());
+        for (at, (listener, _)) in tcp.listeners.into_iter().enumerate() {
+            let mut listener = TcpListener::from_std(listener);
+            registry.register(&mut listener, Token(token.0 + at), Interest::READABLE)?;
+            entrances.push(Entrance { listener, accepting: true });
+        }
+        let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + entrances.len()));
+        self.tcp = Some(TcpDoor { entrances, first: token, turn: 0, gate });
         Ok(())
     }
 
@@ -120,7 +144,8 @@ impl Doors {
 
     /// Whether there may be somebody to accept at once.
     pub(super) fn are_busy(&self) -> bool {
-        let accepting = self.accepting || self.tcp.as_ref().is_some_and(|tcp| tcp.accepting);
+        let accepting = self.accepting
+            || self.tcp.as_ref().is_some_and(|tcp| tcp.entrances.iter().any(|entrance| entrance.accepting));
         accepting && self.accept_after.is_none()
     }
 
@@ -135,7 +160,7 @@ impl Doors {
         self.accepting = true;
     }
 
-    /// The TCP listener has somebody, or somebody at its gate has said something.
+    /// A TCP listener has somebody, or somebody at the gate has said something.
     pub(super) fn tcp_event(
         &mut self,
         token: Token,
@@ -143,8 +168,8 @@ impl Doors {
         counters: &mut LoopCounters,
     ) -> Option<Newcomer> {
         let tcp = self.tcp.as_mut()?;
-        if token == tcp.token {
-            tcp.accepting = true;
+        if let Some(entrance) = token.0.checked_sub(tcp.first.0).and_then(|at| tcp.entrances.get_mut(at)) {
+            entrance.accepting = true;
             return None;
         }
         match tcp.gate.as_mut()?.read(token)? {
@@ -188,9 +213,10 @@ impl Doors {
             }
         }
         while budget.tcp > 0 && self.accept_after.is_none() {
-            let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.accepting) else { break };
+            let Some(tcp) = self.tcp.as_mut() else { break };
+            let Some(at) = tcp.busy() else { break };
             budget.tcp -= 1;
-            match tcp.listener.accept() {
+            match tcp.entrances[at].listener.accept() {
                 Ok((stream, peer)) => {
                     self.accepted();
                     match self.admit_tcp(stream, peer, registry, now) {
@@ -201,7 +227,9 @@ impl Doors {
                 }
                 Err(error) => {
                     let again = self.not_accepted(&error, counters, now);
-                    self.tcp.as_mut().into_iter().for_each(|tcp| tcp.accepting = again == Again::Yes);
+                    if let Some(tcp) = &mut self.tcp {
+                        tcp.entrances[at].accepting = again == Again::Yes;
+                    }
                 }
             }
         }

@@ -828,11 +828,7 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
     fs::write(&file, format!("{digits}\n")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
-    let line = format!("weave-token {digits}\n");
-    // Without a token the first byte is the first of a frame.
-    for (flag, variable, line) in
-        [(None, None, ""), (Some(&file), None, line.as_str()), (None, Some(&file), line.as_str())]
-    {
+    for (flag, variable) in [(None, None), (Some(&file), None), (None, Some(&file))] {
         let mut command = weave(folder.path());
         command.args(["ping", "--socket", &address]);
         if let Some(file) = flag {
@@ -841,20 +837,33 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
         if let Some(file) = variable {
             command.env("WEAVE_TOKEN_FILE", file);
         }
+        let token = flag.or(variable).is_some();
         let listener = listener.try_clone().unwrap();
-        let expected = line.to_owned();
         let daemon = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut line = vec![0; expected.len()];
-            stream.read_exact(&mut line).unwrap();
-            assert_eq!(String::from_utf8(line).unwrap(), expected);
-            let request = Request::read(&mut stream);
-            stream.write_all(&error(request.id(), 400, 3, "model_id")).unwrap();
+            // Without a token the first byte is the first of a frame.
+            if !token {
+                let request = Request::read(&mut stream);
+                return stream.write_all(&error(request.id(), 400, 3, "model_id")).unwrap();
+            }
+            let mut said = vec![0; 78];
+            stream.read_exact(&mut said).unwrap();
+            let proof = "0".repeat(64);
+            stream.write_all(format!("weave-auth 1 {proof} {proof}\n").as_bytes()).unwrap();
+            stream.read_to_end(&mut said).unwrap();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.starts_with("weave-auth 1 ") && said.len() == 78, "{said}");
         });
         let run = run(command);
         daemon.join().unwrap();
-        assert_eq!(run.status, Some(0), "{}", run.stderr);
-        assert!(run.stdout.starts_with(&format!("{address}: answered in ")), "{}", run.stdout);
+        if token {
+            assert_eq!(run.status, Some(76), "{}", run.stderr);
+            let words = format!("what listens at {address} doesn't know the token, so nothing was asked");
+            assert!(run.stderr.contains(&words), "{}", run.stderr);
+        } else {
+            assert_eq!(run.status, Some(0), "{}", run.stderr);
+            assert!(run.stdout.starts_with(&format!("{address}: answered in ")), "{}", run.stdout);
+        }
     }
     drop(listener);
 

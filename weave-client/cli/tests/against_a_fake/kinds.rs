@@ -60,6 +60,7 @@ fn rows() -> Vec<Row> {
         ),
         row("nobody listens", Absent, 69, UNAVAILABLE),
         row("not Weave", Answers(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), 76, FAILED),
+        row("wants a token first", Answers(|_| error(0, 400, 1, "weave-auth 1")), 76, FAILED),
         row("another request's image", Answers(|id| Response::good(id + 1).bytes()), 76, FAILED),
     ]
 }
