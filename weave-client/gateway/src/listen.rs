@@ -27,21 +27,25 @@ impl Listeners {
         let mut tries = TRIES;
         loop {
             tries -= 1;
-            let first = TcpListener::bind(listen).await.map_err(|error| {
-                wrong(listen, &error, "").next("choose another with --listen ADDRESS:PORT")
-            })?;
-            let beside = first.local_addr().map(|address| beside(address, &first));
-            let beside = beside.map_err(|error| wrong(listen, &error, ""))?;
-            let Some(beside) = beside else { return Ok(Self { first, other: None }) };
+            let first = TcpListener::bind(listen)
+                .await
+                .and_then(|first| first.local_addr().map(|address| (first, address)))
+                .map_err(|error| {
+                    wrong(format_args!("can't listen at {listen}: {error}"))
+                        .next("choose another with --listen ADDRESS:PORT")
+                });
+            let (first, address) = first?;
+            let Some(beside) = beside(address, &first) else { return Ok(Self { first, other: None }) };
             match TcpListener::bind(beside).await {
                 Ok(other) => return Ok(Self { first, other: Some(other) }),
                 Err(error) if is_not_here(&error) => return Ok(Self { first, other: None }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && listen.port() == 0 && tries > 0 => {
                 }
                 Err(error) => {
-                    let why = "; clients that call localhost would send their requests, and the token, to whoever listens there";
-                    return Err(wrong(beside, &error, why)
-                        .next("end what listens there, or choose another port with --listen ADDRESS:PORT"));
+                    return Err(wrong(format_args!(
+                        "can't listen at {beside}: {error}; clients that call localhost would send their requests, and the token, to whoever listens there"
+                    ))
+                    .next("end what listens there, or choose another port with --listen ADDRESS:PORT"));
                 }
             }
         }
@@ -89,6 +93,6 @@ fn is_not_here(error: &io::Error) -> bool {
         .contains(&error.raw_os_error())
 }
 
-fn wrong(address: SocketAddr, error: &io::Error, why: &str) -> Failure {
-    Failure::new(Exit::Local, format_args!("can't listen at {address}: {error}{why}"))
+fn wrong(what: std::fmt::Arguments<'_>) -> Failure {
+    Failure::new(Exit::Local, what)
 }
