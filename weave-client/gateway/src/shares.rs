@@ -14,7 +14,7 @@ pub(crate) const MEMORY: u64 = 1 << 30;
 /// Whether addresses tell clients apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Addresses {
-    /// An address gets no more than is left: half if it is alone, a third if there are two, and so on. So something is
+    /// An address gets no more than it leaves: half if it is alone, less if others have some. So something is
     /// always left for the next one.
     Share,
     /// All come from this machine, and have whichever address of it they like.
