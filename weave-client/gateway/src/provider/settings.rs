@@ -9,6 +9,7 @@ use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::ProviderName;
 use weave_client::{Address, Token};
 
+use super::answer::Memory;
 use super::cloud::{Cloud, Dialect};
 use super::list::{Provider, Providers};
 use super::local::Local;
@@ -119,6 +120,7 @@ impl ProviderSettings {
         let mut daemon = Some(daemon);
         let shorter = |time: Option<Duration>| time.into_iter().chain(timeout).min();
         let cloud_timeout = shorter(Some(self.cloud_timeout)).unwrap_or(self.cloud_timeout);
+        let memory = Memory::new();
         let mut list = Vec::new();
         for (at, name) in self.providers.iter().enumerate() {
             list.push(match name {
@@ -141,16 +143,17 @@ impl ProviderSettings {
                         self.openai_model.clone(),
                         self.openai_model.clone(),
                         key,
+                        memory.clone(),
                         cloud_timeout,
                     )?))
                 }
-                ProviderName::Azure => self.azure(cloud_timeout)?,
+                ProviderName::Azure => self.azure(memory.clone(), cloud_timeout)?,
             });
         }
         Ok(Providers { list })
     }
 
-    fn azure(&self, timeout: Duration) -> Result<Provider, Failure> {
+    fn azure(&self, memory: Memory, timeout: Duration) -> Result<Provider, Failure> {
         let missing = |flag: &str| usage(format_args!("the provider azure takes {flag} as well"));
         let url = self.azure_url.as_deref().ok_or_else(|| missing("--azure-url URL"))?;
         let url = base(url, "--azure-url")?;
@@ -176,7 +179,7 @@ impl ProviderSettings {
             None => (Dialect::AzureV1, format!("{url}/openai/v1/images/generations")),
         };
         let model = self.azure_model.clone().unwrap_or_else(|| deployment.clone());
-        Ok(Provider::Cloud(Box::new(Cloud::new(dialect, url, deployment, model, key, timeout)?)))
+        Ok(Provider::Cloud(Box::new(Cloud::new(dialect, url, deployment, model, key, memory, timeout)?)))
     }
 }
 
