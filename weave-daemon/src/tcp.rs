@@ -21,6 +21,7 @@ use rustix::process::geteuid;
 use subtle::ConstantTimeEq;
 
 use crate::config::Config;
+use crate::repeats::{About, By};
 
 /// What the token's line begins with: not a secret, and not how a frame begins.
 const PREFIX: &[u8] = b"weave-token ";
@@ -217,8 +218,49 @@ struct Waiting {
 pub enum Shown {
     /// The token: it may come in. Nothing behind the line was read.
     Token(TcpStream),
-    /// Something else, or nothing: the words for the log.
-    Refused(String),
+    /// Something else, or nothing.
+    Refused(Refused),
+}
+
+/// A client that may not come in. Its words are for the log.
+#[derive(Debug)]
+pub struct Refused {
+    peer: SocketAddr,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// What it has said, or not.
+    Wrong(&'static str),
+    /// It has said nothing for too long.
+    Late,
+    /// The system's no.
+    Unwatched(io::Error),
+}
+
+impl Refused {
+    /// What the line is about, where such lines are counted, and who has caused it.
+    #[must_use]
+    pub const fn about(&self) -> (About, By) {
+        let why = match self.why {
+            Why::Wrong(why) => why,
+            Why::Late => "no token in time",
+            Why::Unwatched(_) => "can't watch it",
+        };
+        (About::Refused(why), By::Address(self.peer.ip().to_canonical()))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer, why } = self;
+        match why {
+            Why::Wrong(why) => write!(f, "{peer}: {why}"),
+            Why::Late => write!(f, "{peer}: no token within {PATIENCE:?}"),
+            Why::Unwatched(error) => write!(f, "{peer}: can't watch it: {error}"),
+        }
+    }
 }
 
 /// Where clients wait until they have shown their token. They cost one of few places here, and none
@@ -240,23 +282,23 @@ impl Gate {
     /// there the longest has to go: honest clients don't stay.
     ///
     /// # Errors
-    /// The words for the log: a client that was refused, this one or the one that had to go.
+    /// A client that was refused, this one or the one that had to go.
     pub fn wait(
         &mut self,
         mut stream: TcpStream,
         peer: SocketAddr,
         registry: &Registry,
         now: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refused> {
         let place = self.places.iter().enumerate().min_by_key(|(_, place)| place.as_ref().map(|w| w.until));
         let place = place.map_or(0, |(place, _)| place);
         let token = mio::Token(self.first + place);
         if let Err(error) = registry.register(&mut stream, token, Interest::READABLE) {
-            return Err(format!("{peer}: can't watch it: {error}"));
+            return Err(Refused { peer, why: Why::Unwatched(error) });
         }
         let waiting = Waiting { stream, peer, line: [0; LINE_LEN], len: 0, until: now + PATIENCE };
         match self.places[place].replace(waiting) {
-            Some(gone) => Err(format!("{}: no token yet, and others wait", gone.peer)),
+            Some(gone) => Err(Refused { peer: gone.peer, why: Why::Wrong("no token yet, and others wait") }),
             None => Ok(()),
         }
     }
@@ -286,15 +328,15 @@ impl Gate {
                 break "its token is wrong";
             }
         };
-        let words = format!("{}: {wrong}", waiting.peer);
+        let refused = Refused { peer: waiting.peer, why: Why::Wrong(wrong) };
         *place = None;
-        Some(Shown::Refused(words))
+        Some(Shown::Refused(refused))
     }
 
-    /// Refuses one client whose time is over. Gives the words for the log.
-    pub fn expire(&mut self, now: Instant) -> Option<String> {
+    /// Refuses one client whose time is over.
+    pub fn expire(&mut self, now: Instant) -> Option<Refused> {
         let late = self.places.iter_mut().find(|place| place.as_ref().is_some_and(|w| w.until <= now))?;
-        late.take().map(|waiting| format!("{}: no token within {PATIENCE:?}", waiting.peer))
+        late.take().map(|waiting| Refused { peer: waiting.peer, why: Why::Late })
     }
 
     /// When the time of the next one is over.
