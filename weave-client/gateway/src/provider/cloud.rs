@@ -14,6 +14,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Error};
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::{How, Made, ProviderName};
+use weave_client::weave_core::text::is_shown;
 use weave_client::{Channels, ErrorKind};
 
 use super::ask::{Ask, Cause};
@@ -203,9 +204,9 @@ impl Cloud {
         let mut tame: String = words
             .chars()
             .take(MAX_WORDS)
-            .flat_map(|c| match c.is_control() {
-                true => c.escape_default().collect::<Vec<_>>(),
-                false => vec![c],
+            .flat_map(|c| match is_shown(c) {
+                false => c.escape_default().collect::<Vec<_>>(),
+                true => vec![c],
             })
             .collect();
         if words.chars().nth(MAX_WORDS).is_some() {
