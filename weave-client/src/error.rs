@@ -230,7 +230,7 @@ pub struct ErrorReply {
     pub status: Status,
     /// What went wrong.
     pub code: ErrorCode,
-    /// The daemon's words, with control characters escaped: they can be shown in a terminal.
+    /// The daemon's words, with what [may not be shown](weave_core::text::is_shown) escaped.
     pub message: String,
 }
 

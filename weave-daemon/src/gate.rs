@@ -17,10 +17,12 @@ use subtle::ConstantTimeEq;
 use weave_core::error::{ErrorCode, emit_frame};
 use weave_core::limits::MAX_ERROR_FRAME;
 
+use crate::repeats::{About, By};
 use crate::tcp::{DIGITS, Token, from_hex};
 
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+const LATE: &str = "no proof of the token within 10s";
 /// Connections that may be at that at once.
 const PLACES: usize = 64;
 
@@ -86,14 +88,39 @@ fn nonce(line: &[u8; HELLO_LEN]) -> Option<Nonce> {
 /// Why a client is not let in.
 struct Refusal {
     /// For the log.
-    words: String,
+    words: &'static str,
+    /// What the system says about it.
+    cause: Option<io::Error>,
     /// For the client, if it can be expected to understand.
     answer: Option<(ErrorCode, &'static str)>,
 }
 
 impl Refusal {
-    fn silent(words: impl Into<String>) -> Self {
-        Self { words: words.into(), answer: None }
+    const fn silent(words: &'static str) -> Self {
+        Self { words, cause: None, answer: None }
+    }
+}
+
+/// A client that may not come in. Its words are for the log.
+#[derive(Debug)]
+pub struct Refused {
+    peer: SocketAddr,
+    words: &'static str,
+    cause: Option<io::Error>,
+}
+
+impl Refused {
+    /// What the line is about, where such lines are counted, and who has caused it.
+    #[must_use]
+    pub const fn about(&self) -> (About, By) {
+        (About::Refused(self.words), By::Address(self.peer.ip().to_canonical()))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.peer, self.words)?;
+        self.cause.iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 
@@ -129,9 +156,7 @@ fn look(line: &[u8]) -> Result<(), Refusal> {
     }
     match STRANGERS.iter().find(|(word, ..)| may_be(word)) {
         Some((word, ..)) if line.len() < word.len() => Ok(()),
-        Some((_, words, code, text)) => {
-            Err(Refusal { words: (*words).to_owned(), answer: Some((*code, text)) })
-        }
+        Some((_, words, code, text)) => Err(Refusal { words, cause: None, answer: Some((*code, text)) }),
         None => Err(Refusal::silent("it did not begin with weave-auth 1")),
     }
 }
@@ -164,7 +189,9 @@ impl Waiting {
                 Ok(n) => self.len += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Some(Err(Refusal::silent(format!("it is gone: {error}")))),
+                Err(error) => {
+                    return Some(Err(Refusal { cause: Some(error), ..Refusal::silent("it is gone") }));
+                }
             }
             match &self.expected {
                 None => {
@@ -192,8 +219,10 @@ impl Waiting {
     fn answer(&mut self, token: &Token) -> Result<(), Refusal> {
         let client = nonce(&self.line).ok_or(Refusal::silent("its line of weave-auth 1 is malformed"))?;
         let mut server = [0; 32];
-        getrandom::fill(&mut server)
-            .map_err(|error| Refusal::silent(format!("there are no random numbers for it: {error}")))?;
+        getrandom::fill(&mut server).map_err(|error| Refusal {
+            cause: Some(error.into()),
+            ..Refusal::silent("there are no random numbers for it")
+        })?;
         let (line, expected) = answer(token, &client, &server);
         // Nobody waits for a peer that doesn't read: a fresh connection has room for this.
         match self.stream.write(&line) {
@@ -205,7 +234,7 @@ impl Waiting {
     }
 
     /// Says why, if it can be said, and hangs up.
-    fn refuse(mut self, refusal: Refusal) -> String {
+    fn refuse(mut self, refusal: Refusal) -> Refused {
         if let Some((code, text)) = refusal.answer {
             let mut frame = [0; MAX_ERROR_FRAME];
             // There is room for it, or closing has to say enough.
@@ -219,7 +248,7 @@ impl Waiting {
                 _ => Err(()),
             });
         }
-        format!("{}: {}", self.peer, refusal.words)
+        Refused { peer: self.peer, words: refusal.words, cause: refusal.cause }
     }
 }
 
@@ -236,8 +265,8 @@ fn origin(peer: SocketAddr) -> IpAddr {
 pub enum Shown {
     /// That it knows the token: it may come in. Nothing behind its lines was read.
     Token(TcpStream),
-    /// Something else, or nothing: the words for the log.
-    Refused(String),
+    /// Something else, or nothing.
+    Refused(Refused),
 }
 
 /// Where clients wait. They cost one of few places here, and none of those for clients.
@@ -260,19 +289,19 @@ impl Gate {
     /// has most of them, the new one counted: the one that has been there the longest, for honest clients don't stay.
     ///
     /// # Errors
-    /// The words for the log: a client that was refused, this one or the one that had to go.
+    /// A client that was refused, this one or the one that had to go.
     pub fn wait(
         &mut self,
         mut stream: TcpStream,
         peer: SocketAddr,
         registry: &Registry,
         now: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refused> {
         let free = self.places.iter().position(Option::is_none);
         let place = free.unwrap_or_else(|| self.oldest_of_the_most(peer));
         if let Err(error) = registry.register(&mut stream, mio::Token(self.first + place), Interest::READABLE)
         {
-            return Err(format!("{peer}: can't watch it: {error}"));
+            return Err(Refused { peer, words: "can't watch it", cause: Some(error) });
         }
         self.arrived += 1;
         let waiting = Waiting {
@@ -285,7 +314,10 @@ impl Gate {
             nth: self.arrived,
         };
         match self.places[place].replace(waiting) {
-            Some(gone) => Err(format!("{}: no proof of the token yet, and others wait", gone.peer)),
+            Some(gone) => {
+                let words = "no proof of the token yet, and others wait";
+                Err(Refused { peer: gone.peer, words, cause: None })
+            }
             None => Ok(()),
         }
     }
@@ -312,10 +344,10 @@ impl Gate {
         })
     }
 
-    /// Refuses one client whose time is over. Gives the words for the log.
-    pub fn expire(&mut self, now: Instant) -> Option<String> {
+    /// Refuses one client whose time is over.
+    pub fn expire(&mut self, now: Instant) -> Option<Refused> {
         let late = self.places.iter_mut().find(|place| place.as_ref().is_some_and(|w| w.until <= now))?;
-        late.take().map(|waiting| format!("{}: no proof of the token within {PATIENCE:?}", waiting.peer))
+        late.take().map(|waiting| Refused { peer: waiting.peer, words: LATE, cause: None })
     }
 
     /// When the time of the next one is over.

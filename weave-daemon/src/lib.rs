@@ -29,7 +29,7 @@
 //! | [`causes`] | why requests, connections and workers end |
 //! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
-//! | [`logger`] | log lines |
+//! | [`logger`], [`worker_log`], [`repeats`] | log lines, those of workers, and those that others can cause at will |
 //! | `simulator` | a world that tries to break the router, for tests and fuzzing |
 //! | [`systemd`] | sockets that were handed over, readiness, the watchdog |
 //!
@@ -50,6 +50,7 @@ pub mod model;
 pub mod proc;
 pub mod process;
 pub mod relay;
+pub mod repeats;
 pub mod router;
 #[cfg(target_os = "linux")]
 pub mod sandbox;

@@ -451,11 +451,8 @@ fn ask(config: &Config) -> Result<(), Failure> {
     };
     let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
     match admin::ask(&path, "/readyz") {
-        Ok((200, words)) => {
-            print!("{words}");
-            Ok(())
-        }
-        Ok((_, words)) => Err(Failure::NotReady(words.trim_end().to_owned())),
+        Ok((200, words)) => tell(&format!("{words}\n")),
+        Ok((_, words)) => Err(Failure::NotReady(words)),
         Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
     }
 }

@@ -159,6 +159,11 @@ impl Access {
 }
 
 /// Our own user, and root, who can do anything anyway.
+/// Whose process has connected, where the kernel tells.
+pub(crate) fn peer_uid(stream: &impl AsFd) -> Option<u32> {
+    peer(stream).ok().map(|(uid, _)| uid)
+}
+
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }

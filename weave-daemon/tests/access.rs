@@ -189,14 +189,14 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     let daemon = Daemon::pattern(&[&format!("--allow-uids={ann},{}", ann + 7)]);
     assert_eq!((mode(&daemon.socket), mode(daemon.socket.parent().unwrap())), (0o666, 0o711));
     assert!(served(&daemon.socket, ann, &[ann]));
-    for nth in 1..=2 {
+    for _ in 0..2 {
         assert!(!served(&daemon.socket, ben, &[ben, staff]));
-        let line = daemon.log.wait(&format!("({nth} so far)"));
+        let line = daemon.log.wait("(1 so far)");
         assert!(line.starts_with("WARN ") && line.contains(&format!("uid {ben}, gid {ben}")), "{line}");
     }
     daemon.assert_serves();
     let lines = daemon.log.all();
-    assert_eq!(lines.matches("refused").count(), 2, "one line each: {lines}");
+    assert_eq!(lines.matches("refused").count(), 1, "one line a minute: {lines}");
     assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"peer\"}"), 2.0);
     // What such a one has said is not read, not even if it was there first.
     let read = metric(&daemon, "weave_received_bytes_total");
@@ -224,6 +224,7 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     assert!(!served(&daemon.socket, ben, &[ben, other]));
     daemon.log.wait(&format!("uid {ben}, gid {ben} may not connect (1 so far)"));
     // More of them than are looked through: told, and not guessed.
+    let daemon = Daemon::pattern(&[&format!("--allow-gids={staff},{}", other + 1)]);
     let many: Vec<_> = (60_000..61_100).collect();
     assert!(!served(&daemon.socket, ben, &[&[ben], &many[..]].concat()));
     daemon.log.wait("its other groups are unknown");

@@ -230,3 +230,9 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
     let idle = resolve(&[("stream-layers", "true"), ("max-vram", "4")], &[], None).unwrap().tuning;
     assert!(idle.without_effect().unwrap().contains("params_backend"));
 }
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    let error = resolve(&[], &[], Some(Path::new("/dev/zero"))).unwrap_err();
+    assert_eq!(error, "can't read the settings in /dev/zero: it has more than 1048576 bytes");
+}

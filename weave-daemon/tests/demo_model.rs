@@ -235,7 +235,7 @@ fn sigterm_lets_the_engine_finish_its_image() {
     client.write(&sized_request(1, "a red circle", 1, 64, 64, 2));
     daemon.log.wait("request 1:");
     // Said before the first image, at the default level.
-    assert!(daemon.log.all().contains("INFO  computing on "), "{}", daemon.log.all());
+    assert!(daemon.log.all().contains("INFO  worker 0: computing on "), "{}", daemon.log.all());
     daemon.signal(Signal::TERM);
     assert_eq!(client.image().0, 1);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -900,11 +900,14 @@ fn the_journal_gets_levels_and_everybody_else_words() {
         (listening, failed, seen)
     };
     let (listening, failed, seen) = lines(true);
-    assert!(listening.starts_with("<6>listening on") && failed.starts_with("<3>request 1: "), "{seen:?}");
+    assert!(
+        listening.starts_with("<6>listening on") && failed.starts_with("<3>worker 0: request 1: "),
+        "{seen:?}"
+    );
     assert!(seen.iter().all(|line| line.starts_with('<')), "{seen:?}");
     let (listening, failed, seen) = lines(false);
     assert!(
-        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR request 1: "),
+        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR worker 0: request 1: "),
         "{seen:?}"
     );
 }

@@ -1,6 +1,5 @@
 //! The daemon's administrative socket: figures about it, over HTTP.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::time::Duration;
 use clap::ValueHint;
 use serde_json::Value;
 use weave_client::Address;
+use weave_client::weave_core::text::Text;
 
 use crate::daemon::{SOCKET_HELP, address};
 use crate::exit::{Exit, Failure};
@@ -104,44 +104,46 @@ impl Stats {
 
     /// The label of something that is there only to have one.
     #[must_use]
-    pub fn label(&self, name: &str) -> &str {
-        self.0
-            .get(name)
-            .and_then(Value::as_object)
-            .and_then(|of| of.keys().next())
-            .map_or("?", String::as_str)
-    }
-}
-
-/// As it came, indented.
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
+    pub fn label(&self, name: &str) -> String {
+        self.0.get(name).and_then(Value::as_object).and_then(|of| of.keys().next()).map_or("?".into(), shown)
     }
 }
 
 impl Stats {
+    /// As it came.
+    #[must_use]
+    pub const fn json(&self) -> &Value {
+        &self.0
+    }
+
     /// Every figure in a line of its own; of times their number and mean.
     #[must_use]
     pub fn lines(&self) -> Vec<(String, String)> {
         let mut lines = Vec::new();
         for (name, value) in self.0.as_object().into_iter().flatten() {
             match value.as_object() {
-                None => lines.push((name.clone(), value.to_string())),
+                None => lines.push((shown(name), value.to_string())),
                 Some(times) if times.contains_key("buckets") => {
                     let count = self.number(&format!("{name}/count"));
                     let mean = self.number(&format!("{name}/sum")) / count.max(1.0);
-                    lines.push((name.clone(), format!("{count} times, {mean:.3} s each")));
+                    lines.push((shown(name), format!("{count} times, {mean:.3} s each")));
                 }
                 Some(labels) => {
                     lines.extend(
-                        labels.iter().map(|(of, value)| (format!("{name}{{{of}}}"), value.to_string())),
+                        labels
+                            .iter()
+                            .map(|(of, value)| (shown(&format!("{name}{{{of}}}")), value.to_string())),
                     );
                 }
             }
         }
         lines
     }
+}
+
+/// A name from a stranger, on one line.
+fn shown(name: &String) -> String {
+    Text::new(name.as_bytes()).to_string()
 }
 
 fn get(socket: &Path, page: &str) -> io::Result<String> {

@@ -15,6 +15,7 @@ use weave_client::weave_core::frame::{FrameError, Header, Kind, Split, split};
 use weave_client::weave_core::limits::{
     HEADER_LEN, MAGIC, MAX_ERROR_MESSAGE_LEN, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, VERSION,
 };
+use weave_client::weave_core::text::Text;
 use weave_client::weave_core::{request, response};
 
 const EXAMPLES: &str = "\
@@ -42,8 +43,11 @@ pub(crate) struct Inspect {
     hex: bool,
 }
 
-/// Sixty of the largest images.
-const MOST: u64 = 1 << 30;
+/// Four of the largest images.
+const MOST: u64 = 1 << 26;
+
+/// What is collected before it is shown.
+const PART: usize = 1 << 16;
 
 /// What the lines of `weave-auth 1` begin with, which come before the first frame on TCP where a daemon wants that.
 const AUTH: &[u8] = b"weave-auth 1 ";
@@ -77,8 +81,8 @@ pub(crate) fn run(args: &Inspect) -> Result<bool, Failure> {
     }
     let stdout = io::stdout();
     let mut report = Report { text: String::new(), sound: true, colours: has_colours(stdout.is_terminal()) };
-    report.stream(&bytes);
-    write_out(report.text.as_bytes())?;
+    // A frame of sixteen bytes becomes fifty times as much.
+    report.stream(&bytes, |text| write_out(text.as_bytes()))?;
     Ok(report.sound)
 }
 
@@ -142,7 +146,8 @@ impl Report {
         self.painted(33, "note", &format!(": {what} ({requirement})"));
     }
 
-    fn stream(&mut self, bytes: &[u8]) {
+    /// `show` gets what is to be shown, a part at a time.
+    fn stream<E>(&mut self, bytes: &[u8], mut show: impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let mut at = 0;
         while let Some((len, what)) = line_at(bytes, at) {
             self.line(format_args!("offset {at}: {what}, {len} bytes\n"));
@@ -161,6 +166,10 @@ impl Report {
             }
             bad += u32::from(!self.sound);
             self.sound &= sound;
+            if self.text.len() > PART {
+                show(&self.text)?;
+                self.text.clear();
+            }
         }
         let sound = match (frames, bad) {
             (0, 0) => {
@@ -172,6 +181,7 @@ impl Report {
         };
         let plural = if frames == 1 { "" } else { "s" };
         self.line(format_args!("{frames} frame{plural} in {} bytes, {sound}", bytes.len()));
+        show(&self.text)
     }
 
     /// Bytes at which no frame begins. A receiver gives up; who looks for a fault wants to see the rest.
@@ -488,19 +498,12 @@ fn pixels(bytes: &[u8]) -> String {
 
 /// Text from a stranger, on one line.
 fn text(bytes: &[u8]) -> String {
-    let mut shown = String::new();
-    for c in String::from_utf8_lossy(bytes).chars() {
-        match c.is_control() {
-            true => shown.extend(c.escape_default()),
-            false => shown.push(c),
-        }
-    }
-    shown
+    Text::new(bytes).to_string()
 }
 
 /// Whether this is no frame but text that describes one.
 fn looks_like_hex(bytes: &[u8]) -> bool {
-    let line: Vec<u8> = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let digits: String = line.iter().take(80).map(|byte| char::from(*byte)).collect();
     let digits = digits.split([':', '#', '|']).next().unwrap_or_default().replace([' ', '\t'], "");
     digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -547,13 +550,20 @@ fn from_hex(text: &str) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use serde_json::Value;
 
     use super::*;
 
     fn inspected(bytes: &[u8]) -> Report {
         let mut report = Report { text: String::new(), sound: true, colours: false };
-        report.stream(bytes);
+        let mut text = String::new();
+        let Ok(()) = report.stream::<Infallible>(bytes, |part| {
+            text.push_str(part);
+            Ok(())
+        });
+        report.text = text;
         report
     }
 

@@ -11,6 +11,7 @@ use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD
 
 use super::agenda::Due;
 use super::interface::{ClientId, LEAST_PROGRESS, Limits, WorkerId};
+use crate::repeats::By;
 
 /// Room for what goes out before pixels: three errors, or two and the head of an image. Small, since
 /// every connection has it; no frame is looked at unless the error that may answer it has room.
@@ -36,6 +37,13 @@ pub(super) struct Name {
     /// Counts from 1 on, over all connections.
     connection: u64,
     uid: Option<u32>,
+}
+
+impl Name {
+    /// Who that is, in lines that are counted.
+    pub(super) fn by(self) -> By {
+        By::uid(self.uid)
+    }
 }
 
 impl fmt::Display for Name {

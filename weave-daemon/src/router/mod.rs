@@ -81,6 +81,7 @@ use weave_core::error::ErrorCode;
 
 use crate::causes::{Death, Kill};
 use crate::counters::Counters;
+use crate::repeats::Repeats;
 use agenda::Due;
 use answer::{Heard, Violation};
 use connection::{Pressure, State};
@@ -131,6 +132,18 @@ impl Router {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// Lines that were counted instead of logged. The driver sees to it that they are told of; what the router owes
+    /// doesn't depend on it.
+    #[must_use]
+    pub const fn repeats(&self) -> &Repeats {
+        &self.shared.repeats
+    }
+
+    /// The same, to tell of them.
+    pub const fn repeats_mut(&mut self) -> &mut Repeats {
+        &mut self.shared.repeats
     }
 
     /// Connections that are not closed.
@@ -468,11 +481,11 @@ impl Router {
     fn client_timed_out(&mut self, id: ClientId, why: connection::Timeout, now: Instant) {
         match why {
             connection::Timeout::Stall | connection::Timeout::Idle => {
-                self.requests.log_close(id, why, &mut self.shared);
+                self.requests.log_close(id, why, &mut self.shared, now);
                 self.close(id, now);
             }
             connection::Timeout::Frame => {
-                self.requests.frame_timed_out(id, &mut self.shared);
+                self.requests.frame_timed_out(id, &mut self.shared, now);
                 self.drop_requests(id, now);
             }
             connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared),

@@ -15,6 +15,7 @@ use super::quarantine::Quarantine;
 use super::refusal::{MAX_ATTEMPTS, Refusal};
 use super::shared::Shared;
 use crate::causes::{Cut, Death, Outcome};
+use crate::repeats::About;
 
 /// Why a request gets an error at once.
 enum No {
@@ -103,8 +104,11 @@ impl Requests {
                 Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
                 Err(error) => {
-                    log::info!("{}: can't be followed any further: {error}", connection.name);
+                    let name = connection.name;
                     counters.cut(Cut::Malformed);
+                    if shared.repeats.is_first(About::Malformed, name.by(), now) {
+                        log::info!("{name}: can't be followed any further: {error}");
+                    }
                     return self.reject_stream(id, error.code(), error, shared);
                 }
             };
@@ -318,21 +322,27 @@ impl Requests {
     }
 
     /// The connection is about to be closed for this.
-    pub(super) fn log_close(&self, id: ClientId, why: Timeout, shared: &mut Shared) {
+    pub(super) fn log_close(&self, id: ClientId, why: Timeout, shared: &mut Shared, now: Instant) {
         let name = self.connections[id].name;
         if why == Timeout::Idle {
-            log::info!("{name}: idle timeout, no request for {:?}; closing", shared.limits.idle);
             shared.counters.cut(Cut::Idle);
+            if shared.repeats.is_first(About::IdleTimeout, name.by(), now) {
+                log::info!("{name}: idle timeout, no request for {:?}; closing", shared.limits.idle);
+            }
         } else {
-            log::warn!("{name}: stall timeout, it took too little of its answer; closing");
             shared.counters.cut(Cut::Stalled);
+            if shared.repeats.is_first(About::StallTimeout, name.by(), now) {
+                log::warn!("{name}: stall timeout, it took too little of its answer; closing");
+            }
         }
     }
 
     /// A frame was begun, and its end has not come in time.
-    pub(super) fn frame_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
-        let limit = shared.limits.frame;
-        log::warn!("{}: frame timeout, not complete after {limit:?}; closing", self.connections[id].name);
+    pub(super) fn frame_timed_out(&mut self, id: ClientId, shared: &mut Shared, now: Instant) {
+        let (limit, name) = (shared.limits.frame, self.connections[id].name);
+        if shared.repeats.is_first(About::FrameTimeout, name.by(), now) {
+            log::warn!("{name}: frame timeout, not complete after {limit:?}; closing");
+        }
         shared.counters.cut(Cut::HalfFrame);
         let why = format_args!(
             "a frame was not complete {} s after it was begun; send it at once, and connect anew",

@@ -1,5 +1,6 @@
 //! Where connections come in: the listeners, the gate for TCP, and who is let in.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
-use crate::gate::{Gate, Shown};
-use crate::socket::{Access, Socket};
+use crate::gate::{Gate, Refused, Shown};
+use crate::repeats::{About, By, Repeats};
+use crate::socket::{self, Access, Socket};
 use crate::stream::Stream;
 use crate::tcp::Tcp;
 
@@ -166,6 +168,8 @@ impl Doors {
         token: Token,
         registry: &Registry,
         counters: &mut LoopCounters,
+        repeats: &mut Repeats,
+        now: Instant,
     ) -> Option<Newcomer> {
         let tcp = self.tcp.as_mut()?;
         if let Some(entrance) = token.0.checked_sub(tcp.first.0).and_then(|at| tcp.entrances.get_mut(at)) {
@@ -173,14 +177,16 @@ impl Doors {
             return None;
         }
         match tcp.gate.as_mut()?.read(token)? {
-            Shown::Refused(words) => {
-                refuse(&words, counters);
+            Shown::Refused(refused) => {
+                refuse(refused.about(), &refused, counters, repeats, now);
                 None
             }
             Shown::Token(mut stream) => match registry.deregister(&mut stream) {
                 Ok(()) => Some(Newcomer { stream: Stream::Tcp(stream), uid: None }),
                 Err(error) => {
-                    log::warn!("can't watch a connection: {error}");
+                    if repeats.is_first(About::Unwatched, By::Anybody, now) {
+                        log::warn!("can't watch a connection: {error}");
+                    }
                     None
                 }
             },
@@ -193,6 +199,7 @@ impl Doors {
         budget: &mut Budget,
         registry: &Registry,
         counters: &mut LoopCounters,
+        repeats: &mut Repeats,
         now: Instant,
     ) -> Option<Newcomer> {
         if self.accept_after.is_some_and(|at| at <= now) {
@@ -205,7 +212,9 @@ impl Doors {
                     self.accepted();
                     match self.admit_unix(stream) {
                         Ok(newcomer) => return Some(newcomer),
-                        Err(reason) => refuse(&reason, counters),
+                        Err((by, reason)) => {
+                            refuse((About::Refused(""), by), &reason, counters, repeats, now);
+                        }
                     }
                 }
                 Some(Err(error)) => self.accepting = self.not_accepted(&error, counters, now) == Again::Yes,
@@ -222,7 +231,7 @@ impl Doors {
                     match self.admit_tcp(stream, peer, registry, now) {
                         Ok(Some(newcomer)) => return Some(newcomer),
                         Ok(None) => {}
-                        Err(words) => refuse(&words, counters),
+                        Err(refused) => refuse(refused.about(), &refused, counters, repeats, now),
                     }
                 }
                 Err(error) => {
@@ -233,8 +242,8 @@ impl Doors {
                 }
             }
         }
-        while let Some(words) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()?.expire(now)) {
-            refuse(&words, counters);
+        while let Some(refused) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()?.expire(now)) {
+            refuse(refused.about(), &refused, counters, repeats, now);
         }
         None
     }
@@ -260,9 +269,9 @@ impl Doors {
         Again::Yes
     }
 
-    /// Lets a user in who may connect. The error says why not, for the log.
-    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, String> {
-        let uid = self.access.check(&stream)?;
+    /// Lets a user in who may connect. The error says who it is and why not, for the log.
+    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, (By, String)> {
+        let uid = self.access.check(&stream).map_err(|why| (By::uid(socket::peer_uid(&stream)), why))?;
         // Only a matter of speed.
         let _ = sockopt::set_socket_send_buffer_size(&stream, CLIENT_SEND_BUFFER);
         Ok(Newcomer { stream: Stream::Unix(stream), uid: Some(uid) })
@@ -275,7 +284,7 @@ impl Doors {
         peer: SocketAddr,
         registry: &Registry,
         now: Instant,
-    ) -> Result<Option<Newcomer>, String> {
+    ) -> Result<Option<Newcomer>, Refused> {
         if let Err(error) = prepare_tcp(&stream) {
             log::debug!("{peer}: {error}");
         }
@@ -286,9 +295,17 @@ impl Doors {
     }
 }
 
-fn refuse(who: &str, counters: &mut LoopCounters) {
+fn refuse(
+    (about, by): (About, By),
+    why: &dyn Display,
+    counters: &mut LoopCounters,
+    repeats: &mut Repeats,
+    now: Instant,
+) {
     counters.refused_peer += 1;
-    log::warn!("refused a connection: {who} ({} so far)", counters.refused_peer);
+    if repeats.is_first(about, by, now) {
+        log::warn!("refused a connection: {why} ({} so far)", counters.refused_peer);
+    }
 }
 
 /// Small frames go out at once, and a peer that is gone without a word is found out.

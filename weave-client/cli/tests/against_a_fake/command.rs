@@ -882,3 +882,43 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
     fs::write(file, &digits[1..]).unwrap();
     fails(&["--socket", &address, "--token-file", file], 2, "64 hexadecimal digits");
 }
+
+/// What a daemon says does nothing to a terminal, nor to what stands around it.
+#[test]
+fn nobody_elses_words_are_obeyed() {
+    let folder = folder();
+    let evil = "\u{1b}[31mred\u{9b}\u{202e}back\u{2028}line\u{feff}";
+    let fake = Fake::serving(move |stream, request| send(stream, &error(request.id(), 400, 6, evil)));
+    let refused = run(generate(folder.path(), &fake.path()));
+    assert_eq!(refused.status, Some(3), "{}", refused.stderr);
+    let shown = "\\u{1b}[31mred\\u{9b}\\u{202e}back\\u{2028}line\\u{feff}";
+    assert!(refused.stderr.contains(shown), "{}", refused.stderr);
+    fake.end();
+
+    let figures =
+        || figures(200, [serde_json::json!({evil: 1, "weave_build_info": {evil: 1}, "a": evil}).to_string()]);
+    let asked = |args: &[&str]| {
+        let fake = figures();
+        let mut command = weave(folder.path());
+        command.args(args).arg("--admin-socket").arg(fake.path());
+        run(command).stdout
+    };
+    for args in [&["stats"][..], &["top", "--count=1"]] {
+        let shown = asked(args);
+        assert!(shown.contains("\\u{202e}back"), "{args:?}: {shown}");
+        assert!(shown.chars().all(|c| c == '\n' || weave_client::weave_core::text::is_shown(c)), "{shown:?}");
+    }
+    // JSON stays what it is.
+    let json = asked(&["stats", "--json"]);
+    assert!(json.chars().all(|c| c == '\n' || weave_client::weave_core::text::is_shown(c)), "{json:?}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["a"], evil);
+
+    // A file that somebody has named so.
+    let name = "\u{202e}gnp.tac";
+    let run = run({
+        let mut command = weave(folder.path());
+        command.args(["verify", name]);
+        command
+    });
+    assert!(run.stderr.contains("can't read \\u{202e}gnp.tac"), "{}", run.stderr);
+}

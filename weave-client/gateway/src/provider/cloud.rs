@@ -11,6 +11,7 @@ use ureq::{Agent, Error};
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::{How, Made, ProviderName};
 use weave_client::ErrorKind;
+use weave_client::weave_core::text::is_shown;
 
 use super::answer::{self, Drawn, Memory};
 use super::ask::{Ask, Cause};
@@ -174,9 +175,9 @@ fn tame(words: &str) -> String {
     let mut tame: String = words
         .chars()
         .take(MAX_WORDS)
-        .flat_map(|c| match c.is_control() {
-            true => c.escape_default().collect::<Vec<_>>(),
-            false => vec![c],
+        .flat_map(|c| match is_shown(c) {
+            true => vec![c],
+            false => c.escape_default().collect::<Vec<_>>(),
         })
         .collect();
     if words.chars().nth(MAX_WORDS).is_some() {
