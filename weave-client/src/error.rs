@@ -24,6 +24,15 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// What listens on the socket belongs to a user who has no business there; nothing was sent.
+    Stranger {
+        /// Where the daemon was expected.
+        address: Address,
+        /// The user, by the kernel's word.
+        uid: u32,
+        /// Whose it is, in words.
+        whose: String,
+    },
     /// The request can't be made like this; nothing was sent.
     Invalid(RequestError),
     /// The daemon answered with an error.
@@ -54,6 +63,7 @@ impl Error {
             Self::HungUp { received: 0 } => ErrorKind::HungUp,
             Self::HungUp { .. } => ErrorKind::Failed,
             Self::Unreachable { .. } => ErrorKind::Unreachable,
+            Self::Stranger { .. } => ErrorKind::Stranger,
             Self::Nonsense(_) => ErrorKind::NotWeave,
             Self::Stopped | Self::Io(_) => ErrorKind::Local,
         }
@@ -68,6 +78,9 @@ impl Error {
         match self {
             Self::Unreachable { address, source } => {
                 Self::Unreachable { address: address.clone(), source: io(source) }
+            }
+            Self::Stranger { address, uid, whose } => {
+                Self::Stranger { address: address.clone(), uid: *uid, whose: whose.clone() }
             }
             Self::Invalid(error) => Self::Invalid(*error),
             Self::Refused(reply) => Self::Refused(reply.clone()),
@@ -92,6 +105,11 @@ impl fmt::Display for Error {
             Self::Unreachable { address, source } => write!(
                 f,
                 "no daemon answers at {address} ({source}); start weaved, or name the socket of one that runs"
+            ),
+            Self::Stranger { address, uid, whose } => write!(
+                f,
+                "{address} {whose}, so nothing was sent; if that is the daemon's user, say so with \
+                 --server-uid {uid} or WEAVE_SERVER_UID={uid}"
             ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(ErrorReply { status, code, message }) => {
@@ -143,7 +161,11 @@ impl StdError for Error {
             Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
             Self::Invalid(error) => Some(error),
             Self::Nonsense(nonsense) => Some(nonsense),
-            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) | Self::Stopped => None,
+            Self::Stranger { .. }
+            | Self::Refused(_)
+            | Self::HungUp { .. }
+            | Self::Timeout(_)
+            | Self::Stopped => None,
         }
     }
 }
@@ -168,6 +190,8 @@ pub enum ErrorKind {
     HungUp,
     /// No daemon answers.
     Unreachable,
+    /// The socket is another user's than the daemon's; nothing was sent.
+    Stranger,
     /// What answers doesn't speak Weave properly.
     NotWeave,
     /// Something failed on this side, or ended the call.

@@ -48,6 +48,16 @@ impl Deadline {
     }
 }
 
+/// Whom to connect to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server<'a> {
+    pub(crate) address: &'a Address,
+    /// What is shown over TCP.
+    pub(crate) token: Option<&'a Token>,
+    /// Who may listen on a Unix socket, beside those who may anyway.
+    pub(crate) uid: Option<u32>,
+}
+
 /// A connection, and when the call has to be over that uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -61,11 +71,11 @@ pub(crate) struct Link {
 impl Link {
     /// Connects within `limit`, and shows the token if it is for TCP.
     pub(crate) fn connect(
-        address: &Address,
-        token: Option<&Token>,
+        server: Server<'_>,
         deadline: Deadline,
         limit: Option<Duration>,
     ) -> Result<Self, Error> {
+        let Server { address, token, uid } = server;
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
         let connecting = deadline.within(limit);
         let opened = match address {
@@ -82,6 +92,9 @@ impl Link {
             }
             Err(error) => return Err(error),
         };
+        if let Address::Unix(path) = address {
+            link.check_server(address, path, uid)?;
+        }
         link.begin_call(deadline);
         if let (Address::Tcp(_), Some(token)) = (address, token) {
             link.send(token.line().as_bytes())?;
@@ -106,6 +119,26 @@ impl Link {
                 Err(error) => return Ok(Err(error)),
             }
         }
+    }
+
+    /// Whether it is the daemon's user who listens there.
+    #[cfg(unix)]
+    fn check_server(&self, address: &Address, path: &Path, uid: Option<u32>) -> Result<(), Error> {
+        use weave_trust::Stranger;
+
+        match weave_trust::check_server(&*self.stream, path, uid) {
+            Ok(()) => Ok(()),
+            Err(Stranger::Unknown(error)) => Err(Error::Io(error)),
+            Err(stranger @ Stranger::User(uid)) => {
+                Err(Error::Stranger { address: address.clone(), uid, whose: stranger.to_string() })
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
+    fn check_server(&self, _: &Address, _: &Path, _: Option<u32>) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Tries all addresses that the host's name stands for. Looking it up has no time limit.

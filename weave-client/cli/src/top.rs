@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     }
     let screen = Screen::open().map_err(local)?;
     let mut shown = 0;
-    let mut table = self::table(&socket, &before.0, None);
+    let mut table = self::table(&socket.path, &before.0, None);
     loop {
         match &screen {
             Some(_) => Screen::show(&table).map_err(local)?,
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         table = match Stats::ask(&socket) {
             Ok(stats) => {
                 let now = Instant::now();
-                let table = self::table(&socket, &stats, Some((&before.0, now - before.1)));
+                let table = self::table(&socket.path, &stats, Some((&before.0, now - before.1)));
                 before = (stats, now);
                 table
             }

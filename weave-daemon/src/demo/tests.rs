@@ -127,11 +127,14 @@ fn damaged_files_are_written_again() {
     ensure(&path, &TAESD).expect("writes");
     let (_, bytes, digest, _) = REFERENCE[1];
     type Damage<'a> = &'a dyn Fn(&File) -> io::Result<()>;
-    let damages: [(&str, Damage<'_>); 5] = [
+    let damages: [(&str, Damage<'_>); 8] = [
         ("empty", &|f| f.set_len(0)),
         ("cut off", &|f| f.set_len(bytes - 1)),
         ("longer", &|f| f.set_len(bytes + 1)),
         ("another header length", &|f| f.write_all_at(b"x", 0)),
+        ("a weight that was learned", &|f| f.write_all_at(b"x", bytes / 4)),
+        ("a weight that is zero", &|f| f.write_all_at(b"x", bytes - 1)),
+        ("open to others", &|f| f.set_permissions(fs::Permissions::from_mode(0o666))),
         ("the header's last byte", &|f| f.write_all_at(b"x", Layout::of(&TAESD).header.len() as u64 - 1)),
     ];
     for (name, damage) in damages {
@@ -213,6 +216,69 @@ fn errors_name_the_path_and_the_way_out() {
         assert!(text.contains("cannot write /a/b (") && text.contains(way_out), "{text}");
         assert!(text.contains("set WEAVE_CACHE_DIR"), "{text}");
     }
+}
+
+/// Somebody else was there first, with weights of their own under a header that is right.
+#[test]
+fn a_folder_of_somebody_else_is_neither_read_nor_written() {
+    let layout = Layout::of(&TAESD);
+    let plant = |folder: &Path, mode: u32| {
+        fs::create_dir_all(folder).expect("creates");
+        let theirs = [&layout.header[..], &vec![7; layout.bytes - layout.header.len()]].concat();
+        fs::write(folder.join(TAESD.file), &theirs).expect("writes");
+        let draft = File::create(folder.join(".x.draft")).expect("creates");
+        draft.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("sets the time");
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).expect("sets the mode");
+        theirs
+    };
+    let refused = |root: &Path, folder: &Path, theirs: &[u8], words: &str| {
+        let text = unpack(root).expect_err(words).to_string();
+        assert!(text.contains(words) && text.contains("WEAVE_CACHE_DIR"), "{words}: {text}");
+        assert!(fs::read(folder.join(TAESD.file)).expect("reads") == theirs, "{words}: overwritten");
+        assert_eq!(names(folder), [".x.draft", TAESD.file], "{words}");
+    };
+    for (place, mode) in [("", 0o777), ("", 0o772), (FOLDER, 0o777), (FOLDER, 0o1777)] {
+        let cache = cache();
+        let folder = cache.path().join("cache").join(FOLDER);
+        let theirs = plant(&folder, 0o700);
+        let open = cache.path().join("cache").join(place);
+        fs::set_permissions(&open, fs::Permissions::from_mode(mode)).expect("sets the mode");
+        refused(&cache.path().join("cache"), &folder, &theirs, &format!("has mode {mode:04o}"));
+    }
+    // A folder further up.
+    let cache = cache();
+    let folder = cache.path().join("open/cache").join(FOLDER);
+    let theirs = plant(&folder, 0o700);
+    fs::set_permissions(cache.path().join("open"), fs::Permissions::from_mode(0o777)).expect("sets the mode");
+    refused(&cache.path().join("open/cache"), &folder, &theirs, "has mode 0777");
+    // The name leads elsewhere.
+    let cache = self::cache();
+    let elsewhere = cache.path().join("elsewhere");
+    let theirs = plant(&elsewhere, 0o700);
+    std::os::unix::fs::symlink(&elsewhere, cache.path().join(FOLDER)).expect("links");
+    refused(cache.path(), &elsewhere, &theirs, "is a symbolic link");
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can give folders away");
+        return;
+    }
+    let give = |path: &Path| std::os::unix::fs::chown(path, Some(4242), Some(4242)).expect("gives it away");
+    for whose in ["cache", &format!("cache/{FOLDER}"), &format!("cache/{FOLDER}/{}", TAESD.file)] {
+        let cache = self::cache();
+        let folder = cache.path().join("cache").join(FOLDER);
+        let theirs = plant(&folder, 0o755);
+        give(&cache.path().join(whose));
+        refused(&cache.path().join("cache"), &folder, &theirs, "belongs to uid 4242");
+    }
+    // A link of theirs, in a folder where everybody may put something.
+    let cache = self::cache();
+    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o1777)).expect("sets the mode");
+    let elsewhere = cache.path().join("elsewhere").join(FOLDER);
+    let theirs = plant(&elsewhere, 0o700);
+    let link = cache.path().join("cache");
+    std::os::unix::fs::symlink(cache.path().join("elsewhere"), &link).expect("links");
+    std::os::unix::fs::lchown(&link, Some(4242), None).expect("gives it away");
+    refused(&link, &elsewhere, &theirs, "is a symbolic link of uid 4242");
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod inspect;
 #[cfg(feature = "gateway")]
 mod kinds;
 mod manual;
+mod trust;
 mod verify;
