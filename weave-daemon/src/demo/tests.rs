@@ -1,7 +1,7 @@
 //! What is unpacked, whoever else unpacks at the same time and whatever lies there already.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process;
 use std::thread;
@@ -37,6 +37,18 @@ const REFERENCE: [(&str, u64, &str, u64); 3] = [
 
 fn cache() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
+}
+
+fn unpack(cache: &Path) -> Result<Files, Error> {
+    super::unpack(cache, &Rules::default())
+}
+
+fn folder(path: &Path) -> Folder {
+    Folder::find(path, &Rules::default()).expect("a folder that can be trusted")
+}
+
+fn ensure(path: &Path, model: &Model) -> Result<(), Error> {
+    super::ensure(&folder(path.parent().expect("a parent")), path, model)
 }
 
 fn sha256(path: &Path) -> String {
@@ -160,12 +172,11 @@ fn drafts_of_dead_runs_go_and_others_stay() {
     file("taesd.safetensors", 700);
     file("notes.draft", 700);
     file(".notes", 700);
-    sweep(cache.path());
+    sweep(&folder(cache.path()));
     assert_eq!(
         names(cache.path()),
         [".notes", ".taesd.safetensors.7-1.draft", "notes.draft", "taesd.safetensors"]
     );
-    sweep(&cache.path().join("absent"));
 }
 
 /// Of a dead process that had this process's number.
@@ -174,14 +185,15 @@ fn a_draft_in_the_way_is_passed_by() {
     let cache = cache();
     let path = cache.path().join("x");
     let name = |n| format!(".x.{}-{n}.draft", process::id());
-    let first = Draft::create(&path, 1).expect("creates");
-    let count: u32 = (0..1000).find(|n| first.temporary.ends_with(name(*n))).expect("a number");
+    let folder = folder(cache.path());
+    let first = Draft::create(&folder, &path, 1).expect("creates");
+    let count: u32 = (0..1000).find(|n| first.temporary == *name(*n)).expect("a number");
     // Tests that run beside this one count too.
     for n in count + 1..count + 100 {
         File::create(cache.path().join(name(n))).expect("creates");
     }
-    let second = Draft::create(&path, 1).expect("creates");
-    assert!(second.temporary.exists());
+    let second = Draft::create(&folder, &path, 1).expect("creates");
+    assert!(cache.path().join(&second.temporary).exists());
     drop((first, second));
     assert_eq!(names(cache.path()).len(), 99);
 }
@@ -232,8 +244,15 @@ fn a_folder_of_somebody_else_is_neither_read_nor_written() {
         theirs
     };
     let refused = |root: &Path, folder: &Path, theirs: &[u8], words: &str| {
-        let text = unpack(root).expect_err(words).to_string();
-        assert!(text.contains(words) && text.contains("WEAVE_CACHE_DIR"), "{words}: {text}");
+        for text in [
+            check_place(root, &Rules::default()).err().map(|error| error.to_string()),
+            Some(unpack(root).expect_err(words).to_string()),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            assert!(text.contains(words) && text.contains("WEAVE_CACHE_DIR"), "{words}: {text}");
+        }
         assert!(fs::read(folder.join(TAESD.file)).expect("reads") == theirs, "{words}: overwritten");
         assert_eq!(names(folder), [".x.draft", TAESD.file], "{words}");
     };
@@ -263,13 +282,21 @@ fn a_folder_of_somebody_else_is_neither_read_nor_written() {
         return;
     }
     let give = |path: &Path| std::os::unix::fs::chown(path, Some(4242), Some(4242)).expect("gives it away");
-    for whose in ["cache", &format!("cache/{FOLDER}"), &format!("cache/{FOLDER}/{}", TAESD.file)] {
+    for whose in ["cache", &format!("cache/{FOLDER}")] {
         let cache = self::cache();
         let folder = cache.path().join("cache").join(FOLDER);
         let theirs = plant(&folder, 0o755);
         give(&cache.path().join(whose));
         refused(&cache.path().join("cache"), &folder, &theirs, "belongs to uid 4242");
     }
+    // A file that was put there while the folder was open.
+    let cache = self::cache();
+    let theirs = plant(&cache.path().join(FOLDER), 0o755);
+    let file = cache.path().join(FOLDER).join(TAESD.file);
+    give(&file);
+    let text = unpack(cache.path()).expect_err("of somebody else").to_string();
+    assert!(text.contains("taesd.safetensors belongs to uid 4242"), "{text}");
+    assert!(fs::read(file).expect("reads") == theirs);
     // A link of theirs, in a folder where everybody may put something.
     let cache = self::cache();
     fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o1777)).expect("sets the mode");
