@@ -51,7 +51,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf, absolute};
 
-use comparison::is_there;
+use comparison::Comparison;
 use draft::{Draft, sweep};
 pub use error::Error;
 use rules::{GRID, HIDDEN, POSITIONS, Signs, TOKENS, write_waves};
@@ -366,8 +366,11 @@ impl Layout {
 /// Writes the model's file into the folder, unless it is there. Its `path` is for messages.
 fn ensure(folder: &Folder, path: &Path, model: &Model) -> Result<(), Error> {
     let layout = Layout::of(model);
-    if is_there(folder, path, model, &layout)? {
-        return Ok(());
+    if let Some(mut comparison) = Comparison::open(folder, path, layout.bytes)? {
+        pour(model, &layout, &mut comparison)?;
+        if comparison.is_same() {
+            return Ok(());
+        }
     }
     let mut draft = Draft::create(folder, path, layout.bytes)?;
     pour(model, &layout, &mut draft)?;

@@ -6,18 +6,9 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-pub(crate) use draft::Unfinished;
 use draft::{Draft, Unnamed, folder_of};
+pub(crate) use draft::{Existing, Unfinished};
 use weave_cli_base::exit::{Exit, Failure};
-
-/// What to do with a file that has the image's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
-    /// Leave it, and fail.
-    Keep,
-    /// Replace it.
-    Replace,
-}
 
 /// Where an image can be written, which was tried.
 #[derive(Debug)]

@@ -25,7 +25,6 @@ impl<T: Send + 'static> Fake<T> {
     }
 
     /// The same, of another user: its script runs as that one. Only root can do that.
-    #[allow(dead_code, reason = "not all tests that share this file need it")]
     pub(crate) fn of(uid: u32, script: impl FnOnce(UnixListener) -> T + Send + 'static) -> Self {
         let (ready, wait) = channel();
         let fake = Self::listening(move |listener| {

@@ -12,44 +12,12 @@ use weave_trust::{Folder, Who};
 
 use super::error::Error;
 use super::sink::Sink;
-use super::{Layout, Model, pour};
-
-/// Whether the model's file is there as it should be. One that isn't can be written again, unless it is somebody
-/// else's.
-pub(super) fn is_there(folder: &Folder, path: &Path, model: &Model, layout: &Layout) -> Result<bool, Error> {
-    let name = model.file;
-    let unreadable = |error: io::Error| Error::io("read", path, error);
-    let found = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(found) => found,
-        Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(unreadable(error.into())),
-    };
-    if found.st_uid != 0 && found.st_uid != geteuid().as_raw() {
-        let shown = path.display();
-        return Err(Error::Untrusted(format!("{shown} belongs to {}", Who(found.st_uid))));
-    }
-    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-        return Ok(false);
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(folder, name, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(error) => return Err(unreadable(error.into())),
-    };
-    let opened = file.metadata().map_err(unreadable)?;
-    let as_written = opened.is_file() && opened.len() == layout.bytes as u64 && opened.mode() & 0o022 == 0;
-    if !as_written {
-        return Ok(false);
-    }
-    let mut comparison = Comparison { file, path, at: 0, is_same: true, buffer: vec![0; CHUNK] };
-    pour(model, layout, &mut comparison)?;
-    Ok(comparison.is_same)
-}
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 18;
 
-struct Comparison<'a> {
+/// A file that is there, on its way through what would be written.
+pub(super) struct Comparison<'a> {
     file: File,
     path: &'a Path,
     at: u64,
@@ -57,7 +25,39 @@ struct Comparison<'a> {
     buffer: Vec<u8>,
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
+    /// Opens the file of this path's name in the folder. `None`: what is there can't be the right file, so it can be
+    /// written again, unless it is somebody else's.
+    pub(super) fn open(folder: &Folder, path: &'a Path, bytes: usize) -> Result<Option<Self>, Error> {
+        let name = path.file_name().unwrap_or_default();
+        let unreadable = |error: io::Error| Error::io("read", path, error);
+        let found = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(unreadable(error.into())),
+        };
+        if found.st_uid != 0 && found.st_uid != geteuid().as_raw() {
+            let shown = path.display();
+            return Err(Error::Untrusted(format!("{shown} belongs to {}", Who(found.st_uid))));
+        }
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(folder, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(error) => return Err(unreadable(error.into())),
+        };
+        let opened = file.metadata().map_err(unreadable)?;
+        let as_written = opened.is_file() && opened.len() == bytes as u64 && opened.mode() & 0o022 == 0;
+        Ok(as_written.then(|| Self { file, path, at: 0, is_same: true, buffer: vec![0; CHUNK] }))
+    }
+
+    /// Whether it was, as far as it has come.
+    pub(super) const fn is_same(&self) -> bool {
+        self.is_same
+    }
+
     /// Whether the next bytes are what `expect` says of each piece of them.
     fn next(&mut self, bytes: usize, expect: impl Fn(usize, &[u8]) -> bool) -> Result<(), Error> {
         let mut done = 0;

@@ -11,7 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempPath;
 
-use super::Existing;
+/// What to do with a file that has the image's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// Leave it, and fail.
+    Keep,
+    /// Replace it.
+    Replace,
+}
 
 /// A file that is being written. If it has a temporary name it loses it when it is taken from here. Shared with the thread
 /// that waits for signals, because ending the process drops nothing.
