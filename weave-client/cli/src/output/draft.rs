@@ -126,7 +126,7 @@ impl Draft {
             // A signal took it, and ends the process at any moment.
             None => return Err(Unnamed::Io(io::ErrorKind::Interrupted.into())),
             #[cfg(target_os = "linux")]
-            Some(Name::None) => match linux::name(&self.file, path, self.existing) {
+            Some(Name::None) => match self::name(&self.file, path, self.existing) {
                 // The image is there, so it is given a name in some way.
                 Err(Unnamed::Io(_)) => {
                     let (file, name) = temporary(folder_of(path))?;
@@ -195,36 +195,30 @@ fn same(_: &File, path: &Path) -> Result<(), Unnamed> {
     fs::symlink_metadata(path).map(drop).map_err(|_| Unnamed::Swapped)
 }
 
+/// Gives a name to a file without one.
 #[cfg(target_os = "linux")]
-mod linux {
-    use std::fs::File;
-    use std::io;
+fn name(file: &File, path: &Path, existing: Existing) -> Result<(), Unnamed> {
+    match link(file, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && existing == Existing::Replace => {}
+        other => return Ok(other?),
+    }
+    // A link replaces nothing, and renaming takes a name.
+    let named = builder().make_in(folder_of(path), |name| link(file, name))?;
+    persist(file, named.into_temp_path(), path, existing)
+}
+
+#[cfg(target_os = "linux")]
+fn link(file: &File, path: &Path) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    use std::path::Path;
 
     use rustix::fs::{AtFlags, CWD, linkat};
 
-    use super::{Existing, Unnamed, builder, folder_of, persist};
-
-    /// Gives a name to a file without one.
-    pub(super) fn name(file: &File, path: &Path, existing: Existing) -> Result<(), Unnamed> {
-        match link(file, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && existing == Existing::Replace => {}
-            other => return Ok(other?),
-        }
-        // A link replaces nothing, and renaming takes a name.
-        let named = builder().make_in(folder_of(path), |name| link(file, name))?;
-        persist(file, named.into_temp_path(), path, existing)
-    }
-
-    fn link(file: &File, path: &Path) -> io::Result<()> {
-        // The other way takes a capability.
-        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-        Ok(linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
-    }
+    // The other way takes a capability.
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
