@@ -6,7 +6,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+#[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempPath;
@@ -40,8 +44,9 @@ impl Unfinished {
 /// What it is called meanwhile.
 #[derive(Debug)]
 enum Name {
+    /// Nothing, in this folder.
     #[cfg(target_os = "linux")]
-    None,
+    None(OwnedFd),
     Temporary(TempPath),
 }
 
@@ -96,17 +101,21 @@ impl Draft {
     /// `None`: that can't be done here.
     #[cfg(target_os = "linux")]
     fn without_name(folder: &Path) -> Option<io::Result<(File, Name)>> {
-        use rustix::fs::{Mode, OFlags, open};
+        use rustix::fs::{Mode, OFlags, open, openat};
         use rustix::io::Errno;
 
         // It is named by way of this folder.
         if !Path::new("/proc/self/fd").is_dir() {
             return None;
         }
+        let folder = match open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(folder) => folder,
+            Err(error) => return Some(Err(error.into())),
+        };
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         // Like any new file: what the umask leaves of it.
-        match open(folder, flags, Mode::from_raw_mode(0o666)) {
-            Ok(file) => Some(Ok((file.into(), Name::None))),
+        match openat(&folder, ".", flags, Mode::from_raw_mode(0o666)) {
+            Ok(file) => Some(Ok((file.into(), Name::None(folder)))),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => None,
             Err(error) => Some(Err(error.into())),
         }
@@ -124,22 +133,24 @@ impl Draft {
         let mut name = self.unfinished.lock();
         match name.take() {
             // A signal took it, and ends the process at any moment.
-            None => return Err(Unnamed::Io(io::ErrorKind::Interrupted.into())),
+            None => Err(Unnamed::Io(io::ErrorKind::Interrupted.into())),
             #[cfg(target_os = "linux")]
-            Some(Name::None) => match self::name(&self.file, path, self.existing) {
-                // The image is there, so it is given a name in some way.
-                Err(Unnamed::Io(_)) => {
-                    let (file, name) = temporary(folder_of(path))?;
-                    self.file = file;
-                    self.file.write_all(bytes).and_then(|()| self.file.sync_all())?;
-                    persist(&self.file, name, path, self.existing)?;
+            Some(Name::None(folder)) => {
+                // In the folder that it was made in, whatever its path leads to by now.
+                let within = within(&folder, path);
+                match self::name(&self.file, bytes, &within, self.existing) {
+                    // The image is there, so it is given a name in some way.
+                    Err(Unnamed::Io(_)) => {
+                        let (file, name) = temporary(folder_of(&within))?;
+                        self.file = file;
+                        self.file.write_all(bytes).and_then(|()| self.file.sync_all())?;
+                        persist(&self.file, bytes, name, &within, self.existing)
+                    }
+                    named => named,
                 }
-                named => named?,
-            },
-            Some(Name::Temporary(name)) => persist(&self.file, name, path, self.existing)?,
+            }
+            Some(Name::Temporary(name)) => persist(&self.file, bytes, name, path, self.existing),
         }
-        drop(name);
-        same(&self.file, path)
     }
 }
 
@@ -167,44 +178,79 @@ fn temporary(folder: &Path) -> io::Result<(File, TempPath)> {
 }
 
 /// Gives the file its final name instead of its temporary one.
-fn persist(file: &File, name: TempPath, path: &Path, existing: Existing) -> Result<(), Unnamed> {
-    same(file, &name)?;
+fn persist(
+    file: &File,
+    bytes: &[u8],
+    name: TempPath,
+    path: &Path,
+    existing: Existing,
+) -> Result<(), Unnamed> {
+    check(file, bytes, &name)?;
     match existing {
         Existing::Replace => name.persist(path),
         Existing::Keep => name.persist_noclobber(path),
     }
-    .map_err(|error| Unnamed::from(error.error))
+    .map_err(|error| Unnamed::from(error.error))?;
+    check(file, bytes, path)
 }
 
-/// Whether this is still the name of that file.
+/// Whether this is the name of that file.
 #[cfg(unix)]
-fn same(file: &File, path: &Path) -> Result<(), Unnamed> {
+fn check(file: &File, bytes: &[u8], path: &Path) -> Result<(), Unnamed> {
     use std::os::unix::fs::MetadataExt;
 
     let identity = |found: &fs::Metadata| (found.dev(), found.ino());
     let ours = identity(&file.metadata()?);
-    match fs::symlink_metadata(path) {
-        Ok(found) if identity(&found) == ours => Ok(()),
-        _ => Err(Unnamed::Swapped),
-    }
+    let is_it = fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == ours);
+    // Some file systems of other machines number a file anew each time.
+    if is_it || holds(path, bytes) { Ok(()) } else { Err(Unnamed::Swapped) }
+}
+
+/// Whether a file of this name has these bytes.
+#[cfg(unix)]
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    use std::io::Read;
+
+    use rustix::fs::{Mode, OFlags, open};
+
+    // Whatever has the name now is not waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(file) = open(path, flags, Mode::empty()) else { return false };
+    let mut file = File::from(file);
+    let has_its_size =
+        file.metadata().is_ok_and(|found| found.is_file() && found.len() == bytes.len() as u64);
+    let mut found = vec![0; bytes.len()];
+    has_its_size && file.read_exact(&mut found).is_ok() && found == bytes
 }
 
 /// Elsewhere a file can't be replaced while it is open.
 #[cfg(not(unix))]
-fn same(_: &File, path: &Path) -> Result<(), Unnamed> {
+fn check(_: &File, _: &[u8], path: &Path) -> Result<(), Unnamed> {
     fs::symlink_metadata(path).map(drop).map_err(|_| Unnamed::Swapped)
+}
+
+/// The path's name in this folder.
+#[cfg(target_os = "linux")]
+fn within(folder: &OwnedFd, path: &Path) -> PathBuf {
+    use std::os::fd::AsRawFd;
+
+    let folder = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    folder.join(path.file_name().unwrap_or_default())
 }
 
 /// Gives a name to a file without one.
 #[cfg(target_os = "linux")]
-fn name(file: &File, path: &Path, existing: Existing) -> Result<(), Unnamed> {
+fn name(file: &File, bytes: &[u8], path: &Path, existing: Existing) -> Result<(), Unnamed> {
     match link(file, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && existing == Existing::Replace => {}
-        other => return Ok(other?),
+        other => {
+            other?;
+            return check(file, bytes, path);
+        }
     }
     // A link replaces nothing, and renaming takes a name.
     let named = builder().make_in(folder_of(path), |name| link(file, name))?;
-    persist(file, named.into_temp_path(), path, existing)
+    persist(file, bytes, named.into_temp_path(), path, existing)
 }
 
 #[cfg(target_os = "linux")]
@@ -254,7 +300,36 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"ours");
         assert_eq!(folder.path().read_dir().unwrap().count(), 1);
         let other = File::create(folder.path().join("other")).unwrap();
-        assert!(matches!(same(&other, &path), Err(Unnamed::Swapped)));
+        assert!(matches!(check(&other, b"their", &path), Err(Unnamed::Swapped)));
+        assert!(matches!(check(&other, b"OURS", &path), Err(Unnamed::Swapped)));
+        // Whatever its number is.
+        check(&other, b"ours", &path).unwrap();
+    }
+
+    /// Whoever may write further up can rename the folder, and put a link in its place.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_folder_stays_the_one_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        for existing in [Existing::Keep, Existing::Replace] {
+            fs::create_dir(at("folder")).unwrap();
+            fs::create_dir(at("precious")).unwrap();
+            fs::write(at("precious/cat.png"), "precious").unwrap();
+            if existing == Existing::Replace {
+                fs::write(at("folder/cat.png"), "old").unwrap();
+            }
+            let draft = Draft::create(&at("folder/cat.png"), existing, &Unfinished::default()).unwrap();
+            fs::rename(at("folder"), at("away")).unwrap();
+            std::os::unix::fs::symlink("precious", at("folder")).unwrap();
+            draft.finish(&at("folder/cat.png"), b"ours").unwrap();
+            assert_eq!(fs::read(at("precious/cat.png")).unwrap(), b"precious");
+            assert_eq!(fs::read(at("away/cat.png")).unwrap(), b"ours");
+            assert_eq!(at("away").read_dir().unwrap().count(), 1);
+            fs::remove_file(at("folder")).unwrap();
+            fs::remove_dir_all(at("away")).unwrap();
+            fs::remove_dir_all(at("precious")).unwrap();
+        }
     }
 
     #[test]
