@@ -85,7 +85,7 @@ test: tools-test fetch ## run every check, print the time of each
 		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
 # The gateway takes as many crates again as all of this.
-quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
+quick = -p weave-core -p weave-client -p weave-trust -p weave-cli-base -p weave-cli --no-default-features
 quick: ## check formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check
 	.ci/loops

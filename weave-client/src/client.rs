@@ -15,7 +15,7 @@ use crate::address::{Address, Token};
 use crate::answer::{Head, read_head, read_pixels};
 use crate::auth;
 use crate::error::{Error, Nonsense};
-use crate::link::{Deadline, Link, Unasked};
+use crate::link::{Deadline, Link, Server, Unasked};
 use crate::stopper::Stopper;
 
 /// How long [`Client`]s wait for a connection unless they are told otherwise.
@@ -41,6 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Client {
     address: Address,
     token: Option<Token>,
+    server_uid: Option<u32>,
     timeout: Option<Duration>,
     connect_timeout: Option<Duration>,
     stopper: Stopper,
@@ -102,6 +103,7 @@ impl Client {
         Self {
             address: address.into(),
             token: None,
+            server_uid: None,
             timeout: None,
             connect_timeout: Some(CONNECT_TIMEOUT),
             stopper: Stopper::default(),
@@ -129,6 +131,16 @@ impl Client {
     /// first. The token itself is not sent. A daemon that doesn't know it is [`Error::NoProof`].
     pub fn set_token(&mut self, token: Option<Token>) {
         self.token = token;
+    }
+
+    /// Lets the server on a Unix socket be this user, too.
+    ///
+    /// A prompt goes to nobody else than the daemon. So the kernel is asked on each connection whose socket it is, before
+    /// anything is sent: it has to be this user's own or root's, or that of a system service, whose folder root has made for
+    /// it in `/run`. Otherwise the call ends with [`Error::Stranger`]. A proxy of another user in front of the daemon has to
+    /// be named here. Over TCP nobody can be asked, and on systems without Unix sockets of this kind nobody is.
+    pub fn set_server_uid(&mut self, uid: Option<u32>) {
+        self.server_uid = uid;
     }
 
     /// Limits the time that each call from now on takes as a whole, connecting included. `None`, as
@@ -306,7 +318,8 @@ impl Client {
             self.link = None;
         }
         let (address, token, stopper) = (&self.address, self.token.as_ref(), &self.stopper);
-        let link = Link::connect(address, deadline, self.connect_timeout, |link| {
+        let server = Server { address, uid: self.server_uid };
+        let link = Link::connect(server, deadline, self.connect_timeout, |link| {
             if !link.obey(stopper) {
                 return Err(Error::Stopped);
             }

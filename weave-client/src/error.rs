@@ -31,6 +31,15 @@ pub enum Error {
         /// What it did.
         why: NoProof,
     },
+    /// What listens on the socket belongs to a user who has no business there; nothing was sent.
+    Stranger {
+        /// Where the daemon was expected.
+        address: Address,
+        /// The user, by the kernel's word.
+        uid: u32,
+        /// Whose it is, in words.
+        whose: String,
+    },
     /// The request can't be made like this; nothing was sent.
     Invalid(RequestError),
     /// The daemon answered with an error.
@@ -61,6 +70,7 @@ impl Error {
             Self::HungUp { received: 0 } => ErrorKind::HungUp,
             Self::HungUp { .. } => ErrorKind::Failed,
             Self::Unreachable { .. } => ErrorKind::Unreachable,
+            Self::Stranger { .. } => ErrorKind::Stranger,
             Self::NoProof { why: NoProof::HungUp, .. } => ErrorKind::HungUp,
             Self::NoProof { .. } | Self::Nonsense(_) => ErrorKind::NotWeave,
             Self::Stopped | Self::Io(_) => ErrorKind::Local,
@@ -78,6 +88,9 @@ impl Error {
                 Self::Unreachable { address: address.clone(), source: io(source) }
             }
             Self::NoProof { address, why } => Self::NoProof { address: address.clone(), why: *why },
+            Self::Stranger { address, uid, whose } => {
+                Self::Stranger { address: address.clone(), uid: *uid, whose: whose.clone() }
+            }
             Self::Invalid(error) => Self::Invalid(*error),
             Self::Refused(reply) => Self::Refused(reply.clone()),
             Self::HungUp { received } => Self::HungUp { received: *received },
@@ -120,6 +133,11 @@ impl fmt::Display for Error {
             Self::NoProof { address, why: NoProof::Nonsense } => write!(
                 f,
                 "what listens at {address} doesn't answer weave-auth 1 as weaved does; check that it is weaved"
+            ),
+            Self::Stranger { address, uid, whose } => write!(
+                f,
+                "{address} {whose}, so nothing was sent; if that is the daemon's user, say so with \
+                 --server-uid {uid} or WEAVE_SERVER_UID={uid}"
             ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(ErrorReply { status, code, message }) => {
@@ -175,6 +193,7 @@ impl StdError for Error {
             Self::Invalid(error) => Some(error),
             Self::Nonsense(nonsense) => Some(nonsense),
             Self::NoProof { .. }
+            | Self::Stranger { .. }
             | Self::Refused(_)
             | Self::HungUp { .. }
             | Self::Timeout(_)
@@ -217,6 +236,8 @@ pub enum ErrorKind {
     HungUp,
     /// No daemon answers.
     Unreachable,
+    /// The socket is another user's than the daemon's; nothing was sent.
+    Stranger,
     /// What answers doesn't speak Weave properly, or doesn't know the token.
     NotWeave,
     /// Something failed on this side, or ended the call.

@@ -22,6 +22,9 @@
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
 //! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
+//! Nor does a prompt go to anybody else than the daemon: on a Unix socket the kernel is asked whose it is before anything
+//! is sent ([`Client::set_server_uid`]).
+//!
 //! The `weave` command is a package of its own, `weave-cli`.
 
 #![forbid(unsafe_code)]

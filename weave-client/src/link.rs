@@ -48,6 +48,14 @@ impl Deadline {
     }
 }
 
+/// Whom to connect to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server<'a> {
+    pub(crate) address: &'a Address,
+    /// Who may listen on a Unix socket, beside those who may anyway.
+    pub(crate) uid: Option<u32>,
+}
+
 /// A connection, and when the call has to be over that uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -61,11 +69,12 @@ pub(crate) struct Link {
 impl Link {
     /// Connects within `limit`, and says within the same time what comes before the first frame.
     pub(crate) fn connect(
-        address: &Address,
+        server: Server<'_>,
         deadline: Deadline,
         limit: Option<Duration>,
         greet: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<Self, Error> {
+        let Server { address, uid } = server;
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
         let too_late = |what, limit: Duration| match deadline.left() {
             Ok(_) => {
@@ -85,6 +94,9 @@ impl Link {
             Err(Error::Timeout(limit)) => return Err(too_late("connection", limit)),
             Err(error) => return Err(error),
         };
+        if let Address::Unix(path) = address {
+            link.check_server(address, path, uid)?;
+        }
         match greet(&mut link) {
             Ok(()) => {}
             Err(Error::Timeout(limit)) => return Err(too_late("proof that it knows the token", limit)),
@@ -111,6 +123,26 @@ impl Link {
                 Err(error) => return Ok(Err(error)),
             }
         }
+    }
+
+    /// Whether it is the daemon's user who listens there.
+    #[cfg(unix)]
+    fn check_server(&self, address: &Address, path: &Path, uid: Option<u32>) -> Result<(), Error> {
+        use weave_trust::Stranger;
+
+        match weave_trust::check_server(&*self.stream, path, uid) {
+            Ok(()) => Ok(()),
+            Err(Stranger::Unknown(error)) => Err(Error::Io(error)),
+            Err(stranger @ Stranger::User(uid)) => {
+                Err(Error::Stranger { address: address.clone(), uid, whose: stranger.to_string() })
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
+    fn check_server(&self, _: &Address, _: &Path, _: Option<u32>) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Tries all addresses that the host's name stands for. Looking it up has no time limit.

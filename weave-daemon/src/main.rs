@@ -121,7 +121,7 @@ impl Failure {
             Self::Tcp(_) => 78,
             Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
-            Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
+            Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
             {
@@ -315,7 +315,7 @@ fn find_model(config: &mut Config) -> Result<String, Failure> {
     #[cfg(feature = "sdcpp")]
     {
         use weave_daemon::demo;
-        let unpack = || demo::unpack(&demo::cache_dir()?);
+        let unpack = || demo::unpack(&demo::cache_dir()?, &config.rules());
         let files = unpack().map_err(|error| Failure::Other(error.to_string()))?;
         config.model.diffusion_model = Some(files.diffusion_model);
         config.model.clip_l = Some(files.clip_l);
@@ -344,7 +344,8 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
         }
         None => {
             let path = socket_path(&config).map_err(Failure::Socket)?;
-            let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+            let (socket, listener) =
+                Socket::bind(&path, &config.access, &config.rules()).map_err(Failure::Socket)?;
             (Some(socket), listener, Some(path))
         }
     };
@@ -408,7 +409,7 @@ fn admin_listener(
         return Ok(Some((listener, None)));
     }
     let Some(path) = config.admin_socket.path(clients) else { return Ok(None) };
-    match Socket::bind_private(&path, &config.access) {
+    match Socket::bind_private(&path, &config.access, &config.rules()) {
         Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
         Err(error) if config.admin_socket == AdminSocket::Beside => {
             log::warn!(

@@ -6,15 +6,14 @@
 //! none: what comes after that is Weave as on any other stream.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketType, bind};
-use rustix::process::geteuid;
+use weave_trust::{Rules, SecretError, read_secret};
 
 use crate::config::Config;
 
@@ -91,7 +90,7 @@ pub struct Tcp {
 /// # Errors
 /// [`TcpError`], but [`TcpError::Listen`].
 pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, TcpError> {
-    let token = config.token_file.as_deref().map(Token::read).transpose()?;
+    let token = config.token_file.as_deref().map(|file| Token::read(file, &config.rules())).transpose()?;
     let Some(address) = config.tcp else {
         if token.is_some() {
             log::warn!("token_file has no effect while tcp is off");
@@ -212,28 +211,17 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads the token of a file that is ours or root's and that others can neither read nor write.
+    /// Reads the token of a file that nobody else can have read or written: the rules are [`weave_trust`]'s.
     ///
     /// # Errors
     /// [`TcpError::Token`] and [`TcpError::OpenToken`].
-    pub fn read(path: &Path) -> Result<Self, TcpError> {
+    pub fn read(path: &Path, rules: &Rules) -> Result<Self, TcpError> {
         let wrong = |why: &str| TcpError::Token(path.to_owned(), why.to_owned());
-        let unreadable = |error: io::Error| wrong(&format!("can't be read: {error}"));
-        let mut file = std::fs::File::open(path).map_err(unreadable)?;
-        let found = file.metadata().map_err(unreadable)?;
-        let open = |why| Err(TcpError::OpenToken(path.to_owned(), why));
-        if !found.is_file() {
-            return Err(wrong("is not a file"));
-        }
-        if found.uid() != 0 && found.uid() != geteuid().as_raw() {
-            return open(format!("belongs to uid {}", found.uid()));
-        }
-        // A group may read it: that is how a service of its own user gets at a file of root's.
-        if found.mode() & 0o027 != 0 {
-            return open(format!("has mode {:04o}, must have at most 0640", found.mode() & 0o777));
-        }
-        let mut text = String::new();
-        (&mut file).take(1024).read_to_string(&mut text).map_err(unreadable)?;
-        from_hex(text.trim_end().as_bytes()).map(Self).ok_or_else(|| wrong("holds something else"))
+        let digits = read_secret(path, DIGITS, rules).map_err(|error| match error {
+            error if error.is_exposed() => TcpError::OpenToken(path.to_owned(), error.to_string()),
+            SecretError::Io(_) | SecretError::Kind(_) => wrong(&error.to_string()),
+            _ => wrong("holds something else"),
+        })?;
+        from_hex(digits.as_bytes()).map(Self).ok_or_else(|| wrong("holds something else"))
     }
 }

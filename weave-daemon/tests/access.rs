@@ -10,8 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use harness::{
-    DIGITS, Daemon, Log, PATIENCE, metric, private_folder, refused, request, tcp_address, token_file,
+    DIGITS, Daemon, Log, PATIENCE, metric, private_folder, refused, request, tcp_address, token_file, weaved,
 };
 
 fn mode(path: &Path) -> u32 {
@@ -88,6 +90,47 @@ fn a_folder_that_others_can_use_is_refused() {
         let (code, text) = refused(&socket, &[]);
         assert_eq!(code, 77, "{text}");
         assert!(text.contains("belongs to uid 65534, not to uid 0"), "{text}");
+    }
+}
+
+/// Whoever can rename a folder above the socket's can put another daemon in its place.
+#[test]
+fn a_folder_further_up_that_others_can_change_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = scratch.path().join("open");
+    let socket = open.join("run/weave.sock");
+    fs::create_dir(&open).unwrap();
+    let check = || {
+        let output = weaved().args(["check", "--engine=pattern", "--socket"]).arg(&socket).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for exists in [false, true] {
+        for mode in [0o777, 0o2777, 0o757] {
+            set_mode(&open, mode);
+            let (code, text) = refused(&socket, &[]);
+            assert_eq!(code, 77, "{text}");
+            let words = format!("open has mode {mode:04o}, so every user could replace what is in it");
+            assert!(text.contains(&words) && text.contains("trusted_folders"), "{text}");
+            assert!(check().lines().any(|line| line.starts_with("error socket: ") && line.contains(&words)));
+            assert_eq!(socket.parent().unwrap().exists(), exists, "nothing is made there");
+        }
+        let flag = format!("--trusted-folders=/nonexistent,{}", open.display());
+        let mut command = weaved();
+        command.args(["--engine=pattern", "--pattern=gradient", &flag, "--socket"]).arg(&socket);
+        Daemon::run(&mut command, &socket).assert_serves();
+    }
+    // As /tmp is.
+    set_mode(&open, 0o1777);
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--socket"]).arg(&socket);
+    Daemon::run(&mut command, &socket).assert_serves();
+    assert!(check().contains("ok    socket: "));
+
+    if is_root() {
+        std::os::unix::fs::chown(&open, Some(4242), None).unwrap();
+        let (code, text) = refused(&socket, &[]);
+        assert_eq!(code, 77, "{text}");
+        assert!(text.contains("open belongs to uid 4242, who could replace what is in it"), "{text}");
     }
 }
 
@@ -320,7 +363,7 @@ fn other_machines_come_in_with_a_token_or_not_at_all() {
     }
     let all = ["--tcp=0.0.0.0:0", "--allow-remote", &token];
     for (mode, code, words) in [
-        (0o644, 77, "has mode 0644, must have at most 0640"),
+        (0o644, 77, "has mode 0644, must have at most 0600, or 0640 if it is root's"),
         (0o604, 77, "has mode 0604"),
         (0o660, 77, "has mode 0660"),
     ] {
@@ -336,14 +379,30 @@ fn other_machines_come_in_with_a_token_or_not_at_all() {
         assert_eq!(code, 78, "{text}");
         assert!(text.contains("holds something else; it takes 64 hexadecimal digits"), "{text}");
     }
-    for (file, words) in [("/nonexistent", "No such file"), ("/dev/null", "is not a file")] {
+    let pipe = folder.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for (file, words) in [
+        ("/nonexistent", "No such file"),
+        ("/dev/null", "is a device, not a file"),
+        // Nobody ever writes to it.
+        (pipe.to_str().unwrap(), "is a pipe, not a file"),
+    ] {
         let (code, text) = refused(&socket, &["--tcp=0.0.0.0:0", "--allow-remote", "--token-file", file]);
         assert_eq!(code, 78, "{text}");
         assert!(text.contains(words), "{text}");
     }
+    // A private file in a folder where everybody could put another.
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    set_mode(&open, 0o777);
+    let within = token_file(&open, DIGITS);
+    let (code, text) = refused(&socket, &["--tcp=0.0.0.0:0", "--allow-remote", "--token-file", &within]);
+    assert_eq!(code, 77, "{text}");
+    assert!(text.contains("open has mode 0777") && text.contains("openssl rand"), "{text}");
 
     token_file(folder.path(), DIGITS);
-    set_mode(Path::new(&file), 0o640);
+    // A group may read what is root's: that is how a service comes by it.
+    set_mode(Path::new(&file), if rustix::process::geteuid().is_root() { 0o640 } else { 0o600 });
     let daemon = Daemon::pattern(&all);
     let port = tcp_address(&daemon).rsplit(':').next().unwrap().to_owned();
     let mut client = weave_client::Client::new(format!("tcp://localhost:{port}"));

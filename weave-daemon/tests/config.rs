@@ -93,7 +93,7 @@ fn what_cannot_be_used_is_named_with_its_place() {
 fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
-         allow_uids = \"1,2\"\nallow_gids = 3\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
+         allow_uids = \"1,2\"\nallow_gids = 3\ntrusted_folders = \"/a,/b\"\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
          sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\nflash_attention = true\n\
          generation_timeout = 1.5\nlog = \"debug\"\n",
     );

@@ -245,7 +245,7 @@ fn sigterm_lets_the_engine_finish_its_image() {
 fn a_model_that_is_damaged_while_the_daemon_runs_is_an_answer_and_not_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("taesd.safetensors");
-    let demo = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let demo = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     std::os::unix::fs::symlink(&demo.taesd, &file).unwrap();
     let daemon = Daemon::start(&[
         "--threads=1",

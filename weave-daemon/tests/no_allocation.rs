@@ -87,11 +87,12 @@ fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
             std::env::set_var(name, value);
         }
     }
-    let access = config.access.clone();
-    let (socket, listener) = Socket::bind(&path, &access).unwrap();
+    let (access, rules) = (config.access.clone(), config.rules());
+    let (socket, listener) = Socket::bind(&path, &access, &rules).unwrap();
     let reread = Box::new(|| Ok(Config::default()));
     let mut server = Server::new(config, Some(socket), listener, reread).unwrap();
-    let (socket, listener) = Socket::bind_private(&path.with_file_name("weave-admin.sock"), &access).unwrap();
+    let (socket, listener) =
+        Socket::bind_private(&path.with_file_name("weave-admin.sock"), &access, &rules).unwrap();
     server.show_on(listener, Some(socket)).unwrap();
     let listens = std::thread::spawn(move || {
         let (mut said, mut pings) = ([0; 256], 0);

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     }
     let screen = Screen::open().map_err(local)?;
     let mut shown = 0;
-    let mut table = self::table(&socket, &before.0, None);
+    let mut table = self::table(&socket.path, &before.0, None);
     loop {
         // Somebody else's words are among it.
         table = plain(&table);
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         table = match Stats::ask(&socket) {
             Ok(stats) => {
                 let now = Instant::now();
-                let table = self::table(&socket, &stats, Some((&before.0, now - before.1)));
+                let table = self::table(&socket.path, &stats, Some((&before.0, now - before.1)));
                 before = (stats, now);
                 table
             }

@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use weave_cli_base::admin::Admin;
 use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
-use weave_cli_base::daemon::{Daemon, SOCKET_HELP};
+use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
 use weave_client::{Error, Params, RequestError};
 
@@ -120,6 +120,9 @@ pub struct Gateway {
     admin_socket: Option<PathBuf>,
 
     #[command(flatten)]
+    user: ServerUser,
+
+    #[command(flatten)]
     providers: ProviderSettings,
 }
 
@@ -148,7 +151,11 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         }
         error => Failure::from(Error::Invalid(error)),
     })?;
-    let daemon = Daemon { socket: args.socket.clone(), token_file: args.daemon_token_file.clone() };
+    let daemon = Daemon {
+        socket: args.socket.clone(),
+        token_file: args.daemon_token_file.clone(),
+        user: args.user.clone(),
+    };
     let shared = Shared {
         providers: args.providers.providers(|| daemon.find(), Some(args.timeout))?,
         defaults,
@@ -159,8 +166,11 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
             args.providers
                 .has_local()
                 .then(|| {
-                    let admin =
-                        Admin { socket: args.socket.clone(), admin_socket: args.admin_socket.clone() };
+                    let admin = Admin {
+                        socket: args.socket.clone(),
+                        admin_socket: args.admin_socket.clone(),
+                        user: args.user.clone(),
+                    };
                     // A daemon that is elsewhere makes images all the same.
                     admin.find().ok()
                 })

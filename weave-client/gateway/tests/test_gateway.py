@@ -534,7 +534,7 @@ class Fallback(unittest.TestCase):
                                      "WEAVE_OPENAI_MODEL": "sd3.5", "WEAVE_OPENAI_KEY_FILE": str(secret("key"))})
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(read_png(run.file.read_bytes())[:2], (128, 128), "its own size, as none was named")
-        for mode in [0o644, 0o640, 0o604]:
+        for mode in [0o644, 0o660, 0o604]:
             run = generate(NOWHERE, *self.flags("--openai-key-file=%s" % secret("open-key", mode=mode)))
             self.assertEqual((run.returncode, "has mode 0%o" % mode in run.stderr), (2, True), run.stderr)
         # Off, unless somebody says otherwise.

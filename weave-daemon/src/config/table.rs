@@ -1,6 +1,7 @@
 //! All settings: their names, their words, and how text becomes their value and back.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use log::LevelFilter;
 
@@ -9,8 +10,8 @@ use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::{self, MemoryLimit, Tiling};
 use crate::router::Abandoned;
 use crate::values::{
-    BOOLS, ON_OFF, count, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
-    shown_path, shown_seconds, shown_switch, some, unless,
+    BOOLS, ON_OFF, count, folders, ids, if_set, list, name_in, named, number, one_of, or, path, seconds,
+    shown, shown_folders, shown_path, shown_seconds, shown_switch, some, unless,
 };
 
 /// One setting: its names, its words, and how text becomes its value and back.
@@ -111,6 +112,14 @@ pub const SETTINGS: &[Setting] = &[
         "groups that may connect to it: 1000,weave; a single group gets the socket, with mode 0660",
         ids("/etc/group"),
         |gids: &Vec<u32>| list(gids)
+    ),
+    setting!(
+        trusted_folders,
+        "LIST",
+        [],
+        "folders that only weaved uses although others may write to them: /cache,/run/weave [none]",
+        folders,
+        |folders: &Vec<PathBuf>| shown_folders(folders)
     ),
     setting!(
         tcp,

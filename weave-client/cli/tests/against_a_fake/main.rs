@@ -12,4 +12,5 @@ mod inspect;
 #[cfg(feature = "gateway")]
 mod kinds;
 mod manual;
+mod trust;
 mod verify;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 use weave_cli_base::arguments::seconds;
+use weave_cli_base::daemon::Target;
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::ProviderName;
-use weave_client::{Address, Token};
 
 use super::answer::Memory;
 use super::cloud::{Cloud, Dialect};
@@ -114,7 +114,7 @@ impl ProviderSettings {
     /// One of them can't be asked like this: something is missing, or can't be used.
     pub fn providers(
         &self,
-        daemon: impl FnOnce() -> Result<(Address, Option<Token>), Failure>,
+        daemon: impl FnOnce() -> Result<Target, Failure>,
         timeout: Option<Duration>,
     ) -> Result<Providers, Failure> {
         let mut daemon = Some(daemon);
@@ -129,9 +129,8 @@ impl ProviderSettings {
                 }
                 ProviderName::Local => {
                     let Some(daemon) = daemon.take() else { continue };
-                    let (address, token) = daemon()?;
-                    let timeout = shorter(self.local_timeout);
-                    Provider::Local(Local { address, token, timeout, busy_wait: self.busy_wait })
+                    let (daemon, timeout) = (daemon()?, shorter(self.local_timeout));
+                    Provider::Local(Local { daemon, timeout, busy_wait: self.busy_wait })
                 }
                 ProviderName::Openai => {
                     let url = base(&self.openai_url, "--openai-url")?;
