@@ -159,7 +159,7 @@ impl Access {
 }
 
 /// Our own user, and root, who can do anything anyway.
-fn is_ours(uid: u32) -> bool {
+pub(crate) fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 

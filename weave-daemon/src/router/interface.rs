@@ -1,5 +1,6 @@
 //! What crosses the border between the router and its driver.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Bounds of the router. All memory is reserved when it is made.
@@ -46,6 +47,63 @@ pub enum Abandoned {
     Finish,
     /// It is cancelled; a worker that isn't free within [`Limits::cancel`] is killed.
     Cancel,
+}
+
+/// Somebody who may have several connections. They take turns together and share what one user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// The owner or root, by uid: the one whose daemon this is, and the one who can do anything anyway.
+    Owner(u32),
+    /// Another user of this machine, by uid.
+    Uid(u32),
+    /// An IPv4 address.
+    Ipv4(u32),
+    /// A network of IPv6, by the first 64 bits of its addresses: one customer has all of it.
+    Ipv6(u64),
+}
+
+impl User {
+    /// Whether it is any other than the owner and root.
+    #[must_use]
+    pub const fn is_guest(self) -> bool {
+        !matches!(self, Self::Owner(_))
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(uid) | Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Ipv4(address) => {
+                let [a, b, c, d] = address.to_be_bytes();
+                write!(f, "{a}.{b}.{c}.{d}")
+            }
+            Self::Ipv6(network) => {
+                let group = |nth: u32| (network >> (48 - 16 * nth)) & 0xffff;
+                write!(f, "{:x}:{:x}:{:x}:{:x}::/64", group(0), group(1), group(2), group(3))
+            }
+        }
+    }
+}
+
+/// Whose places are all taken: connections, or places in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// One user's, so many.
+    Each(usize),
+    /// Those of all users but the owner and root.
+    Guests(usize),
+    /// Everybody's.
+    All(usize),
+}
+
+/// Why there is no connection for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Whose places are taken.
+    pub bound: Bound,
+    /// Who wanted one.
+    pub user: User,
 }
 
 /// What a client has to take of an image within the stall timeout, in bytes.
@@ -132,4 +190,32 @@ pub enum Unread {
     Nothing,
     /// Some of its request: it can't have begun with it.
     Request,
+}
+
+/// For the simulator: a request that the router refused.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// Whose it was.
+    pub client: ClientId,
+    /// Its id.
+    pub request_id: u64,
+    /// Why.
+    pub reason: crate::causes::Reason,
+    /// How many jobs of the owner and root no worker had at that time.
+    pub owners_waiting: usize,
+}
+
+/// For the simulator: what became of somebody's turn.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug)]
+pub enum Turn {
+    /// This client has jobs that wait for a worker; it had none.
+    Waits(ClientId),
+    /// It has none any more.
+    Leaves(ClientId),
+    /// One of its jobs was given to a worker.
+    Taken(ClientId),
+    /// Such a job is back, and it is its turn again.
+    Again(ClientId),
 }

@@ -1,7 +1,7 @@
 //! Where connections come in: the listeners, the gate for TCP, and who is let in.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -9,7 +9,8 @@ use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
-use crate::socket::{Access, Socket};
+use crate::router::User;
+use crate::socket::{Access, Socket, is_ours};
 use crate::stream::Stream;
 use crate::tcp::{Gate, Shown, Tcp};
 
@@ -26,8 +27,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration:
 /// A connection that may become a client.
 pub(super) struct Newcomer {
     pub(super) stream: Stream,
-    /// Whose process it is, where the kernel tells.
-    pub(super) uid: Option<u32>,
+    pub(super) user: User,
 }
 
 /// What each listener may still accept in this turn.
@@ -152,13 +152,15 @@ impl Doors {
                 refuse(&words, counters);
                 None
             }
-            Shown::Token(mut stream) => match registry.deregister(&mut stream) {
-                Ok(()) => Some(Newcomer { stream: Stream::Tcp(stream), uid: None }),
-                Err(error) => {
-                    log::warn!("can't watch a connection: {error}");
-                    None
+            Shown::Token(mut stream) => {
+                match registry.deregister(&mut stream).and_then(|()| stream.peer_addr()) {
+                    Ok(peer) => Some(Newcomer { stream: Stream::Tcp(stream), user: user_at(peer.ip()) }),
+                    Err(error) => {
+                        log::warn!("can't watch a connection: {error}");
+                        None
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -235,9 +237,10 @@ impl Doors {
     /// Lets a user in who may connect. The error says why not, for the log.
     fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, String> {
         let uid = self.access.check(&stream)?;
+        let user = if is_ours(uid) { User::Owner(uid) } else { User::Uid(uid) };
         // Only a matter of speed.
         let _ = sockopt::set_socket_send_buffer_size(&stream, CLIENT_SEND_BUFFER);
-        Ok(Newcomer { stream: Stream::Unix(stream), uid: Some(uid) })
+        Ok(Newcomer { stream: Stream::Unix(stream), user })
     }
 
     /// Lets a TCP peer in, or has it wait at the gate. The error says who is refused, for the log.
@@ -252,9 +255,19 @@ impl Doors {
             log::debug!("{peer}: {error}");
         }
         match self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) {
-            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), uid: None })),
+            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), user: user_at(peer.ip()) })),
             Some(gate) => gate.wait(stream, peer, registry, now).map(|()| None),
         }
+    }
+}
+
+/// Over TCP an address is all that tells users apart.
+fn user_at(address: IpAddr) -> User {
+    match address.to_canonical() {
+        IpAddr::V4(address) => User::Ipv4(address.to_bits()),
+        // The same machine, by its other name.
+        IpAddr::V6(address) if address.is_loopback() => User::Ipv4(Ipv4Addr::LOCALHOST.to_bits()),
+        IpAddr::V6(address) => User::Ipv6(u64::try_from(address.to_bits() >> 64).unwrap_or(0)),
     }
 }
 

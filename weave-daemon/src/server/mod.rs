@@ -206,8 +206,6 @@ impl Server {
 
     /// Does what can be done without waiting, once around.
     fn turn(&mut self, now: Instant) {
-        self.accept(Budget::ONE_TURN, now);
-        self.take_actions(now);
         for _ in 0..self.ready.len() {
             let Some(who) = self.ready.pop() else { break };
             let turn = match who {
@@ -219,6 +217,9 @@ impl Server {
             }
             self.take_actions(now);
         }
+        // Who has something to say has said it by now, and is not taken for idle when a newcomer needs a place.
+        self.accept(Budget::ONE_TURN, now);
+        self.take_actions(now);
         self.slots.pass_on_logs();
     }
 
@@ -252,13 +253,19 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, Newcomer { mut stream, uid }: Newcomer, now: Instant) {
-        let Some(id) = self.router.accept(now) else {
-            log::warn!("refused a connection: all {} are taken", self.clients.len());
-            let mut frame = [0; MAX_ERROR_FRAME];
-            // A fresh socket has room for it; if not, closing says enough.
-            let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
-            return;
+    fn welcome(&mut self, Newcomer { mut stream, user }: Newcomer, now: Instant) {
+        if let Some(id) = self.router.displaced_by(user, now) {
+            self.close_client(id, now);
+        }
+        let id = match self.router.accept(user, now) {
+            Ok(id) => id,
+            Err(full) => {
+                log::warn!("refused a connection: {full}");
+                let mut frame = [0; MAX_ERROR_FRAME];
+                // A fresh socket has room for it; if not, closing says enough.
+                let _ = stream.write(no_room_answer(full, &mut frame));
+                return;
+            }
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, self.tokens.client(id), interest) {
@@ -266,9 +273,6 @@ impl Server {
             log::warn!("can't watch a connection: {error}");
             self.router.client_gone(id, now);
             return;
-        }
-        if let Some(uid) = uid {
-            self.router.name_client(id, uid);
         }
         self.clients[id.0] = Some(Endpoint::new(stream));
         self.ready.push(Who::Client(id));

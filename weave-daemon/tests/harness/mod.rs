@@ -130,6 +130,12 @@ impl Daemon {
         Client::new(UnixStream::connect(&self.socket).unwrap())
     }
 
+    /// The address in the line that the daemon logs for TCP.
+    pub fn tcp_address(&self) -> String {
+        let line = self.log.wait("listening on tcp://");
+        line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
