@@ -1,61 +1,52 @@
 //! Whose turn it is: users take turns, and a user's clients take turns within it.
 //!
-//! Lines are links inside tables, so that every step takes the same time however many stand in them.
+//! Who waits stands in a ring, whose links lie in a table: every step takes the same time however many there are.
 
 use super::interface::ClientId;
 use super::users::Account;
 
-/// One that stands in a line, by its place in the table.
+/// The neighbours of one that stands in a ring, by their places in the table. Who is alone is its own.
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
-    before: Option<usize>,
-    behind: Option<usize>,
+    before: usize,
+    behind: usize,
 }
 
+/// The one whose turn it is, if there is one. Before it stands the last one.
 #[derive(Clone, Copy, Debug, Default)]
-struct Line {
-    first: Option<usize>,
-    last: Option<usize>,
-}
+struct Ring(Option<usize>);
 
-impl Line {
+impl Ring {
     fn push_back(&mut self, links: &mut [Link], at: usize) {
-        links[at] = Link { before: self.last, behind: None };
-        match self.last.replace(at) {
-            Some(last) => links[last].behind = Some(at),
-            None => self.first = Some(at),
-        }
+        let Some(first) = self.0 else {
+            links[at] = Link { before: at, behind: at };
+            self.0 = Some(at);
+            return;
+        };
+        let last = links[first].before;
+        links[at] = Link { before: last, behind: first };
+        links[last].behind = at;
+        links[first].before = at;
     }
 
     fn push_front(&mut self, links: &mut [Link], at: usize) {
-        links[at] = Link { before: None, behind: self.first };
-        match self.first.replace(at) {
-            Some(first) => links[first].before = Some(at),
-            None => self.last = Some(at),
-        }
+        self.push_back(links, at);
+        self.0 = Some(at);
     }
 
     /// To be one that stands in it.
     fn remove(&mut self, links: &mut [Link], at: usize) {
         let Link { before, behind } = links[at];
-        match before {
-            Some(before) => links[before].behind = behind,
-            None => self.first = behind,
-        }
-        match behind {
-            Some(behind) => links[behind].before = before,
-            None => self.last = before,
+        links[before].behind = behind;
+        links[behind].before = before;
+        if self.0 == Some(at) {
+            self.0 = (behind != at).then_some(behind);
         }
     }
 
-    /// Puts the first one behind all others.
-    fn rotate(&mut self, links: &mut [Link]) {
-        if self.first != self.last
-            && let Some(first) = self.first
-        {
-            self.remove(links, first);
-            self.push_back(links, first);
-        }
+    /// The first one goes behind all others.
+    fn rotate(&mut self, links: &[Link]) {
+        self.0 = self.0.map(|first| links[first].behind);
     }
 }
 
@@ -64,9 +55,9 @@ pub(super) struct Turns {
     clients: Box<[Link]>,
     users: Box<[Link]>,
     /// Each user's clients.
-    lines: Box<[Line]>,
+    rings: Box<[Ring]>,
     /// Users with at least one such client.
-    line: Line,
+    ring: Ring,
 }
 
 impl Turns {
@@ -75,50 +66,50 @@ impl Turns {
         Self {
             clients: links(),
             users: links(),
-            lines: vec![Line::default(); clients].into(),
-            line: Line::default(),
+            rings: vec![Ring::default(); clients].into(),
+            ring: Ring::default(),
         }
     }
 
     /// The client whose turn it is.
     pub(super) fn next(&self) -> Option<ClientId> {
-        self.lines[self.line.first?].first.map(ClientId)
+        self.rings[self.ring.0?].0.map(ClientId)
     }
 
     /// The client whose turn it is has had it: it goes behind the others of its user, and the user behind
     /// the other users.
     pub(super) fn pass(&mut self) {
-        if let Some(user) = self.line.first {
-            self.lines[user].rotate(&mut self.clients);
-            self.line.rotate(&mut self.users);
+        if let Some(user) = self.ring.0 {
+            self.rings[user].rotate(&self.clients);
+            self.ring.rotate(&self.users);
         }
     }
 
-    /// A client that stood in no line goes behind the others.
+    /// A client that stood in no ring goes behind the others.
     pub(super) fn join(&mut self, client: ClientId, of: Account) {
-        let line = &mut self.lines[of.place()];
-        if line.first.is_none() {
-            self.line.push_back(&mut self.users, of.place());
+        let ring = &mut self.rings[of.place()];
+        if ring.0.is_none() {
+            self.ring.push_back(&mut self.users, of.place());
         }
-        line.push_back(&mut self.clients, client.0);
+        ring.push_back(&mut self.clients, client.0);
     }
 
-    /// A client that stood in no line is the next one.
+    /// A client that stood in no ring is the next one.
     pub(super) fn join_first(&mut self, client: ClientId, of: Account) {
-        let line = &mut self.lines[of.place()];
-        if line.first.is_some() {
-            self.line.remove(&mut self.users, of.place());
+        let ring = &mut self.rings[of.place()];
+        if ring.0.is_some() {
+            self.ring.remove(&mut self.users, of.place());
         }
-        line.push_front(&mut self.clients, client.0);
-        self.line.push_front(&mut self.users, of.place());
+        ring.push_front(&mut self.clients, client.0);
+        self.ring.push_front(&mut self.users, of.place());
     }
 
-    /// A client that stood in a line wants no more turns.
+    /// A client that stood in a ring wants no more turns.
     pub(super) fn leave(&mut self, client: ClientId, of: Account) {
-        let line = &mut self.lines[of.place()];
-        line.remove(&mut self.clients, client.0);
-        if line.first.is_none() {
-            self.line.remove(&mut self.users, of.place());
+        let ring = &mut self.rings[of.place()];
+        ring.remove(&mut self.clients, client.0);
+        if ring.0.is_none() {
+            self.ring.remove(&mut self.users, of.place());
         }
     }
 }
@@ -127,27 +118,23 @@ impl Turns {
 #[cfg(feature = "simulator")]
 impl Turns {
     /// # Panics
-    /// If the lines disagree with who has to stand in them: clients that wait, and their users' places.
+    /// If the rings disagree with who has to stand in them: clients that wait, and their users' places.
     pub(super) fn assert_consistent(&self, waiting: &[(ClientId, Account)]) {
-        let walk = |line: Line, links: &[Link]| {
-            let next = |at: &usize| links[*at].behind;
-            let all: Vec<_> = std::iter::successors(line.first, next).take(links.len() + 1).collect();
-            assert_eq!(all.last().copied(), line.last, "a line without its end");
-            let back = |at: &usize| links[*at].before;
-            let mut backwards: Vec<_> =
-                std::iter::successors(line.last, back).take(links.len() + 1).collect();
-            backwards.reverse();
-            assert_eq!(all, backwards, "a line that is another one backwards");
+        let walk = |ring: Ring, links: &[Link]| {
+            let next = |at: &usize| Some(links[*at].behind).filter(|behind| Some(*behind) != ring.0);
+            let all: Vec<_> = std::iter::successors(ring.0, next).take(links.len() + 1).collect();
+            let is_linked = |at: &usize| links[links[*at].behind].before == *at;
+            assert!(all.iter().all(is_linked), "a ring that is another one backwards");
             all
         };
         let mut standing = 0;
-        for user in walk(self.line, &self.users) {
-            let clients = walk(self.lines[user], &self.clients);
+        for user in walk(self.ring, &self.users) {
+            let clients = walk(self.rings[user], &self.clients);
             assert!(!clients.is_empty(), "a user without a client that waits");
             standing += clients.len();
             for client in clients {
                 let is_right = |(id, of): &(ClientId, Account)| id.0 == client && of.place() == user;
-                assert!(waiting.iter().any(is_right), "client {client} in a line of user {user}");
+                assert!(waiting.iter().any(is_right), "client {client} in a ring of user {user}");
             }
         }
         assert_eq!(standing, waiting.len(), "turns of those who wait");
