@@ -484,6 +484,27 @@ fn a_wrong_token_costs_nothing_but_its_connection() {
     daemon.log.wait("no token within 10s");
 }
 
+#[test]
+fn an_address_is_one_user_by_whatever_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = token_file(folder.path(), DIGITS);
+    let daemon =
+        Daemon::pattern(&["--tcp=[::]:0", "--allow-remote", "--token-file", &file, "--connections=4"]);
+    let port: u16 = daemon.tcp_address().rsplit(':').next().unwrap().parse().unwrap();
+    let enter = |host: &str| {
+        let mut stream = tcp(&format!("{host}:{port}"));
+        stream.write_all(format!("weave-token {DIGITS}\n").as_bytes()).unwrap();
+        stream
+    };
+    let (_mapped, _loopback) = (enter("127.0.0.1"), enter("[::1]"));
+    harness::eventually("both are in", || metric(&daemon, "weave_connections") == 2.0);
+    let mut answer = Vec::new();
+    enter("[::1]").read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("2 connections of 127.0.0.1 are open, at most 2 may be"), "{text}");
+    daemon.assert_serves();
+}
+
 fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let is_closed = match (&mut &*stream).read(&mut [0]) {

@@ -319,6 +319,25 @@ fn who_has_most_makes_room_for_a_newcomer() {
 }
 
 #[test]
+fn who_has_spoken_does_not_make_room() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--connections=4"]);
+    let address = daemon.tcp_address();
+    let (mut one, mut two) = (from(1, &address), from(1, &address));
+    let _other = from(2, &address);
+    eventually("all are in", || metric(&daemon, "weave_connections") == 3.0);
+    daemon.freeze();
+    // The one that was idle longest says something just before there is no place for another.
+    let mut third = from(3, &address);
+    one.send(1, "in time", 1);
+    std::thread::sleep(Duration::from_millis(1200));
+    daemon.signal(Signal::CONT);
+    third.send(2, "newcomer", 2);
+    third.expect_gradient(2, "newcomer", 2);
+    one.expect_gradient(1, "in time", 1);
+    two.expect_close();
+}
+
+#[test]
 fn one_user_leaves_room_in_the_queue_for_the_others() {
     let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--queue=4", "--faults=hang@stop"]);
     let address = daemon.tcp_address();

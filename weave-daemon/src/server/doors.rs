@@ -12,7 +12,7 @@ use crate::counters::LoopCounters;
 use crate::router::User;
 use crate::socket::{Access, Socket, is_ours};
 use crate::stream::Stream;
-use crate::tcp::{Gate, Shown, Tcp};
+use crate::tcp::{Gate, PLACES, Shown, Tcp};
 
 /// Connections that are accepted in one turn of a listener.
 const ACCEPTS: usize = 64;
@@ -71,6 +71,8 @@ struct TcpDoor {
     accepting: bool,
     /// Where they have to show their token, if there is one.
     gate: Option<Gate>,
+    /// Who has shown it and waits to be accepted.
+    let_in: Vec<Newcomer>,
 }
 
 impl Doors {
@@ -99,7 +101,8 @@ impl Doors {
         let mut listener = TcpListener::from_std(tcp.listener);
         registry.register(&mut listener, token, Interest::READABLE)?;
         let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + 1));
-        self.tcp = Some(TcpDoor { listener, token, accepting: true, gate });
+        let let_in = Vec::with_capacity(PLACES);
+        self.tcp = Some(TcpDoor { listener, token, accepting: true, gate, let_in });
         Ok(())
     }
 
@@ -136,29 +139,21 @@ impl Doors {
     }
 
     /// The TCP listener has somebody, or somebody at its gate has said something.
-    pub(super) fn tcp_event(
-        &mut self,
-        token: Token,
-        registry: &Registry,
-        counters: &mut LoopCounters,
-    ) -> Option<Newcomer> {
-        let tcp = self.tcp.as_mut()?;
+    pub(super) fn tcp_event(&mut self, token: Token, registry: &Registry, counters: &mut LoopCounters) {
+        let Some(tcp) = &mut self.tcp else { return };
         if token == tcp.token {
             tcp.accepting = true;
-            return None;
+            return;
         }
-        match tcp.gate.as_mut()?.read(token)? {
-            Shown::Refused(words) => {
-                refuse(&words, counters);
-                None
-            }
-            Shown::Token(mut stream) => {
+        match tcp.gate.as_mut().and_then(|gate| gate.read(token)) {
+            None => {}
+            Some(Shown::Refused(words)) => refuse(&words, counters),
+            Some(Shown::Token(mut stream)) => {
                 match registry.deregister(&mut stream).and_then(|()| stream.peer_addr()) {
-                    Ok(peer) => Some(Newcomer { stream: Stream::Tcp(stream), user: user_at(peer.ip()) }),
-                    Err(error) => {
-                        log::warn!("can't watch a connection: {error}");
-                        None
+                    Ok(peer) => {
+                        tcp.let_in.push(Newcomer { stream: Stream::Tcp(stream), user: user_at(peer.ip()) });
                     }
+                    Err(error) => log::warn!("can't watch a connection: {error}"),
                 }
             }
         }
@@ -174,6 +169,9 @@ impl Doors {
     ) -> Option<Newcomer> {
         if self.accept_after.is_some_and(|at| at <= now) {
             self.accept_after = None;
+        }
+        if let Some(newcomer) = self.tcp.as_mut().and_then(|tcp| tcp.let_in.pop()) {
+            return Some(newcomer);
         }
         while budget.unix > 0 && self.accepting && self.accept_after.is_none() {
             budget.unix -= 1;

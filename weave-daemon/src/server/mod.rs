@@ -184,12 +184,7 @@ impl Server {
             Token(FIRST_ADMIN..FIRST_WORKER) => self.operator.event(token),
             _ => match self.tokens.owner(token) {
                 Owner::Log => self.slots.log_event(),
-                Owner::Tcp => {
-                    let registry = self.poll.registry();
-                    if let Some(newcomer) = self.doors.tcp_event(token, registry, &mut self.counters) {
-                        self.welcome(newcomer, now);
-                    }
-                }
+                Owner::Tcp => self.doors.tcp_event(token, self.poll.registry(), &mut self.counters),
                 Owner::Who(who) => {
                     let Some(endpoint) = self.endpoint(who) else { return };
                     endpoint.readable |= event.is_readable() || event.is_read_closed();
