@@ -61,7 +61,7 @@ causes! {
         HalfFrame = "half_frame",
         /// It had no request for too long.
         Idle = "idle",
-        /// It was idle, and another user needed its place.
+        /// It had no request, and another user needed its place.
         Displaced = "displaced",
         /// It sent a frame after which the stream can't be read.
         Malformed = "malformed",

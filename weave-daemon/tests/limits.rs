@@ -302,7 +302,7 @@ fn who_has_most_makes_room_for_a_newcomer() {
             other => panic!("{other:?}"),
         }
     });
-    let line = daemon.log.wait("idle, and another user has no place; closing");
+    let line = daemon.log.wait("no request, and another user has no place; closing");
     assert!(line.contains("(127.0.0.1)"), "{line}");
     most[1].expect_close();
     assert!(!most.iter_mut().enumerate().any(|(at, client)| at != 1 && is_closed(client)));

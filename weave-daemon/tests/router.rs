@@ -515,6 +515,43 @@ fn a_newcomer_gets_the_place_that_was_idle_longest_of_whoever_has_most() {
 }
 
 #[test]
+fn who_talks_and_asks_for_nothing_makes_room() {
+    let bad = |world: &mut World, client| {
+        let mut bad = request(9);
+        bad[39] = 0;
+        world.send(client, &bad);
+    };
+    type Habit = fn(&mut World, ClientId, &dyn Fn(&mut World, ClientId));
+    let habits: [(&str, Habit); 3] = [
+        ("bad requests", |world, client, bad| {
+            bad(world, client);
+            world.client_reads(client, 0);
+        }),
+        ("frames that it does not end", |world, client, bad| {
+            bad(world, client);
+            world.client_reads(client, 0);
+            world.send(client, &request(1)[..20]);
+        }),
+        ("errors that it does not take", |world, client, bad| {
+            bad(world, client);
+            // The socket is full.
+            let _ = world.router.client_output(client, world.now);
+            world.pass(Duration::from_secs(1));
+        }),
+    ];
+    for (what, habit) in habits {
+        let mut world = World::with(Limits { connections: 16, ..LIMITS });
+        let all: Vec<_> = (0..15).map(|at| world.client_of(User::Uid(1 + at / 8), &[])).collect();
+        world.pass(Duration::from_secs(1));
+        for client in &all[..8] {
+            habit(&mut world, *client, &bad);
+        }
+        let gone = world.router.displaced_by(User::Uid(3), world.now);
+        assert!(gone.is_some_and(|gone| all[..8].contains(&gone)), "{what}");
+    }
+}
+
+#[test]
 fn one_client_has_no_more_requests_under_way_than_it_may() {
     let mut world = World::with(Limits { in_flight: 2, ..LIMITS });
     let client = world.client(&[1, 2, 3]);

@@ -18,6 +18,9 @@ use super::users::Account;
 const OUT_LEN: usize = 1024;
 const _: () = assert!(OUT_LEN >= 3 * MAX_ERROR_FRAME && MAX_ERROR_FRAME >= RESPONSE_HEAD_LEN);
 
+/// How long a client has that has just connected, or is being answered, before another user may have its place.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -97,6 +100,7 @@ pub(super) struct Connection {
     frame_since: Option<Instant>,
     /// When it last sent a frame, or took something.
     active_at: Instant,
+    opened_at: Instant,
 }
 
 impl Connection {
@@ -114,6 +118,7 @@ impl Connection {
             taken: 0,
             frame_since: None,
             active_at: now,
+            opened_at: now,
         }
     }
 
@@ -123,7 +128,8 @@ impl Connection {
         self.input.reset();
         self.out.clear();
         (self.written, self.relay, self.outstanding) = (0, None, 0);
-        (self.stalled_since, self.frame_since, self.active_at) = (None, None, now);
+        (self.stalled_since, self.frame_since) = (None, None);
+        (self.active_at, self.opened_at) = (now, now);
     }
 
     // ---------------------------------------------------------------- input
@@ -294,10 +300,18 @@ impl Connection {
         is_idle.then_some(self.active_at)
     }
 
-    /// If it stays and nothing of it is under way but, maybe, a frame that it has begun and not ended: since when.
-    pub(super) fn unused_since(&self) -> Option<Instant> {
-        let is_unused = self.state == State::Open && self.outstanding == 0 && self.out.is_empty();
-        is_unused.then_some(self.frame_since.unwrap_or(self.active_at))
+    /// If another user may have its place: since when it is of no use. It owes no image, but may go on talking: what it
+    /// has begun to send, or does not take, is not worth a place.
+    pub(super) fn unused_since(&self, now: Instant) -> Option<Instant> {
+        let stays = match self.state {
+            State::Free => false,
+            State::Open | State::HalfClosed => true,
+            // With nothing to say it ends by itself.
+            State::Closing => !self.out.is_empty(),
+        };
+        let is_answered = !self.out.is_empty() && self.stalled_since.is_none_or(|since| since + GRACE > now);
+        let is_new = self.opened_at + GRACE > now;
+        (stays && self.outstanding == 0 && !is_answered && !is_new).then_some(self.active_at)
     }
 }
 

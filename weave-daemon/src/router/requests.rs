@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use weave_core::error::{self, ErrorCode};
 use weave_core::limits::MAX_ERROR_FRAME;
@@ -17,10 +17,6 @@ use super::refusal::{MAX_ATTEMPTS, Refusal};
 use super::shared::Shared;
 use super::users::Users;
 use crate::causes::{Cut, Death, Outcome};
-
-/// How long a connection has to have been unused before another user can get its place. Whoever has just connected, or
-/// just got an image, is about to say something.
-const LEAST_IDLE: Duration = Duration::from_secs(1);
 
 /// Why a request gets an error at once.
 enum No {
@@ -76,7 +72,7 @@ impl Requests {
     // ---------------------------------------------------------------- what arrives
 
     /// The connection that has to go for one more of this user, if one has: where the places of everybody or of all
-    /// guests are taken, the longest idle one of whoever has most, if that is more than this user has.
+    /// guests are taken, the longest unused one of whoever has most, if that is more than this user has.
     pub(super) fn displaced_by(&self, user: User, now: Instant) -> Option<ClientId> {
         let (bound, has) = self.users.bound(user);
         let only_guests = match bound {
@@ -84,14 +80,14 @@ impl Requests {
             Some(Bound::Guests(_)) => true,
             Some(Bound::Each(_)) | None => return None,
         };
-        let idle = self.connections.ids().filter_map(|id| {
+        let unused = self.connections.ids().filter_map(|id| {
             let connection = &self.connections[id];
-            let since = connection.unused_since().filter(|since| *since + LEAST_IDLE <= now)?;
+            let since = connection.unused_since(now)?;
             let most = self.users.connections(connection.account);
             let is_in_the_way = connection.account.is_guest() || !only_guests;
             (most > has && is_in_the_way).then_some((id, most, since))
         });
-        idle.min_by_key(|(_, most, since)| (Reverse(*most), *since)).map(|(id, ..)| id)
+        unused.min_by_key(|(_, most, since)| (Reverse(*most), *since)).map(|(id, ..)| id)
     }
 
     /// A client has connected.
@@ -367,7 +363,7 @@ impl Requests {
 
     /// The connection is about to be closed for another user's.
     pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared) {
-        log::info!("{}: idle, and another user has no place; closing", self.connections[id].name);
+        log::info!("{}: no request, and another user has no place; closing", self.connections[id].name);
         shared.counters.cut(Cut::Displaced);
     }
 

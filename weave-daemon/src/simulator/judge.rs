@@ -55,6 +55,16 @@ impl Judge {
         assert!(excused, "a client that behaves was cut off, with {} requests open", client.owes());
     }
 
+    /// The router closes a client's connection, for another user. It may have begun to read a request, but no more.
+    pub(super) fn displaced(client: &mut Client) {
+        if client.manners == Manners::Good {
+            let unread = client.sent.make_contiguous().windows(4).filter(|word| word == b"WEVE").count();
+            let is_between = matches!(client.reading, Reading::Frame) && client.head.is_empty();
+            assert!(is_between, "a client that behaves was cut off in the middle of an answer");
+            assert!(client.owes() <= unread + 1, "a client that behaves was cut off with requests open");
+        }
+    }
+
     /// Bytes arrive at a client: they have to make sense.
     pub(super) fn receive(
         &mut self,

@@ -256,8 +256,9 @@ impl<'a, C: Choices> World<'a, C> {
         if let Some(id) = self.router.displaced_by(user, self.now) {
             self.company.displaced(id, user, &self.connected());
             self.report.displaced += 1;
-            self.closed(id);
-            self.take_actions();
+            self.report.closed += 1;
+            self.clients[id.0].iter_mut().for_each(Judge::displaced);
+            self.hang_up(id);
         }
         let connected = self.connected();
         let id = match self.router.accept(user, self.now) {
