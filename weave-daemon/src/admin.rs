@@ -13,7 +13,7 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use weave_core::text::Text;
 
-use crate::repeats::{About, By, Repeats};
+use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
 
 /// What can be asked for: all metrics for Prometheus, the same as JSON, whether the loop turns,
@@ -140,7 +140,7 @@ impl Admin {
                         self.connections[free] = Some(connection);
                     }
                     Err(reason) => {
-                        if repeats.is_first(About::AdminRefused, By::uid(socket::peer_uid(&stream)), now) {
+                        if repeats.is_first(About::AdminRefused, socket::peer_user(&stream), now) {
                             log::warn!("admin: refused a connection: {reason}");
                         }
                     }
@@ -150,7 +150,7 @@ impl Admin {
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     // Until somebody else comes.
                     _ => {
-                        if repeats.is_first(About::AdminUnaccepted, By::Anybody, now) {
+                        if repeats.is_first(About::AdminUnaccepted, None, now) {
                             log::warn!("admin: can't accept a connection: {error}");
                         }
                         self.accepting = false;

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -17,14 +17,15 @@ use subtle::ConstantTimeEq;
 use weave_core::error::{ErrorCode, emit_frame};
 use weave_core::limits::MAX_ERROR_FRAME;
 
-use crate::repeats::{About, By};
+use crate::repeats::About;
 use crate::tcp::{DIGITS, Token, from_hex};
+use crate::user::User;
 
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LATE: &str = "no proof of the token within 10s";
 /// Connections that may be at that at once.
-const PLACES: usize = 64;
+pub(crate) const PLACES: usize = 64;
 
 /// What the first line of either side begins with: not how a frame begins.
 const HELLO: &[u8] = b"weave-auth 1 ";
@@ -112,8 +113,8 @@ pub struct Refused {
 impl Refused {
     /// What the line is about, where such lines are counted, and who has caused it.
     #[must_use]
-    pub const fn about(&self) -> (About, By) {
-        (About::Refused(self.words), By::Address(self.peer.ip().to_canonical()))
+    pub fn about(&self) -> (About, Option<User>) {
+        (About::Refused(self.words), Some(User::at(self.peer.ip())))
     }
 }
 
@@ -252,19 +253,11 @@ impl Waiting {
     }
 }
 
-/// Whose places are counted together: an address, or the network of 64 bits that IPv6 gives to one.
-fn origin(peer: SocketAddr) -> IpAddr {
-    match peer.ip().to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        v4 => v4,
-    }
-}
-
 /// What has become of a client that had something to say.
 #[derive(Debug)]
 pub enum Shown {
     /// That it knows the token: it may come in. Nothing behind its lines was read.
-    Token(TcpStream),
+    Token(TcpStream, User),
     /// Something else, or nothing.
     Refused(Refused),
 }
@@ -324,12 +317,12 @@ impl Gate {
 
     fn oldest_of_the_most(&self, newcomer: SocketAddr) -> usize {
         let waiting = || self.places.iter().flatten();
-        let places_of = |of: IpAddr| {
-            waiting().filter(|waiting| origin(waiting.peer) == of).count()
-                + usize::from(origin(newcomer) == of)
+        let user = |peer: SocketAddr| User::at(peer.ip());
+        let places_of = |of: User| {
+            waiting().filter(|waiting| user(waiting.peer) == of).count() + usize::from(user(newcomer) == of)
         };
         let taken = self.places.iter().enumerate().filter_map(|(at, place)| Some((at, place.as_ref()?)));
-        let goes = taken.max_by_key(|(_, waiting)| (places_of(origin(waiting.peer)), Reverse(waiting.nth)));
+        let goes = taken.max_by_key(|(_, waiting)| (places_of(user(waiting.peer)), Reverse(waiting.nth)));
         goes.map_or(0, |(place, _)| place)
     }
 
@@ -339,7 +332,7 @@ impl Gate {
         let shown = place.as_mut()?.read(&self.token)?;
         let waiting = place.take()?;
         Some(match shown {
-            Ok(()) => Shown::Token(waiting.stream),
+            Ok(()) => Shown::Token(waiting.stream, User::at(waiting.peer.ip())),
             Err(refusal) => Shown::Refused(waiting.refuse(refusal)),
         })
     }
@@ -411,14 +404,5 @@ mod tests {
         for other in ["x", "weave_", "WEVA", "weave-authx"] {
             assert!(look(other.as_bytes()).is_err_and(|refusal| refusal.answer.is_none()), "{other}");
         }
-    }
-
-    #[test]
-    fn an_address_of_ipv6_is_counted_with_its_network() {
-        let of = |address: &str| origin(SocketAddr::new(address.parse().unwrap(), 1));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 }

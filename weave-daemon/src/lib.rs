@@ -72,6 +72,7 @@ pub mod socket;
 pub mod stream;
 pub mod systemd;
 pub mod tcp;
+pub mod user;
 mod values;
 pub mod worker;
 pub mod worker_log;

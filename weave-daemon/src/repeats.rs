@@ -4,11 +4,11 @@
 //! It has no clock and allocates nothing. When its table is full, all further ones share one entry: the log grows by
 //! so many lines a minute at most, whoever comes.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use log::Level;
+
+use crate::user::User;
 
 /// Whom and what is told apart.
 const PLACES: usize = 64;
@@ -65,39 +65,11 @@ impl About {
     }
 }
 
-/// Who has caused a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// A user of this machine.
-    Uid(u32),
-    /// A machine.
-    Address(IpAddr),
-    /// Somebody whom nothing tells from others.
-    Anybody,
-}
-
-impl By {
-    /// The user, where the kernel has told.
-    #[must_use]
-    pub fn uid(uid: Option<u32>) -> Self {
-        uid.map_or(Self::Anybody, Self::Uid)
-    }
-}
-
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uid(uid) => write!(f, "uid {uid}"),
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Anybody => f.write_str("others"),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     about: About,
-    by: By,
+    /// Who has caused it, if that is known.
+    by: Option<User>,
     until: Instant,
     /// Those that were not logged.
     more: u64,
@@ -113,12 +85,12 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// Counts one. Whether it is to be logged.
+    /// Counts one; `by` has caused it, if that is known. Whether it is to be logged.
     #[must_use]
-    pub fn is_first(&mut self, about: About, by: By, now: Instant) -> bool {
+    pub fn is_first(&mut self, about: About, by: Option<User>, now: Instant) -> bool {
         self.tell(now);
         let (about, by) = match self.entries.iter().any(|entry| entry.is(about, by)) {
-            false if self.entries.len() >= PLACES => (About::Anything, By::Anybody),
+            false if self.entries.len() >= PLACES => (About::Anything, None),
             _ => (about, by),
         };
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.is(about, by)) {
@@ -163,7 +135,7 @@ impl Repeats {
 }
 
 impl Entry {
-    fn is(&self, about: About, by: By) -> bool {
+    fn is(&self, about: About, by: Option<User>) -> bool {
         (self.about, self.by) == (about, by)
     }
 
@@ -175,7 +147,12 @@ impl Entry {
                 _ => "",
             };
             let (words, comma) = (about.words(), if why.is_empty() { "" } else { ", " });
-            log::log!(about.level(), "{words}{comma}{why}: {more} more of {by} in the last minute");
+            match by {
+                Some(by) => {
+                    log::log!(about.level(), "{words}{comma}{why}: {more} more of {by} in the last minute")
+                }
+                None => log::log!(about.level(), "{words}{comma}{why}: {more} more in the last minute"),
+            }
         }
     }
 }
@@ -193,7 +170,7 @@ mod tests {
         let start = Instant::now();
         let mut repeats = Repeats::default();
         assert_eq!(repeats.wake_at(), None);
-        let (ann, ben) = (By::Uid(1), By::Uid(2));
+        let (ann, ben) = (Some(User::Uid(1)), Some(User::Uid(2)));
         assert!(repeats.is_first(About::Malformed, ann, start));
         assert!(!repeats.is_first(About::Malformed, ann, at(start, 59)));
         // Of another kind, of somebody else.
@@ -217,27 +194,28 @@ mod tests {
     fn a_minute_that_nobody_looked_at_is_over_all_the_same() {
         let start = Instant::now();
         let mut repeats = Repeats::default();
-        assert!(repeats.is_first(About::NoRoom, By::Anybody, start));
-        assert!(repeats.is_first(About::NoRoom, By::Anybody, at(start, 60)));
-        assert!(!repeats.is_first(About::NoRoom, By::Anybody, at(start, 61)));
-        assert!(!repeats.is_first(About::NoRoom, By::Anybody, at(start, 500)), "it repeats itself");
+        assert!(repeats.is_first(About::NoRoom, None, start));
+        assert!(repeats.is_first(About::NoRoom, None, at(start, 60)));
+        assert!(!repeats.is_first(About::NoRoom, None, at(start, 61)));
+        assert!(!repeats.is_first(About::NoRoom, None, at(start, 500)), "it repeats itself");
     }
 
     #[test]
     fn the_table_is_bounded_and_what_is_beyond_it_shares_one_entry() {
         let start = Instant::now();
         let mut repeats = Repeats::default();
-        let firsts =
-            (0..10_000).filter(|uid| repeats.is_first(About::Refused(""), By::Uid(*uid), start)).count();
+        let firsts = (0..10_000)
+            .filter(|uid| repeats.is_first(About::Refused(""), Some(User::Uid(*uid)), start))
+            .count();
         assert_eq!(firsts, PLACES + 1);
         let others = repeats.entries.last().unwrap();
-        assert_eq!((others.about, others.by, others.more), (About::Anything, By::Anybody, 10_000 - 65));
+        assert_eq!((others.about, others.by, others.more), (About::Anything, None, 10_000 - 65));
         // Those who have a place keep it.
-        assert!(!repeats.is_first(About::Refused(""), By::Uid(3), start));
+        assert!(!repeats.is_first(About::Refused(""), Some(User::Uid(3)), start));
         // The others are still the others when places are free again.
         repeats.tell(at(start, 60));
         assert_eq!(repeats.entries.len(), 2);
-        assert!(repeats.is_first(About::Refused(""), By::Uid(77), at(start, 60)));
+        assert!(repeats.is_first(About::Refused(""), Some(User::Uid(77)), at(start, 60)));
         assert!(size_of::<Repeats>() < 6000, "{}", size_of::<Repeats>());
     }
 }

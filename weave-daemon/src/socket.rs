@@ -19,6 +19,8 @@ use rustix::io::Errno;
 use rustix::process::{geteuid, umask};
 use weave_trust::{Distrust, Folder, Peer, Rules, Why, peer};
 
+use crate::user::User;
+
 /// Why there is no socket to listen on.
 #[derive(Debug)]
 pub enum SocketError {
@@ -169,12 +171,17 @@ impl Access {
     }
 }
 
-/// Our own user, and root, who can do anything anyway.
 /// Whose process has connected, where the kernel tells.
-pub(crate) fn peer_uid(stream: &impl AsFd) -> Option<u32> {
-    peer(stream).ok().map(|peer| peer.uid)
+pub(crate) fn peer_user(stream: &impl AsFd) -> Option<User> {
+    peer(stream).ok().map(|peer| user(peer.uid))
 }
 
+/// As what a user of this machine is counted.
+pub(crate) fn user(uid: u32) -> User {
+    if is_ours(uid) { User::Owner(uid) } else { User::Uid(uid) }
+}
+
+/// Our own user, and root, who can do anything anyway.
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }

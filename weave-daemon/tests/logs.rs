@@ -184,5 +184,5 @@ fn clients_for_whom_there_is_no_place_fill_no_log() {
     }
     let lines = told(&daemon, "refused a connection");
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].starts_with("WARN  refused a connection: all 1 are taken"), "{lines:?}");
+    assert!(lines[0].starts_with("WARN  refused a connection: all 1 connections are taken"), "{lines:?}");
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use harness::{
     Answer, Client, DIGITS, Daemon, PATIENCE, eventually, metric, private_folder, refused, request,
-    tcp_address, token_file,
+    token_file,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use rustix::net::{AddressFamily, SocketType};
@@ -124,7 +124,7 @@ fn guarded(tcp: &str) -> Guarded {
     let folder = private_folder();
     let file = token_file(folder.path(), DIGITS);
     let daemon = Daemon::pattern(&["--tcp", tcp, "--token-file", &file, "--connections=8"]);
-    Guarded { address: tcp_address(&daemon), daemon, file, _folder: folder }
+    Guarded { address: daemon.tcp_address(), daemon, file, _folder: folder }
 }
 
 #[test]
@@ -357,6 +357,28 @@ fn one_address_takes_no_place_from_another() {
 }
 
 #[test]
+fn an_address_is_one_user_by_whatever_name() {
+    let folder = private_folder();
+    let file = token_file(folder.path(), DIGITS);
+    let daemon =
+        Daemon::pattern(&["--tcp=[::]:0", "--allow-remote", "--token-file", &file, "--connections=4"]);
+    let port: u16 = daemon.tcp_address().rsplit(':').next().unwrap().parse().unwrap();
+    let enter = |host: &str| {
+        let stream = connect(&format!("{host}:{port}"));
+        let line = greet(&stream);
+        (&stream).write_all(line.as_bytes()).unwrap();
+        stream
+    };
+    let (_mapped, _loopback) = (enter("127.0.0.1"), enter("[::1]"));
+    eventually("both are in", || metric(&daemon, "weave_connections") == 2.0);
+    let mut answer = Vec::new();
+    enter("[::1]").read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("2 connections of 127.0.0.1 are open, at most 2 may be"), "{text}");
+    daemon.assert_serves();
+}
+
+#[test]
 fn nobody_else_can_be_at_localhost() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("NOT CHECKED: there is no [::1] here");
@@ -369,7 +391,7 @@ fn nobody_else_can_be_at_localhost() {
         let flags = ["--allow-remote", "--token-file", &file];
         let tcp = format!("--tcp={own}:0");
         let daemon = Daemon::pattern(&[&[&*tcp], &flags[..]].concat());
-        let port = tcp_address(&daemon).rsplit(':').next().unwrap().to_owned();
+        let port = daemon.tcp_address().rsplit(':').next().unwrap().to_owned();
         let other = format!("{other}:{port}");
         assert_eq!(TcpListener::bind(&*other).unwrap_err().kind(), ErrorKind::AddrInUse, "{own}");
         let stream = connect(&other);

@@ -10,11 +10,12 @@ use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
-use crate::gate::{Gate, Refused, Shown};
-use crate::repeats::{About, By, Repeats};
+use crate::gate::{Gate, PLACES, Refused, Shown};
+use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
 use crate::stream::Stream;
 use crate::tcp::Tcp;
+use crate::user::User;
 
 /// Connections that are accepted in one turn of a listener.
 const ACCEPTS: usize = 64;
@@ -29,8 +30,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration:
 /// A connection that may become a client.
 pub(super) struct Newcomer {
     pub(super) stream: Stream,
-    /// Whose process it is, where the kernel tells.
-    pub(super) uid: Option<u32>,
+    pub(super) user: User,
 }
 
 /// What each listener may still accept in this turn.
@@ -76,6 +76,8 @@ struct TcpDoor {
     turn: usize,
     /// Where they have to prove that they know the token, if there is one.
     gate: Option<Gate>,
+    /// Who has shown it and waits to be accepted.
+    let_in: Vec<Newcomer>,
 }
 
 /// One of the addresses for TCP.
@@ -125,7 +127,8 @@ impl Doors {
             entrances.push(Entrance { listener, accepting: true });
         }
         let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + entrances.len()));
-        self.tcp = Some(TcpDoor { entrances, first: token, turn: 0, gate });
+        let let_in = Vec::with_capacity(PLACES);
+        self.tcp = Some(TcpDoor { entrances, first: token, turn: 0, gate, let_in });
         Ok(())
     }
 
@@ -170,24 +173,21 @@ impl Doors {
         counters: &mut LoopCounters,
         repeats: &mut Repeats,
         now: Instant,
-    ) -> Option<Newcomer> {
-        let tcp = self.tcp.as_mut()?;
+    ) {
+        let Some(tcp) = &mut self.tcp else { return };
         if let Some(entrance) = token.0.checked_sub(tcp.first.0).and_then(|at| tcp.entrances.get_mut(at)) {
             entrance.accepting = true;
-            return None;
+            return;
         }
-        match tcp.gate.as_mut()?.read(token)? {
-            Shown::Refused(refused) => {
-                refuse(refused.about(), &refused, counters, repeats, now);
-                None
-            }
-            Shown::Token(mut stream) => match registry.deregister(&mut stream) {
-                Ok(()) => Some(Newcomer { stream: Stream::Tcp(stream), uid: None }),
+        match tcp.gate.as_mut().and_then(|gate| gate.read(token)) {
+            None => {}
+            Some(Shown::Refused(refused)) => refuse(refused.about(), &refused, counters, repeats, now),
+            Some(Shown::Token(mut stream, user)) => match registry.deregister(&mut stream) {
+                Ok(()) => tcp.let_in.push(Newcomer { stream: Stream::Tcp(stream), user }),
                 Err(error) => {
-                    if repeats.is_first(About::Unwatched, By::Anybody, now) {
+                    if repeats.is_first(About::Unwatched, Some(user), now) {
                         log::warn!("can't watch a connection: {error}");
                     }
-                    None
                 }
             },
         }
@@ -204,6 +204,9 @@ impl Doors {
     ) -> Option<Newcomer> {
         if self.accept_after.is_some_and(|at| at <= now) {
             self.accept_after = None;
+        }
+        if let Some(newcomer) = self.tcp.as_mut().and_then(|tcp| tcp.let_in.pop()) {
+            return Some(newcomer);
         }
         while budget.unix > 0 && self.accepting && self.accept_after.is_none() {
             budget.unix -= 1;
@@ -270,11 +273,12 @@ impl Doors {
     }
 
     /// Lets a user in who may connect. The error says who it is and why not, for the log.
-    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, (By, String)> {
-        let uid = self.access.check(&stream).map_err(|why| (By::uid(socket::peer_uid(&stream)), why))?;
+    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, (Option<User>, String)> {
+        let uid = self.access.check(&stream).map_err(|why| (socket::peer_user(&stream), why))?;
+        let user = socket::user(uid);
         // Only a matter of speed.
         let _ = sockopt::set_socket_send_buffer_size(&stream, CLIENT_SEND_BUFFER);
-        Ok(Newcomer { stream: Stream::Unix(stream), uid: Some(uid) })
+        Ok(Newcomer { stream: Stream::Unix(stream), user })
     }
 
     /// Lets a TCP peer in, or has it wait at the gate. The error says who is refused, for the log.
@@ -289,14 +293,14 @@ impl Doors {
             log::debug!("{peer}: {error}");
         }
         match self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) {
-            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), uid: None })),
+            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), user: User::at(peer.ip()) })),
             Some(gate) => gate.wait(stream, peer, registry, now).map(|()| None),
         }
     }
 }
 
 fn refuse(
-    (about, by): (About, By),
+    (about, by): (About, Option<User>),
     why: &dyn Display,
     counters: &mut LoopCounters,
     repeats: &mut Repeats,

@@ -22,7 +22,7 @@ use weave_core::limits::MAX_ERROR_FRAME;
 use crate::causes::Death;
 use crate::config::Config;
 use crate::counters::LoopCounters;
-use crate::repeats::{About, By, Repeats};
+use crate::repeats::{About, Repeats};
 use crate::router::{
     Action, ClientId, ClientOutput, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
 };
@@ -198,9 +198,7 @@ impl Server {
                 Owner::Tcp => {
                     let registry = self.poll.registry();
                     let (counters, repeats) = (&mut self.counters, &mut self.repeats);
-                    if let Some(newcomer) = self.doors.tcp_event(token, registry, counters, repeats, now) {
-                        self.welcome(newcomer, now);
-                    }
+                    self.doors.tcp_event(token, registry, counters, repeats, now);
                 }
                 Owner::Who(who) => {
                     let Some(endpoint) = self.endpoint(who) else { return };
@@ -218,8 +216,6 @@ impl Server {
 
     /// Does what can be done without waiting, once around.
     fn turn(&mut self, now: Instant) {
-        self.accept(Budget::ONE_TURN, now);
-        self.take_actions(now);
         for _ in 0..self.ready.len() {
             let Some(who) = self.ready.pop() else { break };
             let turn = match who {
@@ -231,6 +227,9 @@ impl Server {
             }
             self.take_actions(now);
         }
+        // Who has something to say has said it by now, and is not taken for idle when a newcomer needs a place.
+        self.accept(Budget::ONE_TURN, now);
+        self.take_actions(now);
         self.slots.pass_on_logs(now);
     }
 
@@ -265,27 +264,30 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, Newcomer { mut stream, uid }: Newcomer, now: Instant) {
-        let Some(id) = self.router.accept(now) else {
-            if self.repeats.is_first(About::NoRoom, By::uid(uid), now) {
-                log::warn!("refused a connection: all {} are taken", self.clients.len());
+    fn welcome(&mut self, Newcomer { mut stream, user }: Newcomer, now: Instant) {
+        if let Some(id) = self.router.displaced_by(user, now) {
+            self.close_client(id, now);
+        }
+        let id = match self.router.accept(user, now) {
+            Ok(id) => id,
+            Err(full) => {
+                if self.repeats.is_first(About::NoRoom, Some(user), now) {
+                    log::warn!("refused a connection: {full}");
+                }
+                let mut frame = [0; MAX_ERROR_FRAME];
+                // A fresh socket has room for it; if not, closing says enough.
+                let _ = stream.write(no_room_answer(full, &mut frame));
+                return;
             }
-            let mut frame = [0; MAX_ERROR_FRAME];
-            // A fresh socket has room for it; if not, closing says enough.
-            let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
-            return;
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, self.tokens.client(id), interest) {
             self.counters.refused_error += 1;
-            if self.repeats.is_first(About::Unwatched, By::uid(uid), now) {
+            if self.repeats.is_first(About::Unwatched, Some(user), now) {
                 log::warn!("can't watch a connection: {error}");
             }
             self.router.client_gone(id, now);
             return;
-        }
-        if let Some(uid) = uid {
-            self.router.name_client(id, uid);
         }
         self.clients[id.0] = Some(Endpoint::new(stream));
         self.ready.push(Who::Client(id));

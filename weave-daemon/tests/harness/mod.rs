@@ -102,12 +102,6 @@ pub fn refused(socket: &Path, flags: &[&str]) -> (i32, String) {
     (wait(&mut child).code().unwrap(), text)
 }
 
-/// The address in the line that the daemon logs for TCP.
-pub fn tcp_address(daemon: &Daemon) -> String {
-    let line = daemon.log.wait("listening on tcp://");
-    line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
-}
-
 /// A token for tests, in digits of both cases.
 pub const DIGITS: &str = "00112233445566778899aabbccddeeffFFEEDDCCBBAA99887766554433221100";
 
@@ -160,6 +154,12 @@ impl Daemon {
 
     pub fn connect(&self) -> Client {
         Client::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    /// The address in the line that the daemon logs for TCP.
+    pub fn tcp_address(&self) -> String {
+        let line = self.log.wait("listening on tcp://");
+        line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
     }
 
     pub fn signal(&self, signal: Signal) {
