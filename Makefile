@@ -6,6 +6,11 @@
 	api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal \
 	big-endian check-demo reliability bench instructions tools tools-test fetch
 
+# Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
+settings = PREFIX DESTDIR BUILT SEED FUZZ_SECONDS WEAVE_CUDA_SETUP
+given = $(foreach name,$(settings),$(if $(filter-out undefined,$(origin $(name))),$(name)))
+$(foreach name,$(given),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
+
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
@@ -14,7 +19,7 @@ build: tools fetch ## build everything, optimised
 
 # In separate folders, so that each build keeps its results and the CPU's program stays in place.
 cuda: tools fetch ## weaved for NVIDIA GPUs: target/cuda/release/weaved; WEAVE_CUDA_ARCHITECTURES= chooses them
-	nvcc=$$(WEAVE_CUDA_SETUP=$(WEAVE_CUDA_SETUP) .ci/cuda) && CUDACXX=$$nvcc \
+	nvcc=$$(.ci/cuda) && CUDACXX=$$nvcc \
 		cargo build --release --locked -p weave-daemon --features cuda --target-dir target/cuda
 
 vulkan: fetch ## weaved for GPUs with Vulkan: target/vulkan/release/weaved
@@ -32,10 +37,10 @@ check-vulkan: vulkan ## compare the demo picture of Vulkan and CPU; works withou
 
 # Installs the programs that `make` built. As root, unless you own PREFIX.
 install: ## install programs, units, manual and completions under PREFIX (/usr/local); DESTDIR= stages them
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" BUILT="$(BUILT)" packaging/install
+	@packaging/install
 
 uninstall: ## remove what `make install` installed
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" packaging/install --remove
+	@packaging/install --remove
 
 deb: tools ## build a package for Debian and Ubuntu: target/dist
 	@packaging/deb
@@ -80,7 +85,7 @@ test: tools-test fetch ## run every check, print the time of each
 		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
 # The gateway takes as many crates again as all of this.
-quick = -p weave-core -p weave-client -p weave-cli-base -p weave-cli --no-default-features
+quick = -p weave-core -p weave-client -p weave-trust -p weave-cli-base -p weave-cli --no-default-features
 quick: ## check formatting, lints and the fast tests, without the engine and the gateway
 	cargo fmt --check
 	.ci/loops
@@ -96,6 +101,7 @@ lint: ## check formatting and clippy, with and without the engine
 	grep -qx 'rust-version = "$(oldest)"' weave-core/firmware/Cargo.toml
 	cargo fmt --check
 	.ci/loops
+	.ci/pinned
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p weave-cli --no-default-features --all-targets -- -D warnings
 	cargo clippy --locked -p weave-core --features defmt -- -D warnings
@@ -148,7 +154,7 @@ optimised = --config profile.dev.package.weave-core.opt-level=3 --config profile
 simulate: ## test the router in simulated worlds, from fixed seeds and a random one; SEED= repeats one
 	.ci/shared target/simulator simulator build --quiet --example simulate $(optimised)
 ifdef SEED
-	$(simulator) 1 $(SEED) --log
+	$(simulator) 1 "$$SEED" --log
 else
 	.ci/shared target/simulator simulator nextest --test simulator
 	$(simulator) 2000000 1
@@ -158,9 +164,8 @@ endif
 units: ## check the systemd units and their security rating
 	.ci/units
 
-FUZZ_SECONDS = 60
 fuzz: tools-test ## run all fuzz targets in turn, FUZZ_SECONDS (60) each
-	fuzz/run time $(FUZZ_SECONDS)
+	fuzz/run time "$${FUZZ_SECONDS:-60}"
 
 fuzz-smoke: ## run the fuzz targets on their corpus, also under valgrind, and on new inputs
 	fuzz/run replay

@@ -7,7 +7,8 @@
 -- (~/.local/lib/wireshark/plugins). A request shows where its answer is only after a second pass: that is what -2 is
 -- for, and Wireshark always makes one.
 --
--- TCP. Weave has no port of its own. A connection is recognised by the magic at the beginning of a segment. Where that
+-- TCP. Weave has no port of its own. A connection is recognised by the magic at the beginning of a segment, or by what
+-- weaved and its clients say before the first frame where a token is set (weave-daemon/TCP.md). Where that
 -- is not to be had (the capture began later, or the first segment has less than four bytes) set the preference
 -- weave.port (-o weave.port:7001) or use Decode As (-d tcp.port==7001,weave).
 --
@@ -654,6 +655,23 @@ local function ask_for_more(tvb, pinfo, at, count)
     return true
 end
 
+-- What weaved and its clients say over TCP before the first frame, where a token is set (weave-daemon/TCP.md): how long
+-- such a line is, and what is in it.
+local HEX = ("%x"):rep(64)
+local AUTH_LINES = {
+    { pattern = "^weave%-auth 1 " .. HEX .. "\n", size = 78, text = "weave-auth 1: the client's nonce" },
+    { pattern = "^weave%-auth 1 " .. HEX .. " " .. HEX .. "\n", size = 143, text = "weave-auth 1: the server's nonce and proof" },
+    { pattern = "^" .. HEX .. "\n", size = 65, text = "weave-auth 1: the client's proof" },
+}
+
+local function auth_line(bytes)
+    for _, line in ipairs(AUTH_LINES) do
+        if bytes:find(line.pattern) then
+            return line
+        end
+    end
+end
+
 local function show_stream(tvb, pinfo, root)
     pinfo.cols.protocol:set("Weave")
     local at, size = 0, tvb:len()
@@ -661,7 +679,12 @@ local function show_stream(tvb, pinfo, root)
         local left = size - at
         local beginning = tvb:raw(at, math.min(left, #MAGIC))
         local stop
-        if beginning ~= MAGIC:sub(1, #beginning) then
+        local line = auth_line(tvb:raw(at, math.min(left, 143)))
+        if line then
+            stop = at + line.size
+            root:add(weave, tvb:range(at, line.size)):append_text(", " .. line.text)
+            add_info(pinfo, next_place(pinfo), line.text)
+        elseif beginning ~= MAGIC:sub(1, #beginning) then
             -- A peer gives up here (W1-FRM-004, W1-FRM-006). Whoever reads a capture may want to see what follows.
             local found = tvb:raw(at, left):find(MAGIC, 2, true)
             stop = found and at + found - 1 or size
@@ -706,7 +729,9 @@ function weave.prefs_changed()
 end
 
 weave:register_heuristic("tcp", function(tvb, pinfo, root)
-    if tvb:len() < #MAGIC or tvb:raw(0, #MAGIC) ~= MAGIC then
+    local is_frame = tvb:len() >= #MAGIC and tvb:raw(0, #MAGIC) == MAGIC
+    -- A proof alone could be anybody's line of digits.
+    if not is_frame and not (tvb:len() >= 78 and tvb:raw(0, 6) == "weave-" and auth_line(tvb:raw(0, math.min(tvb:len(), 143)))) then
         return false
     end
     pinfo.conversation = weave  -- for the segments that follow, which begin anywhere

@@ -1,8 +1,8 @@
 //! Tests of a library, behind an adapter on standard input and output. `ADAPTER.md` is the protocol.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver as Lines, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver as Lines, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,9 @@ use crate::spec::{Vector, vectors};
 use crate::testee::{Output, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{self, End, Expectation, Fields, Receiver, read};
+
+/// The longest answer that is read as one: more than what is said of any frame.
+const MAX_ANSWER: u64 = 16 << 20;
 
 /// How a codec case is run.
 pub type CodecCase = fn(&mut Adapter) -> Told;
@@ -51,10 +54,14 @@ impl Adapter {
             else {
                 return Err(harness("the adapter has no standard input or output".to_owned()));
             };
-            let (sender, lines) = channel();
+            // An answer waits until it is asked for: one that nobody has asked for waits for ever.
+            let (sender, lines) = sync_channel(1);
             thread::spawn(move || {
-                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if sender.send(line).is_err() {
+                let mut stdout = BufReader::new(stdout);
+                let mut line = Vec::new();
+                while stdout.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                    let text = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end().to_owned();
+                    if sender.send(text).is_err() {
                         break;
                     }
                 }

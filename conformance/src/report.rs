@@ -269,6 +269,26 @@ fn clipped(bytes: &[u8]) -> String {
     }
 }
 
+/// The tested program's words are among it: what isn't printable is escaped.
 fn indent(text: &str, by: usize) -> String {
-    text.replace('\n', &format!("\n{:by$}", ""))
+    let mut indented = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => indented.push_str(&format!("\n{:by$}", "")),
+            '\'' | '"' | '\\' => indented.push(c),
+            c => indented.extend(c.escape_debug()),
+        }
+    }
+    indented
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_tested_program_are_shown_and_do_nothing() {
+        let shown = indent("it said:\n\u{1b}[2Jgone \u{202e}\"turned\" größer 猫\\", 4);
+        assert_eq!(shown, "it said:\n    \\u{1b}[2Jgone \\u{202e}\"turned\" größer 猫\\");
+    }
 }

@@ -213,6 +213,8 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is kept of what a process says.
 const MAX_LINES: usize = 20_000;
+/// A longer line counts as several.
+const MAX_LINE_LEN: u64 = 4096;
 
 /// What becomes of a process's standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,7 +357,7 @@ fn follow(source: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> 
     std::thread::spawn(move || {
         let mut source = BufReader::new(source);
         let mut line = Vec::new();
-        while source.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        while source.by_ref().take(MAX_LINE_LEN).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
             line.clear();
             let Ok(mut lines) = said.lock() else { return };
@@ -411,5 +413,19 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_end_is_kept_in_pieces_and_not_whole() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        follow(std::io::repeat(b'x').take(200_000_000), Arc::clone(&said)).join().unwrap();
+        let said = said.lock().unwrap();
+        assert_eq!(said.len(), MAX_LINES);
+        assert!(said.iter().all(|line| line.len() as u64 == MAX_LINE_LEN));
     }
 }

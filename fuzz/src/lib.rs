@@ -21,6 +21,7 @@ use weave_core::limits::{
 };
 use weave_core::request::{self, Params, Prompts, Request};
 use weave_core::response::{self, ImageSize, ResponseHead};
+use weave_core::text::is_shown;
 
 pub use config::config;
 pub use model::model;
@@ -203,7 +204,7 @@ pub fn error(data: &[u8]) {
     with_frame(data, 0xFF, MAX_RESPONSE_PAYLOAD, |frame| match error::parse(frame) {
         Ok(parsed) => {
             let shown = parsed.text().to_string();
-            assert!(!shown.chars().any(char::is_control), "a terminal would obey {shown:?}");
+            assert!(shown.chars().all(is_shown), "a terminal would obey {shown:?}");
             assert_eq!(ErrorCode::from_wire(parsed.code.to_wire()), parsed.code);
             assert!(!parsed.code.to_string().is_empty() && !parsed.code.name().is_empty());
             let (Ok(text), true) =

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use files::{F8, F16, Front, Q4_0, Tensor, clip_l, mmdit, t5, taesd, vae};
+use weave_core::text::is_shown;
 use weave_daemon::model::header::Header;
 use weave_daemon::model::part::{Kind, Part, Tensors};
 
@@ -19,7 +20,7 @@ const SETTINGS: [&str; 7] = ["taesd", "clip_l", "vae", "t5xxl", "diffusion_model
 
 /// What somebody is shown of a file is one line, and does nothing to a terminal.
 fn assert_is_plain(shown: &str) {
-    assert!(!shown.is_empty() && !shown.chars().any(char::is_control), "{shown:?}");
+    assert!(!shown.is_empty() && shown.chars().all(is_shown), "{shown:?}");
 }
 
 /// All that is done with the header of a file of `len` bytes that begins with `bytes`, and that this setting names.

@@ -397,6 +397,23 @@ def check_recognition():
     check("reassembly off", any("does not have all" in text for text in texts), texts)
 
 
+def check_auth():
+    """The lines before the first frame are shown as what they are, and the frames behind them are found."""
+    digits = b"5a" * 32
+    hello = b"weave-auth 1 %s\n" % digits
+    path, _ = write_capture("auth.pcap", [
+        [Send(True, hello), Send(False, hello[:-1] + b" %s\n" % digits), Send(True, digits + b"\n" + request(1)),
+         Send(False, error())],
+        [Send(True, digits + b"\n")],
+    ])
+    seen = frames(path)
+    titles = [frame.title.partition(", ")[2] for frame in seen]
+    check("lines before the first frame", titles == [
+        "weave-auth 1: the client's nonce", "weave-auth 1: the server's nonce and proof",
+        "weave-auth 1: the client's proof", "Request 1: 64×64", "Error 1: INVALID_STEPS: steps"], titles)
+    check("nothing is wrong with them", not any(frame.experts for frame in seen[:4]), seen)
+
+
 def broken(vectors, rng):
     """Relatives of the vectors: other bytes, other cuts, less captured than was sent."""
     for vector in vectors:
@@ -586,7 +603,7 @@ def main():
     if not shutil.which("tshark"):
         sys.exit("dissector: tshark is missing; please install it (Debian: tshark)")
     CAPTURES.mkdir(parents=True, exist_ok=True)
-    for part in (check_vectors, check_streams, check_recognition, check_broken, check_long):
+    for part in (check_vectors, check_streams, check_recognition, check_auth, check_broken, check_long):
         part()
     no_live = check_real(**programs)
     if no_live:

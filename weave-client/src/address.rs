@@ -1,7 +1,7 @@
 //! Where a daemon listens.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A Unix socket, or a TCP port.
@@ -41,33 +41,76 @@ impl fmt::Display for Address {
     }
 }
 
-/// What a daemon may want to see before it talks over TCP: 256 bits, in hexadecimal digits.
+/// What a daemon and its clients over TCP may both have to know: 256 bits, in hexadecimal digits.
 #[derive(Clone)]
-pub struct Token(String);
+pub struct Token([u8; 32]);
 
 impl Token {
-    /// Reads a token from a file that holds its 64 digits and nothing else.
+    /// Reads a token from a file that holds its 64 digits and nothing else, and that nobody else can have read or written:
+    /// the rules are `weave_trust`'s.
     ///
     /// # Errors
-    /// The file can't be read, or holds something else.
+    /// The file can't be read, others may know what is in it, or it holds something else.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut text = String::new();
-        std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
-        let digits = text.trim_end();
-        if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            Ok(Self(digits.to_owned()))
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a token has 64 hexadecimal digits and nothing else",
-            ))
-        }
+        from_hex(read_secret(path)?.as_bytes()).map(Self).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a token has 64 hexadecimal digits and nothing else")
+        })
     }
 
-    /// The line that goes before the first frame.
-    pub(crate) fn line(&self) -> String {
-        format!("weave-token {}\n", self.0)
+    /// What proofs are made with.
+    pub(crate) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
+
+    #[cfg(test)]
+    pub(crate) const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// The bytes that 64 hexadecimal digits stand for, in either case.
+pub(crate) fn from_hex(digits: &[u8]) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if digits.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        for digit in pair {
+            let value = char::from(*digit).to_digit(16)?;
+            *byte = *byte << 4 | u8::try_from(value).ok()?;
+        }
+    }
+    Some(bytes)
+}
+
+/// 256 bits in hexadecimal digits.
+const DIGITS: usize = 64;
+
+#[cfg(unix)]
+fn read_secret(path: &Path) -> io::Result<String> {
+    use weave_trust::{Rules, SecretError};
+
+    weave_trust::read_secret(path, DIGITS, &Rules::default()).map_err(|error| match error {
+        SecretError::Io(error) => error,
+        error if error.is_exposed() => {
+            let why = format!("the file {error}, so others may know the token; make a new one");
+            io::Error::new(io::ErrorKind::PermissionDenied, why)
+        }
+        error => io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the file {error}; a token has 64 hexadecimal digits and nothing else"),
+        ),
+    })
+}
+
+/// Elsewhere the system's own rules have to do.
+#[cfg(not(unix))]
+fn read_secret(path: &Path) -> io::Result<String> {
+    use std::io::Read;
+
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// Never the token itself.
@@ -97,8 +140,11 @@ mod tests {
         let digits = "0123456789abcdefABCDEF".repeat(3)[..64].to_owned();
         for end in ["", "\n", "\r\n"] {
             std::fs::write(&file, format!("{digits}{end}")).unwrap();
+            #[cfg(unix)]
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             let token = Token::read(&file).unwrap();
-            assert_eq!(token.line(), format!("weave-token {digits}\n"));
+            let bytes = [1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0xab, 0xcd, 0xef];
+            assert_eq!(token.bytes()[..22], [bytes, bytes].concat());
             assert_eq!(format!("{token:?}"), "Token(..)");
         }
         for wrong in

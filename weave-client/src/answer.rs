@@ -37,12 +37,17 @@ pub(crate) fn read_head(link: &mut Link) -> Result<Head, Error> {
     link.begin_answer();
     let mut raw = [0; HEADER_LEN];
     link.fill(&mut raw)?;
-    let header = Header::parse(&raw, MAX_RESPONSE_PAYLOAD).map_err(Nonsense::Frame)?;
+    read_head_behind(link, &raw)
+}
+
+/// The same, where the header was read already.
+pub(crate) fn read_head_behind(link: &mut Link, raw: &[u8; HEADER_LEN]) -> Result<Head, Error> {
+    let header = Header::parse(raw, MAX_RESPONSE_PAYLOAD).map_err(Nonsense::Frame)?;
     match header.kind() {
         // An error is read whatever its version: a daemon that doesn't speak ours says so in its own.
         Kind::Response if !header.is_supported() => Err(Nonsense::Version(header.version()).into()),
         Kind::Response => read_response(link, header),
-        Kind::Error => read_error(link, header, &raw),
+        Kind::Error => read_error(link, header, raw),
         other => Err(Nonsense::Type(other.to_wire()).into()),
     }
 }

@@ -13,8 +13,9 @@ use weave_core::response::ImageSize;
 
 use crate::address::{Address, Token};
 use crate::answer::{Head, read_head, read_pixels};
+use crate::auth;
 use crate::error::{Error, Nonsense};
-use crate::link::{Deadline, Link, Unasked};
+use crate::link::{Deadline, Link, Server, Unasked};
 use crate::stopper::Stopper;
 
 /// How long [`Client`]s wait for a connection unless they are told otherwise.
@@ -40,6 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Client {
     address: Address,
     token: Option<Token>,
+    server_uid: Option<u32>,
     timeout: Option<Duration>,
     connect_timeout: Option<Duration>,
     stopper: Stopper,
@@ -101,6 +103,7 @@ impl Client {
         Self {
             address: address.into(),
             token: None,
+            server_uid: None,
             timeout: None,
             connect_timeout: Some(CONNECT_TIMEOUT),
             stopper: Stopper::default(),
@@ -124,9 +127,20 @@ impl Client {
         Ok(client)
     }
 
-    /// Shows a token on each TCP connection that is made from now on.
+    /// On each TCP connection that is made from now on both sides prove that they know this token, the daemon
+    /// first. The token itself is not sent. A daemon that doesn't know it is [`Error::NoProof`].
     pub fn set_token(&mut self, token: Option<Token>) {
         self.token = token;
+    }
+
+    /// Lets the server on a Unix socket be this user, too.
+    ///
+    /// A prompt goes to nobody else than the daemon. So the kernel is asked on each connection whose socket it is, before
+    /// anything is sent: it has to be this user's own or root's, or that of a system service, whose folder root has made for
+    /// it in `/run`. Otherwise the call ends with [`Error::Stranger`]. A proxy of another user in front of the daemon has to
+    /// be named here. Over TCP nobody can be asked, and on systems without Unix sockets of this kind nobody is.
+    pub fn set_server_uid(&mut self, uid: Option<u32>) {
+        self.server_uid = uid;
     }
 
     /// Limits the time that each call from now on takes as a whole, connecting included. `None`, as
@@ -138,7 +152,8 @@ impl Client {
 
     /// Limits the time that each call from now on waits for a connection, if it needs one: ten seconds
     /// in the beginning. `None` leaves it to the system, which takes minutes over some TCP addresses.
-    /// A call for which this time runs out ends with [`Error::Unreachable`].
+    /// A call for which this time runs out ends with [`Error::Unreachable`]. Proving that both sides know the
+    /// token is part of it.
     ///
     /// Looking up the name of a host is not limited.
     pub fn set_connect_timeout(&mut self, timeout: Option<Duration>) {
@@ -302,10 +317,19 @@ impl Client {
             }
             self.link = None;
         }
-        let link = Link::connect(&self.address, self.token.as_ref(), deadline, self.connect_timeout)?;
-        if !link.obey(&self.stopper) {
-            return Err(Error::Stopped);
-        }
+        let (address, token, stopper) = (&self.address, self.token.as_ref(), &self.stopper);
+        let server = Server { address, uid: self.server_uid };
+        let link = Link::connect(server, deadline, self.connect_timeout, |link| {
+            if !link.obey(stopper) {
+                return Err(Error::Stopped);
+            }
+            match (address, token) {
+                (Address::Tcp(_), Some(token)) => auth::prove(link, address, token),
+                _ => Ok(()),
+            }
+        });
+        // A connection that was closed here looks like one that the daemon has closed.
+        let link = link.map_err(|error| if stopper.is_stopped() { Error::Stopped } else { error })?;
         self.link = Some(link);
         self.links += 1;
         (self.was_idle, self.was_used) = (false, false);

@@ -24,6 +24,22 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// What listens on TCP didn't prove that it knows the token, so nothing was asked of it. The token was not sent.
+    NoProof {
+        /// Where it listens.
+        address: Address,
+        /// What it did.
+        why: NoProof,
+    },
+    /// What listens on the socket belongs to a user who has no business there; nothing was sent.
+    Stranger {
+        /// Where the daemon was expected.
+        address: Address,
+        /// The user, by the kernel's word.
+        uid: u32,
+        /// Whose it is, in words.
+        whose: String,
+    },
     /// The request can't be made like this; nothing was sent.
     Invalid(RequestError),
     /// The daemon answered with an error.
@@ -54,7 +70,9 @@ impl Error {
             Self::HungUp { received: 0 } => ErrorKind::HungUp,
             Self::HungUp { .. } => ErrorKind::Failed,
             Self::Unreachable { .. } => ErrorKind::Unreachable,
-            Self::Nonsense(_) => ErrorKind::NotWeave,
+            Self::Stranger { .. } => ErrorKind::Stranger,
+            Self::NoProof { why: NoProof::HungUp, .. } => ErrorKind::HungUp,
+            Self::NoProof { .. } | Self::Nonsense(_) => ErrorKind::NotWeave,
             Self::Stopped | Self::Io(_) => ErrorKind::Local,
         }
     }
@@ -68,6 +86,10 @@ impl Error {
         match self {
             Self::Unreachable { address, source } => {
                 Self::Unreachable { address: address.clone(), source: io(source) }
+            }
+            Self::NoProof { address, why } => Self::NoProof { address: address.clone(), why: *why },
+            Self::Stranger { address, uid, whose } => {
+                Self::Stranger { address: address.clone(), uid: *uid, whose: whose.clone() }
             }
             Self::Invalid(error) => Self::Invalid(*error),
             Self::Refused(reply) => Self::Refused(reply.clone()),
@@ -93,6 +115,30 @@ impl fmt::Display for Error {
                 f,
                 "no daemon answers at {address} ({source}); start weaved, or name the socket of one that runs"
             ),
+            Self::NoProof { address, why: NoProof::Wrong } => write!(
+                f,
+                "what listens at {address} doesn't know the token, so nothing was asked of it; check that it is \
+                 weaved, and that both have the same token file"
+            ),
+            Self::NoProof { address, why: NoProof::HungUp } => write!(
+                f,
+                "what listens at {address} hung up on weave-auth 1; a weaved from before weave-auth does that, and \
+                 one that is ending: update it, or see its log"
+            ),
+            Self::NoProof { address, why: NoProof::NotAsked } => write!(
+                f,
+                "what listens at {address} asks for no token; start weaved with --token-file, or leave the token \
+                 away if every user of its machine may connect"
+            ),
+            Self::NoProof { address, why: NoProof::Nonsense } => write!(
+                f,
+                "what listens at {address} doesn't answer weave-auth 1 as weaved does; check that it is weaved"
+            ),
+            Self::Stranger { address, uid, whose } => write!(
+                f,
+                "{address} {whose}, so nothing was sent; if that is the daemon's user, say so with \
+                 --server-uid {uid} or WEAVE_SERVER_UID={uid}"
+            ),
             Self::Invalid(error) => error.fmt(f),
             Self::Refused(ErrorReply { status, code, message }) => {
                 let what = match (code, status) {
@@ -106,6 +152,9 @@ impl fmt::Display for Error {
                     (ErrorCode::OutOfMemory, _) => {
                         "the daemon lacks memory for this image; a smaller one takes less"
                     }
+                    (ErrorCode::InvalidMagic, _) => {
+                        "the daemon expects something else before the first request"
+                    }
                     (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
                     (_, Status::ServerError) => "the daemon could not make the image; its log says more",
                 };
@@ -114,8 +163,8 @@ impl fmt::Display for Error {
                 if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
             }
             Self::HungUp { received: 0 } => f.write_str(
-                "the daemon hung up without an answer; it may be ending, not let this user in, or want \
-                 another token: its log says more",
+                "the daemon hung up without an answer; it may be ending, not let this user in, or want a token: its \
+                 log says more",
             ),
             Self::HungUp { received } => {
                 write!(
@@ -143,9 +192,28 @@ impl StdError for Error {
             Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
             Self::Invalid(error) => Some(error),
             Self::Nonsense(nonsense) => Some(nonsense),
-            Self::Refused(_) | Self::HungUp { .. } | Self::Timeout(_) | Self::Stopped => None,
+            Self::NoProof { .. }
+            | Self::Stranger { .. }
+            | Self::Refused(_)
+            | Self::HungUp { .. }
+            | Self::Timeout(_)
+            | Self::Stopped => None,
         }
     }
+}
+
+/// What somebody did instead of proving that it knows the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoProof {
+    /// It sent a proof that only another token makes.
+    Wrong,
+    /// It hung up: a `weaved` from before there were proofs does, and one that is ending.
+    HungUp,
+    /// It is a daemon without a token.
+    NotAsked,
+    /// It said something else.
+    Nonsense,
 }
 
 /// What can be done about an [`Error`]: programs turn these into exit statuses, or into HTTP's.
@@ -168,7 +236,9 @@ pub enum ErrorKind {
     HungUp,
     /// No daemon answers.
     Unreachable,
-    /// What answers doesn't speak Weave properly.
+    /// The socket is another user's than the daemon's; nothing was sent.
+    Stranger,
+    /// What answers doesn't speak Weave properly, or doesn't know the token.
     NotWeave,
     /// Something failed on this side, or ended the call.
     Local,
@@ -181,7 +251,7 @@ pub struct ErrorReply {
     pub status: Status,
     /// What went wrong.
     pub code: ErrorCode,
-    /// The daemon's words, with control characters escaped: they can be shown in a terminal.
+    /// The daemon's words, with what [may not be shown](weave_core::text::is_shown) escaped.
     pub message: String,
 }
 
@@ -191,6 +261,8 @@ impl ErrorReply {
             (ErrorCode::Busy, _) => ErrorKind::Busy,
             (ErrorCode::ShuttingDown, _) => ErrorKind::ShuttingDown,
             (ErrorCode::Timeout, _) => ErrorKind::Timeout,
+            // It isn't the request: the daemon wants a token before it, or none.
+            (ErrorCode::InvalidMagic, _) => ErrorKind::NotWeave,
             (_, Status::ClientError) => ErrorKind::Refused,
             (_, Status::ServerError) => ErrorKind::Failed,
         }

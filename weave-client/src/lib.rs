@@ -22,12 +22,16 @@
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
 //! held for each. What goes wrong is an [`Error`], whose text says what to do next.
 //!
+//! Nor does a prompt go to anybody else than the daemon: on a Unix socket the kernel is asked whose it is before anything
+//! is sent ([`Client::set_server_uid`]).
+//!
 //! The `weave` command is a package of its own, `weave-cli`.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod answer;
+mod auth;
 mod client;
 mod error;
 mod link;
@@ -36,7 +40,7 @@ mod stopper;
 
 pub use address::{Address, Token};
 pub use client::{Answer, Client, Image, Progress};
-pub use error::{Error, ErrorKind, ErrorReply, Nonsense};
+pub use error::{Error, ErrorKind, ErrorReply, NoProof, Nonsense};
 pub use socket_path::{NoSocketPath, default_socket_path};
 pub use stopper::Stopper;
 pub use weave_core;

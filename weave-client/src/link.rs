@@ -2,14 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::ToSocketAddrs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::address::{Address, Token};
+use crate::address::Address;
 use crate::error::Error;
 use crate::stopper::Stopper;
 
@@ -48,6 +48,14 @@ impl Deadline {
     }
 }
 
+/// Whom to connect to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server<'a> {
+    pub(crate) address: &'a Address,
+    /// Who may listen on a Unix socket, beside those who may anyway.
+    pub(crate) uid: Option<u32>,
+}
+
 /// A connection, and when the call has to be over that uses it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -59,14 +67,23 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects within `limit`, and shows the token if it is for TCP.
+    /// Connects within `limit`, and says within the same time what comes before the first frame.
     pub(crate) fn connect(
-        address: &Address,
-        token: Option<&Token>,
+        server: Server<'_>,
         deadline: Deadline,
         limit: Option<Duration>,
+        greet: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<Self, Error> {
+        let Server { address, uid } = server;
         let unreachable = |source| Error::Unreachable { address: address.clone(), source };
+        let too_late = |what, limit: Duration| match deadline.left() {
+            Ok(_) => {
+                let why = format!("no {what} within {limit:?}");
+                unreachable(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+            // The call's own time is what is over.
+            Err(error) => error,
+        };
         let connecting = deadline.within(limit);
         let opened = match address {
             Address::Unix(path) => Self::connect_unix(path, connecting),
@@ -74,18 +91,18 @@ impl Link {
         };
         let mut link = match opened {
             Ok(link) => link.map_err(unreachable)?,
-            Err(Error::Timeout(limit)) => {
-                // The call's own time may be what is over.
-                deadline.left()?;
-                let why = format!("no connection within {limit:?}");
-                return Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, why)));
-            }
+            Err(Error::Timeout(limit)) => return Err(too_late("connection", limit)),
             Err(error) => return Err(error),
         };
-        link.begin_call(deadline);
-        if let (Address::Tcp(_), Some(token)) = (address, token) {
-            link.send(token.line().as_bytes())?;
+        if let Address::Unix(path) = address {
+            link.check_server(address, path, uid)?;
         }
+        match greet(&mut link) {
+            Ok(()) => {}
+            Err(Error::Timeout(limit)) => return Err(too_late("proof that it knows the token", limit)),
+            Err(error) => return Err(error),
+        }
+        link.begin_call(deadline);
         Ok(link)
     }
 
@@ -108,28 +125,53 @@ impl Link {
         }
     }
 
+    /// Whether it is the daemon's user who listens there.
+    #[cfg(unix)]
+    fn check_server(&self, address: &Address, path: &Path, uid: Option<u32>) -> Result<(), Error> {
+        use weave_trust::Stranger;
+
+        match weave_trust::check_server(&*self.stream, path, uid) {
+            Ok(()) => Ok(()),
+            Err(Stranger::Unknown(error)) => Err(Error::Io(error)),
+            Err(stranger @ Stranger::User(uid)) => {
+                Err(Error::Stranger { address: address.clone(), uid, whose: stranger.to_string() })
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
+    fn check_server(&self, _: &Address, _: &Path, _: Option<u32>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Tries all addresses that the host's name stands for. Looking it up has no time limit.
     fn connect_tcp(host_and_port: &str, deadline: Deadline) -> Result<io::Result<Self>, Error> {
-        let addresses = match host_and_port.to_socket_addrs() {
+        let addresses = match addresses(host_and_port) {
             Ok(addresses) => addresses,
             Err(error) => return Ok(Err(error)),
         };
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        let mut why = None;
         for address in addresses {
-            let stream = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Error::Io)?;
-            // Frames are written whole: there is nothing to wait for and send along.
-            stream.set_tcp_nodelay(true).map_err(Error::Io)?;
-            let connected = match deadline.left()? {
-                Some(left) => stream.connect_timeout(&address.into(), left),
-                None => stream.connect(&address.into()),
+            let connect = |left| {
+                let stream = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                // Frames are written whole: there is nothing to wait for and send along.
+                stream.set_tcp_nodelay(true)?;
+                match left {
+                    Some(left) => stream.connect_timeout(&address.into(), left)?,
+                    None => stream.connect(&address.into())?,
+                }
+                Ok(stream)
             };
-            match connected {
-                Ok(()) => return Ok(Ok(Self::new(stream, deadline))),
-                Err(error) => last = error,
+            match connect(deadline.left()?) {
+                Ok(stream) => return Ok(Ok(Self::new(stream, deadline))),
+                // The first address is the likeliest one.
+                Err(error) => why = why.or(Some(error)),
             }
         }
         // If the time is over, that is why.
-        deadline.left().map(|_| Err(last))
+        deadline.left()?;
+        Ok(Err(why.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))))
     }
 
     fn new(stream: Socket, deadline: Deadline) -> Self {
@@ -246,6 +288,17 @@ pub(crate) enum Unasked {
     Bytes,
     /// It has closed.
     End,
+}
+
+/// What a host and its port stand for. `localhost` is where weaved listens on this machine, whatever names are told
+/// to stand for.
+fn addresses(host_and_port: &str) -> io::Result<Vec<SocketAddr>> {
+    match host_and_port.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) if host.eq_ignore_ascii_case("localhost") => {
+            Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()])
+        }
+        _ => Ok(host_and_port.to_socket_addrs()?.collect()),
+    }
 }
 
 /// Whether to try again: a signal came in between, or a socket's timeout was over, of which the

@@ -22,6 +22,8 @@ use crate::limits::{
     STATUS_CLIENT_ERROR, STATUS_SERVER_ERROR,
 };
 
+use crate::text::Text;
+
 pub use crate::code::{ErrorCode, Status};
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -58,33 +60,11 @@ pub struct ErrorMessage<'a> {
 }
 
 impl<'a> ErrorMessage<'a> {
-    /// The message for a person: whatever isn't UTF-8 is replaced, control characters are escaped,
-    /// so that a peer can't write into a terminal.
+    /// The message for a person: whatever isn't UTF-8 is replaced, and what [may not be shown](crate::text::is_shown)
+    /// is escaped, so that a peer can't write into a terminal.
     #[must_use]
     pub const fn text(&self) -> Text<'a> {
-        Text(self.message)
-    }
-}
-
-/// Shows bytes from a peer. Made by [`ErrorMessage::text`].
-#[derive(Clone, Copy, Debug)]
-pub struct Text<'a>(&'a [u8]);
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                if c.is_control() {
-                    write!(f, "{}", c.escape_default())?;
-                } else {
-                    f.write_char(c)?;
-                }
-            }
-            if !chunk.invalid().is_empty() {
-                f.write_char(char::REPLACEMENT_CHARACTER)?;
-            }
-        }
-        Ok(())
+        Text::new(self.message)
     }
 }
 

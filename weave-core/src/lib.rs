@@ -149,5 +149,6 @@ pub mod frame;
 pub mod limits;
 pub mod request;
 pub mod response;
+pub mod text;
 
 pub use bytes::NoRoom;

@@ -395,7 +395,7 @@ fn response_outcome(frame: &Frame<'_>, response: &response::Response<'_>) -> Out
 
 fn error_outcome(frame: &Frame<'_>, error: &ErrorMessage<'_>) -> Outcome {
     let shown = error.text().to_string();
-    assert!(!shown.chars().any(char::is_control), "a terminal would obey {shown:?}");
+    assert!(shown.chars().all(weave_core::text::is_shown), "a terminal would obey {shown:?}");
     Outcome::Error(ErrorFields {
         request_id: Decimal(error.request_id),
         status: error.status.to_wire(),

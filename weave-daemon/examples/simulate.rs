@@ -40,10 +40,10 @@ fn main() -> ExitCode {
         report = report.and(world);
         worlds += 1;
     }
-    let Report { events, requests, images, errors, closed, deaths, cancelled } = report;
+    let Report { events, requests, images, errors, closed, displaced, deaths, cancelled } = report;
     println!(
         "{events} events in {worlds} worlds from seed {seed}: {requests} requests, {images} images, {errors} errors, \
-         {closed} connections closed, {deaths} workers dead, {cancelled} requests cancelled; {:.1} s",
+         {closed} connections closed, {displaced} of them for another user, {deaths} workers dead, {cancelled} requests cancelled; {:.1} s",
         started.elapsed().as_secs_f64()
     );
     ExitCode::SUCCESS

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use weave_core::text::Text;
 
-use crate::socket::{Access, Socket};
+use crate::repeats::{About, Repeats};
+use crate::socket::{self, Access, Socket};
 
 /// What can be asked for: all metrics for Prometheus, the same as JSON, whether the loop turns,
 /// whether requests are taken.
@@ -105,7 +107,13 @@ impl Admin {
     }
 
     /// Does what can be done without waiting. `page` makes the answer to a path.
-    pub(crate) fn turn(&mut self, registry: &Registry, now: Instant, mut page: impl FnMut(&str) -> Page) {
+    pub(crate) fn turn(
+        &mut self,
+        registry: &Registry,
+        repeats: &mut Repeats,
+        now: Instant,
+        mut page: impl FnMut(&str) -> Page,
+    ) {
         if !self.awake && self.connections.iter().flatten().all(|connection| connection.until > now) {
             return;
         }
@@ -131,14 +139,20 @@ impl Admin {
                             Connection { stream, until: now + LIMIT, stage: Stage::Reading, bytes };
                         self.connections[free] = Some(connection);
                     }
-                    Err(reason) => log::warn!("admin: refused a connection: {reason}"),
+                    Err(reason) => {
+                        if repeats.is_first(About::AdminRefused, socket::peer_user(&stream), now) {
+                            log::warn!("admin: refused a connection: {reason}");
+                        }
+                    }
                 },
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.accepting = false,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     // Until somebody else comes.
                     _ => {
-                        log::warn!("admin: can't accept a connection: {error}");
+                        if repeats.is_first(About::AdminUnaccepted, None, now) {
+                            log::warn!("admin: can't accept a connection: {error}");
+                        }
                         self.accepting = false;
                     }
                 },
@@ -249,7 +263,7 @@ fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Asks another daemon's administrative socket. Gives the status and the body.
+/// Asks another daemon's administrative socket. Gives the status and the body, on one line, as it can be shown.
 ///
 /// # Errors
 /// Nobody is there, or not in time, or what is there speaks no HTTP.
@@ -262,7 +276,7 @@ pub fn ask(socket: &Path, target: &str) -> io::Result<(u16, String)> {
     stream.take(1 << 20).read_to_string(&mut text)?;
     let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     match (status, text.split_once("\r\n\r\n")) {
-        (Some(status), Some((_, body))) => Ok((status, body.to_owned())),
+        (Some(status), Some((_, body))) => Ok((status, Text::new(body.trim_end().as_bytes()).to_string())),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is no HTTP")),
     }
 }

@@ -31,6 +31,8 @@ causes! {
     Reason {
         /// The queue is full.
         QueueFull = "queue_full",
+        /// Its user has as many requests in the queue as one user may.
+        QueueShare = "queue_share",
         /// The connection has as many unanswered requests as it may.
         InFlight = "in_flight",
         /// It waited in the queue for too long.
@@ -59,6 +61,8 @@ causes! {
         HalfFrame = "half_frame",
         /// It had no request for too long.
         Idle = "idle",
+        /// It had no request, and another user needed its place.
+        Displaced = "displaced",
         /// It sent a frame after which the stream can't be read.
         Malformed = "malformed",
         /// The worker died in the middle of its image.

@@ -3,15 +3,17 @@
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::process;
-use crate::socket::{self, SocketError, check_folder, default_path};
+use crate::socket::{SocketError, check_folder, default_path};
 use crate::tcp::{self, TcpError};
 
 /// One thing that was looked at.
@@ -74,9 +76,9 @@ pub fn all(config: &Config) -> Vec<Finding> {
     findings.extend(config.tuning.without_effect().map(|what| Finding::note("tuning", what)));
     match config.socket.clone().map_or_else(default_path, Ok) {
         Ok(path) => {
-            findings.push(place("socket", &path, &config.access));
+            findings.push(place("socket", &path, config));
             if let Some(path) = config.admin_socket.path(Some(&path)) {
-                findings.push(place("admin_socket", &path, &config.access));
+                findings.push(place("admin_socket", &path, config));
             }
         }
         Err(error) => findings.push(Finding::wrong("socket", error)),
@@ -124,7 +126,10 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
     #[cfg(feature = "sdcpp")]
     if config.model.is_empty() && config.worker_command.is_empty() {
         findings.push(match crate::demo::cache_dir() {
-            Ok(folder) => match writable(&folder) {
+            Ok(folder) => match crate::demo::check_place(&folder, &config.rules())
+                .map_err(|error| error.to_string())
+                .and_then(|()| writable(&folder))
+            {
                 Ok(()) => {
                     Finding::good("model", format_args!("the demo model, unpacked in {}", folder.display()))
                 }
@@ -194,7 +199,7 @@ fn sandbox(config: &Config) -> Option<Finding> {
 }
 
 /// Whether a socket can be made there.
-fn place(what: &'static str, path: &Path, access: &socket::Access) -> Finding {
+fn place(what: &'static str, path: &Path, config: &Config) -> Finding {
     let shown = path.display();
     if let Err(error) = SocketAddr::from_pathname(path) {
         return Finding::wrong(what, format_args!("{shown}: {error}"));
@@ -203,8 +208,10 @@ fn place(what: &'static str, path: &Path, access: &socket::Access) -> Finding {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    if folder.exists()
-        && let Err(error) = check_folder(folder, access)
+    let is_no_folder = |error: &SocketError| matches!(error, SocketError::Io(_, _, error) if error.kind() == ErrorKind::NotADirectory);
+    if let Err(error) = check_folder(path, &config.access, &config.rules())
+        // Which is said better below.
+        && !is_no_folder(&error)
     {
         return Finding::wrong(what, error);
     }
@@ -237,17 +244,25 @@ fn writable(folder: &Path) -> Result<(), String> {
 }
 
 fn tcp(config: &Config) -> Option<Finding> {
-    match tcp::entrance(config) {
-        Err(error) => Some(Finding::wrong("tcp", error)),
-        Ok(entrance) => entrance.map(|(address, token)| {
-            let who = tcp::who(token.as_ref());
-            match tcp::is_free(address) {
-                Ok(true) => Finding::good("tcp", format_args!("{address}, for {who}")),
-                Ok(false) => Finding::note("tcp", format_args!("{address}: already in use")),
-                Err(error) => Finding::wrong("tcp", TcpError::Listen(address, error)),
-            }
-        }),
+    let (address, token) = match tcp::entrance(config) {
+        Err(error) => return Some(Finding::wrong("tcp", error)),
+        Ok(entrance) => entrance?,
+    };
+    match tcp::is_free(address) {
+        Ok(true) => {}
+        Ok(false) => return Some(Finding::note("tcp", format_args!("{address}: already in use"))),
+        Err(error) => return Some(Finding::wrong("tcp", TcpError::Listen(address, error))),
     }
+    let who = tcp::who(token.as_ref());
+    let Some(twin) = tcp::twin(address) else {
+        return Some(Finding::good("tcp", format_args!("{address}, for {who}")));
+    };
+    Some(match tcp::is_free(twin) {
+        Ok(true) => Finding::good("tcp", format_args!("{address} and {twin}, for {who}")),
+        Ok(false) => Finding::wrong("tcp", TcpError::Twin(twin, address, Errno::ADDRINUSE.into())),
+        Err(error) if tcp::is_missing(&error) => Finding::good("tcp", format_args!("{address}, for {who}")),
+        Err(error) => Finding::wrong("tcp", TcpError::Twin(twin, address, error)),
+    })
 }
 
 fn descriptors(config: &Config) -> Finding {

@@ -60,6 +60,8 @@ pub struct Counters {
     pub connections: u64,
     /// Connections for which there was no place.
     pub refused_full: u64,
+    /// Connections of users that had as many as one user may.
+    pub refused_share: u64,
     /// Most clients at once.
     pub most_clients: usize,
     /// Connections closed from this side, by [`Cut`].

@@ -29,26 +29,34 @@
 //! the three files take about 86 MB.
 //!
 //! A file gets its name only when it is complete and on the disk, and the folder is named after a digest
-//! of what the files are made from. So a file that is there is the right one, whoever wrote it: several
-//! processes may unpack at once, and any of them may be killed meanwhile. Nobody waits for a lock; at
-//! worst the work is done twice.
+//! of what the files are made from. So several processes may unpack at once, and any of them may be killed
+//! meanwhile. Nobody waits for a lock; at worst the work is done twice.
+//!
+//! # Whose files
+//! The folder and all folders above it have to be ours or root's, with nobody else who may write to them
+//! ([`weave_trust`]); otherwise nothing there is read, written or removed. A file that is there is compared, at each
+//! start, with what would be written: a disk may have changed it, or somebody when the folder was open once.
 
+mod comparison;
 mod draft;
 mod error;
 mod rules;
+mod sink;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf, absolute};
 
+use comparison::Comparison;
 use draft::{Draft, sweep};
 pub use error::Error;
 use rules::{GRID, HIDDEN, POSITIONS, Signs, TOKENS, write_waves};
+use sink::Sink;
+use weave_trust::{Distrust, Folder, Rules, Why};
 
 /// The width in pixels that suits the model best.
 pub const WIDTH: u32 = 128;
@@ -95,16 +103,50 @@ fn cache_dir_from(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf
 
 /// Puts the demo model's files into a folder of their own below `cache`, unless they are there.
 ///
-/// Files that are there cost a look at their length and header. Damaged ones are written again.
-pub fn unpack(cache: &Path) -> Result<Files, Error> {
-    let folder = cache.join(FOLDER);
+/// Files that are there are read once. Those that differ are written again.
+///
+/// # Errors
+/// Others could change what is there, or the system refused something.
+pub fn unpack(cache: &Path, rules: &Rules) -> Result<Files, Error> {
+    let shown = cache.join(FOLDER);
+    let open = || {
+        let cache = Folder::make(cache, rules)?;
+        cache.judge()?;
+        let folder = cache.enter_or_make(FOLDER.as_ref())?;
+        folder.judge_content()?;
+        Ok(folder)
+    };
+    let folder = open().map_err(|distrust| untrusted(&shown, distrust))?;
     let place = |model: &Model| -> Result<PathBuf, Error> {
-        let path = folder.join(model.file);
-        ensure(&path, model)?;
+        let path = shown.join(model.file);
+        ensure(&folder, &path, model)?;
         Ok(path)
     };
     sweep(&folder);
     Ok(Files { diffusion_model: place(&MMDIT)?, taesd: place(&TAESD)?, clip_l: place(&CLIP_L)? })
+}
+
+/// Whether they can be there, as far as that depends on whose folders these are. None need exist.
+///
+/// # Errors
+/// Others could change what would be there.
+pub fn check_place(cache: &Path, rules: &Rules) -> Result<(), Error> {
+    let look = || {
+        let cache = Folder::find(cache, rules)?;
+        cache.judge()?;
+        cache.enter(FOLDER.as_ref())?.judge_content()
+    };
+    match look() {
+        Err(Distrust { why: Why::Io(error), .. }) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|distrust| untrusted(&cache.join(FOLDER), distrust)),
+    }
+}
+
+fn untrusted(folder: &Path, distrust: Distrust) -> Error {
+    match distrust.why {
+        Why::Io(source) => Error::io("create the folder", folder, source),
+        _ => Error::Untrusted(distrust.to_string()),
+    }
 }
 
 // ------------------------------------------------------------------------------------- the models
@@ -319,29 +361,26 @@ impl Layout {
         let bytes = header.len() + end;
         Self { tensors, header, bytes }
     }
-
-    /// Whether a file of this length with this header is there. What follows the header is believed:
-    /// reading it all would take longer than anything else at a start.
-    fn is_at(&self, path: &Path) -> bool {
-        // Asked before opening, because opening a pipe would wait for its other end.
-        let regular = |m: fs::Metadata| m.is_file() && m.len() == self.bytes as u64;
-        if !fs::metadata(path).is_ok_and(regular) {
-            return false;
-        }
-        let mut header = vec![0; self.header.len()];
-        File::open(path).and_then(|mut f| f.read_exact(&mut header)).is_ok() && header == self.header
-    }
 }
 
-/// Writes the model's file to `path`, unless it is there.
-fn ensure(path: &Path, model: &Model) -> Result<(), Error> {
+/// Writes the model's file into the folder, unless it is there. Its `path` is for messages.
+fn ensure(folder: &Folder, path: &Path, model: &Model) -> Result<(), Error> {
     let layout = Layout::of(model);
-    if layout.is_at(path) {
-        return Ok(());
+    if let Some(mut comparison) = Comparison::open(folder, path, layout.bytes)? {
+        pour(model, &layout, &mut comparison)?;
+        if comparison.is_same() {
+            return Ok(());
+        }
     }
+    let mut draft = Draft::create(folder, path, layout.bytes)?;
+    pour(model, &layout, &mut draft)?;
+    draft.finish()
+}
+
+/// Gives the sink all of the model's file, from its first byte to its last.
+fn pour(model: &Model, layout: &Layout, sink: &mut impl Sink) -> Result<(), Error> {
     let mut learned = read_compact(model.file, model.compact)?;
-    let mut draft = Draft::create(path, layout.bytes)?;
-    draft.write(&layout.header)?;
+    sink.write(&layout.header)?;
     for tensor in &layout.tensors {
         match (learned.remove(tensor.name.as_str()), tensor.fill) {
             (Some(part), _) => {
@@ -349,18 +388,18 @@ fn ensure(path: &Path, model: &Model) -> Result<(), Error> {
                 if !fill_corner(&mut full, &tensor.shape, part.data, &part.shape) {
                     return Err(Error::embedded(model.file, format!("{} does not fit", tensor.name)));
                 }
-                draft.write(&full)?;
+                sink.write(&full)?;
             }
-            (None, Fill::Zeros) => draft.skip(tensor.bytes()),
-            (None, Fill::Ones) => draft.write(&1f32.to_le_bytes().repeat(tensor.bytes() / 4))?,
-            (None, Fill::Waves) => write_waves(&mut draft)?,
-            (None, Fill::Signs(signs)) => signs.write(&mut draft)?,
+            (None, Fill::Zeros) => sink.skip(tensor.bytes())?,
+            (None, Fill::Ones) => sink.write(&1f32.to_le_bytes().repeat(tensor.bytes() / 4))?,
+            (None, Fill::Waves) => write_waves(sink)?,
+            (None, Fill::Signs(signs)) => signs.write(sink)?,
         }
     }
-    if let Some(name) = learned.keys().next() {
-        return Err(Error::embedded(model.file, format!("{name} has no place in the model")));
+    match learned.keys().next() {
+        Some(name) => Err(Error::embedded(model.file, format!("{name} has no place in the model"))),
+        None => Ok(()),
     }
-    draft.finish()
 }
 
 /// Copies a tensor to the corner at index 0 of every dimension of a larger one. False if it does not fit.

@@ -18,7 +18,8 @@
 //! | [`process`] | starts, watches and ends the children that are workers |
 //! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
-//! | [`tcp`] | listening on TCP, and the token that clients show there |
+//! | [`tcp`] | listening on TCP, and the token |
+//! | [`gate`] | where TCP clients prove that they know the token |
 //! | [`stream`] | a connection of either kind |
 //! | [`config`] | settings: their table, their sources, and what is decided where none was set |
 //! | `values` | text to value and back, for settings and for the engine |
@@ -28,7 +29,7 @@
 //! | [`causes`] | why requests, connections and workers end |
 //! | [`check`] | whether all that serving takes is there |
 //! | [`demo`] | the built-in model |
-//! | [`logger`] | log lines |
+//! | [`logger`], [`worker_log`], [`repeats`] | log lines, those of workers, and those that others can cause at will |
 //! | `simulator` | a world that tries to break the router, for tests and fuzzing |
 //! | [`systemd`] | sockets that were handed over, readiness, the watchdog |
 //!
@@ -42,12 +43,14 @@ pub mod counters;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
 pub mod engine;
+pub mod gate;
 pub mod logger;
 pub mod metrics;
 pub mod model;
 pub mod proc;
 pub mod process;
 pub mod relay;
+pub mod repeats;
 pub mod router;
 #[cfg(target_os = "linux")]
 pub mod sandbox;
@@ -108,6 +111,7 @@ pub mod socket;
 pub mod stream;
 pub mod systemd;
 pub mod tcp;
+pub mod user;
 mod values;
 pub mod worker;
 pub mod worker_log;

@@ -1,10 +1,10 @@
 //! Log lines on standard error: level, message. Whoever collects them adds the time. Under systemd
 //! the level is the number by which the journal sorts.
 //!
-//! A line is one write, so that those of the daemon and of its workers don't mix, and it has no
-//! control characters, whatever a message quotes. Logging allocates nothing. A collector that reads no
-//! more must not stop the daemon: a line that would have to wait is dropped, and the next one that finds
-//! room says how many were.
+//! A line is one write, and has no character that [may not be shown](is_shown), whatever a message quotes.
+//! Logging allocates nothing. A collector that reads no more must not stop the daemon: a line that would
+//! have to wait is dropped, and the next one that finds room says how many were. Lines of workers are
+//! lines of the daemon's like all others ([`worker_log`](crate::worker_log)).
 
 use std::fmt::{self, Write as _};
 use std::io::{StderrLock, Write as _};
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weave_core::text::is_shown;
 
 /// Standard error is the journal's.
 static JOURNAL: AtomicBool = AtomicBool::new(false);
@@ -69,22 +70,6 @@ fn takes_a_line(stderr: &StderrLock<'_>) -> bool {
     poll(&mut polled, Some(&Timespec::default())) != Ok(0)
 }
 
-/// Writes what a worker has made into lines; what would have to wait is dropped.
-pub fn pass_on(bytes: &[u8]) {
-    let mut stderr = std::io::stderr().lock();
-    if takes_a_line(&stderr) {
-        let _ = stderr.write_all(bytes);
-    } else {
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        DROPPED.fetch_add(lines as u64, Ordering::Relaxed);
-    }
-}
-
-/// Whether lines carry their level as the journal wants it.
-pub fn is_for_the_journal() -> bool {
-    JOURNAL.load(Ordering::Relaxed)
-}
-
 /// As syslog counts.
 const fn priority(level: Level) -> u8 {
     match level {
@@ -117,7 +102,7 @@ impl Line {
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
-            let char = if char.is_control() { ' ' } else { char };
+            let char = if is_shown(char) { char } else { ' ' };
             let room = LINE_LEN - 1 - CUT.len();
             if self.len + char.len_utf8() > room {
                 self.bytes[self.len..self.len + CUT.len()].copy_from_slice(CUT.as_bytes());
@@ -176,6 +161,7 @@ mod tests {
     #[test]
     fn a_line_is_one_line_whatever_it_quotes() {
         assert_eq!(line("a\nb\u{1b}[2J\u{85}c\r"), "INFO  a b [2J c \n");
+        assert_eq!(line("a\u{202e}b\u{2028}c\u{feff}d"), "INFO  a b c d\n");
         assert_eq!(line(""), "INFO  \n");
     }
 

@@ -109,7 +109,7 @@ impl Failure {
         match self {
             Self::Config(error) if error.is_usage() => 2,
             Self::Config(_) | Self::Model(_) | Self::Socket(SocketError::NoPlace) => 78,
-            Self::Tcp(TcpError::Listen(_, error)) => match error.kind() {
+            Self::Tcp(TcpError::Listen(_, error) | TcpError::Twin(_, _, error)) => match error.kind() {
                 std::io::ErrorKind::AddrInUse => 69,
                 std::io::ErrorKind::PermissionDenied => 77,
                 _ => 1,
@@ -118,7 +118,7 @@ impl Failure {
             Self::Tcp(_) => 78,
             Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Sandbox(_) | Self::Found => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
-            Self::Socket(SocketError::Folder(..) | SocketError::Group(..)) => 77,
+            Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
             {
@@ -327,7 +327,7 @@ fn find_model(config: &mut Config) -> Result<String, Failure> {
     #[cfg(feature = "sdcpp")]
     {
         use weave_daemon::demo;
-        let unpack = || demo::unpack(&demo::cache_dir()?);
+        let unpack = || demo::unpack(&demo::cache_dir()?, &config.rules());
         let files = unpack().map_err(|error| Failure::Other(error.to_string()))?;
         config.model.diffusion_model = Some(files.diffusion_model);
         config.model.clip_l = Some(files.clip_l);
@@ -357,7 +357,8 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
         }
         None => {
             let path = socket_path(&config).map_err(Failure::Socket)?;
-            let (socket, listener) = Socket::bind(&path, &config.access).map_err(Failure::Socket)?;
+            let (socket, listener) =
+                Socket::bind(&path, &config.access, &config.rules()).map_err(Failure::Socket)?;
             (Some(socket), listener, Some(path))
         }
     };
@@ -383,7 +384,8 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     }
     if let Some(tcp) = tcp {
         let who = tcp::who(tcp.token.as_ref());
-        log::info!("listening on tcp://{} too, for {who}", tcp.address);
+        let places: Vec<_> = tcp.listeners.iter().map(|(_, address)| format!("tcp://{address}")).collect();
+        log::info!("listening on {} too, for {who}", places.join(" and "));
         server.listen_on(tcp).map_err(io)?;
     }
     log::info!("listening on {place}, with {model}");
@@ -420,7 +422,7 @@ fn admin_listener(
         return Ok(Some((listener, None)));
     }
     let Some(path) = config.admin_socket.path(clients) else { return Ok(None) };
-    match Socket::bind_private(&path, &config.access) {
+    match Socket::bind_private(&path, &config.access, &config.rules()) {
         Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
         Err(error) if config.admin_socket == AdminSocket::Beside => {
             log::warn!(
@@ -463,11 +465,8 @@ fn ask(config: &Config) -> Result<(), Failure> {
     };
     let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
     match admin::ask(&path, "/readyz") {
-        Ok((200, words)) => {
-            print!("{words}");
-            Ok(())
-        }
-        Ok((_, words)) => Err(Failure::NotReady(words.trim_end().to_owned())),
+        Ok((200, words)) => tell(&format!("{words}\n")),
+        Ok((_, words)) => Err(Failure::NotReady(words)),
         Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
     }
 }

@@ -69,6 +69,7 @@ fn show_connections(sink: &mut impl Sink, counters: &Counters, event_loop: &Loop
         "reason",
         [
             ("full", counters.refused_full),
+            ("share", counters.refused_share),
             ("peer", event_loop.refused_peer),
             ("error", event_loop.refused_error),
         ],

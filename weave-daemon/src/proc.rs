@@ -112,12 +112,19 @@ impl Group {
 
     fn read(&self) -> Option<Memory> {
         let (limit, used) = (number(&self.limit)?, number(&self.used)?);
-        // Files that are only kept at hand count as used, and go when there is need.
         let stat = self.stat.as_ref().and_then(text).unwrap_or_default();
-        let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok());
-        let free = limit.saturating_sub(used.saturating_sub(files.unwrap_or(0)));
+        let free = limit.saturating_sub(used.saturating_sub(kept_files(&stat)));
         Some(Memory { free, total: limit })
     }
+}
+
+/// Bytes of files that are only kept at hand, by a control group's `memory.stat`. They count as used, and go when
+/// there is need; `MemAvailable` has them as free.
+fn kept_files(stat: &str) -> u64 {
+    let pages = |line: &str| -> Option<u64> {
+        line.strip_prefix("inactive_file ").or_else(|| line.strip_prefix("active_file "))?.parse().ok()
+    };
+    stat.lines().filter_map(pages).sum()
 }
 
 /// What the kernel writes anew for each reading. None of these files has as much as there is room for.
@@ -138,4 +145,16 @@ fn number(file: &File) -> Option<u64> {
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept_files;
+
+    #[test]
+    fn files_at_hand_are_free_in_a_control_group_too() {
+        let stat = "anon 5\nfile 16\ninactive_anon 3\ninactive_file 7\nactive_file 9\nunevictable 1\n";
+        assert_eq!(kept_files(stat), 16);
+        assert_eq!(kept_files(""), 0);
+    }
 }

@@ -1,7 +1,7 @@
 //! Starting, watching and ending the children that are workers.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,12 +18,13 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, kill_process_group,
     setrlimit, setsid, waitid,
 };
+use weave_core::text::is_shown;
 
 use crate::causes::Death;
 use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::scoreboard::{self, Scoreboard};
+use crate::worker;
 use crate::worker_log::WorkerLog;
-use crate::{logger, worker};
 
 /// Keeps from workers what this process was started with beside standard input, output and error.
 /// What it opens itself is closed in them anyway.
@@ -126,12 +127,9 @@ impl Child {
         let mut log = None;
         let worker = match config.isolation {
             Isolation::Process => {
-                let (ours, stderr, name) = WorkerLog::new()?;
+                let (ours, stderr) = WorkerLog::new(index)?;
                 log = Some(ours);
                 let mut command = worker_command(program, config);
-                if logger::is_for_the_journal() {
-                    command.env("JOURNAL_STREAM", name);
-                }
                 on_its_own(&mut command);
                 scoreboard.open_to_children()?;
                 let child = command
@@ -261,7 +259,8 @@ pub fn check_command(config: &Config) -> Result<(), String> {
         _ => format!("can't start {program}: {error}"),
     })?;
     let said = if output.status.success() { &output.stdout } else { &output.stderr };
-    let said: String = String::from_utf8_lossy(said).trim().chars().filter(|c| !c.is_control()).collect();
+    let said = String::from_utf8_lossy(said);
+    let said: String = said.trim().chars().filter(|c| is_shown(*c)).take(MAX_WORDS).collect();
     match death(output.status) {
         Death::Exited(0) if said == OURS => Ok(()),
         Death::Exited(0) if said.starts_with("weaved ") => Err(format!(
@@ -317,16 +316,23 @@ fn ask_worker(config: &Config, question: &str, about: &str) -> Result<(), String
     let words = String::from_utf8_lossy(&output.stderr);
     let silent = format!("a worker that was asked for {about} {}", death(output.status));
     let last = words.lines().last().unwrap_or(&silent);
-    Err(last.strip_prefix("weaved: ").unwrap_or(last).to_owned())
+    let last = last.strip_prefix("weaved: ").unwrap_or(last);
+    Err(last.chars().filter(|c| is_shown(*c)).take(MAX_WORDS).collect())
 }
 
-/// What a program says, and how it ends. One that takes too long is ended, with all that it has started.
+/// More than a program says that is asked for its version or its devices, in bytes, and what is shown of it, in
+/// characters.
+const MOST: u64 = 64 * 1024;
+const MAX_WORDS: usize = 600;
+
+/// What a program says, and how it ends. One that takes too long is ended, with all that it has started; one that says
+/// too much is not heard to its end.
 fn answer(command: &mut Command) -> io::Result<Output> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let child = child.spawn()?;
     let group = Pid::from_child(&child);
     let (tell, told) = mpsc::channel();
-    thread::spawn(move || tell.send(child.wait_with_output()));
+    thread::spawn(move || tell.send(hear(child)));
     told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         let _ = kill_process_group(group, Signal::KILL);
         Err(io::Error::new(
@@ -334,6 +340,22 @@ fn answer(command: &mut Command) -> io::Result<Output> {
             format!("no answer within {} seconds", PATIENCE.as_secs()),
         ))
     })
+}
+
+fn hear(mut child: process::Child) -> io::Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stderr = thread::spawn(move || beginning(stderr));
+    let stdout = beginning(stdout);
+    let stderr = stderr.join().unwrap_or_else(|_| Ok(Vec::new()));
+    let status = child.wait()?;
+    Ok(Output { status, stdout: stdout?, stderr: stderr? })
+}
+
+/// The pipe is closed behind it, which ends most who go on to write.
+fn beginning(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.map(|pipe| pipe.take(MOST).read_to_end(&mut bytes)).transpose()?;
+    Ok(bytes)
 }
 
 /// What a worker is started with before all flags: this very program, unless the settings name another. Of the

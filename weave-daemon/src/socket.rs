@@ -1,19 +1,25 @@
 //! The Unix socket: where it lies, who owns it, who may connect.
 //!
 //! The folder is private (0700) and so is the socket (0600), from its first moment. They are opened
-//! as far as [`Access`] lists others, and no further. A lock file beside the socket tells a daemon
+//! as far as [`Access`] lists others, and no further. The folders above it are nobody else's either
+//! ([`weave_trust`]): whoever could rename one of them could put another daemon in our place. A lock file beside the socket tells a daemon
 //! that runs from one that left its socket behind.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, openat, statat, unlinkat};
+use rustix::io::Errno;
 use rustix::process::{geteuid, umask};
+use weave_trust::{Distrust, Folder, Peer, Rules, Why, peer};
+
+use crate::user::User;
 
 /// Why there is no socket to listen on.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub enum SocketError {
     NotASocket(PathBuf),
     /// Others could put their own socket there, or reach ours.
     Folder(PathBuf, String),
+    /// Others could do so by way of a folder further up.
+    Way(Distrust),
     /// The group that may connect can't be given the socket.
     Group(PathBuf, u32, io::Error),
     /// The operating system said no.
@@ -53,6 +61,11 @@ impl fmt::Display for SocketError {
                 f,
                 "{} {why}; the socket belongs in a folder that is yours alone: mend it, or use another --socket",
                 path.display()
+            ),
+            Self::Way(distrust) => write!(
+                f,
+                "{distrust}; nobody else may be able to replace the socket's folder: mend that, use another \
+                 --socket, or list it in trusted_folders if nobody else uses it"
             ),
             Self::Group(path, gid, error) => write!(
                 f,
@@ -142,7 +155,7 @@ impl Access {
     /// # Errors
     /// Who the peer is that may not, or why the kernel can't tell.
     pub fn check(&self, stream: &impl AsFd) -> Result<u32, String> {
-        let (uid, gid) = peer(stream).map_err(|error| format!("its user is unknown: {error}"))?;
+        let Peer { uid, gid } = peer(stream).map_err(|error| format!("its user is unknown: {error}"))?;
         if is_ours(uid) || self.uids.contains(&uid) || self.gids.contains(&gid) {
             return Ok(uid);
         }
@@ -158,28 +171,19 @@ impl Access {
     }
 }
 
+/// Whose process has connected, where the kernel tells.
+pub(crate) fn peer_user(stream: &impl AsFd) -> Option<User> {
+    peer(stream).ok().map(|peer| user(peer.uid))
+}
+
+/// As what a user of this machine is counted.
+pub(crate) fn user(uid: u32) -> User {
+    if is_ours(uid) { User::Owner(uid) } else { User::Uid(uid) }
+}
+
 /// Our own user, and root, who can do anything anyway.
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
-}
-
-/// The peer's user and group as it connected.
-#[cfg(target_os = "linux")]
-fn peer(stream: &impl AsFd) -> io::Result<(u32, u32)> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)?;
-    Ok((peer.uid.as_raw(), peer.gid.as_raw()))
-}
-
-#[cfg(not(target_os = "linux"))]
-#[expect(unsafe_code, reason = "neither std nor rustix has this call")]
-fn peer(stream: &impl AsFd) -> io::Result<(u32, u32)> {
-    let (mut uid, mut gid) = (0, 0);
-    let fd = stream.as_fd();
-    // SAFETY: the descriptor is open as long as `fd` lives; the two numbers are the call's to write.
-    match unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) } {
-        0 => Ok((uid, gid)),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// More groups than this are not looked through.
@@ -189,6 +193,8 @@ const MAX_GROUPS: usize = 1024;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "neither std nor rustix has this option of sockets")]
 fn peer_groups<'a>(stream: &impl AsFd, groups: &'a mut [u32; MAX_GROUPS]) -> io::Result<&'a [u32]> {
+    use std::os::fd::AsRawFd;
+
     let mut len = libc::socklen_t::try_from(size_of_val(groups)).unwrap_or(0);
     let fd = stream.as_fd();
     // SAFETY: the descriptor is open as long as `fd` lives; the kernel writes at most `len` bytes to
@@ -217,10 +223,12 @@ fn peer_groups<'a>(_: &impl AsFd, _: &'a mut [u32; MAX_GROUPS]) -> io::Result<&'
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
+    folder: Folder,
+    name: OsString,
     /// Device and inode of the file that was made.
     identity: (u64, u64),
     /// Locked as long as this daemon lives.
-    _lock: File,
+    _lock: OwnedFd,
 }
 
 impl Socket {
@@ -230,75 +238,82 @@ impl Socket {
     ///
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
-    pub fn bind(path: &Path, access: &Access) -> Result<(Self, UnixListener), SocketError> {
-        Self::bind_for(path, access.reach(), access.reach())
+    pub fn bind(path: &Path, access: &Access, rules: &Rules) -> Result<(Self, UnixListener), SocketError> {
+        Self::bind_for(path, rules, access.reach(), access.reach())
     }
 
     /// The same for a socket that is our own user's alone, in a folder where `access` may lead others.
     ///
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
-    pub fn bind_private(path: &Path, access: &Access) -> Result<(Self, UnixListener), SocketError> {
-        Self::bind_for(path, access.reach(), Reach::Ours)
+    pub fn bind_private(
+        path: &Path,
+        access: &Access,
+        rules: &Rules,
+    ) -> Result<(Self, UnixListener), SocketError> {
+        Self::bind_for(path, rules, access.reach(), Reach::Ours)
     }
 
-    fn bind_for(path: &Path, folder_reach: Reach, reach: Reach) -> Result<(Self, UnixListener), SocketError> {
+    fn bind_for(
+        path: &Path,
+        rules: &Rules,
+        folder_reach: Reach,
+        reach: Reach,
+    ) -> Result<(Self, UnixListener), SocketError> {
         let at = |what| move |error| SocketError::Io(what, path.to_owned(), error);
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
+        let Some(name) = path.file_name() else {
+            return Err(at("listen on")(Errno::ISDIR.into()));
         };
-        let is_new = fs::symlink_metadata(folder).is_err();
-        DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(at("make the folder of"))?;
-        let folder_mode = check_reach(folder, folder_reach)?;
+        let place = folder_of(path);
+        let is_new = fs::symlink_metadata(place).is_err();
+        let folder = check_way(place, |place| Folder::make(place, rules)).map_err(|error| match error {
+            SocketError::Io(_, _, error) => at("make the folder of")(error),
+            error => error,
+        })?;
+        let folder_mode = check_reach(place, folder.metadata(), folder_reach)?;
         if is_new && folder_reach != Reach::Ours {
-            open_to(folder, folder_reach.group(), folder_reach.folder_mode())?;
+            open_to(place, folder_reach.group(), folder_reach.folder_mode())?;
         } else if folder_mode & reach.folder_mode() != reach.folder_mode() {
             log::warn!(
                 "{} has mode {folder_mode:04o}, so some users who may connect can't reach the socket in it; set mode {:04o}",
-                folder.display(),
+                place.display(),
                 reach.folder_mode()
             );
         }
 
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&lock_path)
-            .map_err(at("make the lock file of"))?;
+        let mut lock_name = name.to_owned();
+        lock_name.push(".lock");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let lock = openat(&folder, &lock_name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| at("make the lock file of")(error.into()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(SocketError::Taken(path.to_owned())),
+            Err(Errno::WOULDBLOCK) => return Err(SocketError::Taken(path.to_owned())),
             Err(error) => return Err(at("lock the lock file of")(error.into())),
         }
 
-        match fs::symlink_metadata(path) {
+        match folder.kind_of(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at("look at")(error)),
-            Ok(file) if !file.file_type().is_socket() => {
-                return Err(SocketError::NotASocket(path.to_owned()));
-            }
+            Ok(kind) if kind != FileType::Socket => return Err(SocketError::NotASocket(path.to_owned())),
             // We hold the lock, but whoever listens may be a program that doesn't know it.
             Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
             Ok(_) => {
                 log::info!("replacing {}, the stale socket of a daemon that has died", path.display());
-                fs::remove_file(path).map_err(at("remove"))?;
+                unlinkat(&folder, name, AtFlags::empty()).map_err(|error| at("remove")(error.into()))?;
             }
         }
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        // By its path, which clients use and the kernel tells. Nobody else can have changed where that leads.
         let listener = UnixListener::bind(path);
         umask(before);
         let listener = listener.map_err(at("listen on"))?;
         listener.set_nonblocking(true).map_err(at("listen on"))?;
-        let made = fs::symlink_metadata(path).map_err(at("look at"))?;
-        let socket = Self { path: path.to_owned(), identity: (made.dev(), made.ino()), _lock: lock };
+        let identity = identity(&folder, name).map_err(|error| at("look at")(error.into()))?;
+        let (path, name) = (path.to_owned(), name.to_owned());
+        let socket = Self { path, folder, name, identity, _lock: lock };
         if reach != Reach::Ours {
-            open_to(path, reach.group(), reach.socket_mode())?;
+            open_to(&socket.path, reach.group(), reach.socket_mode())?;
         }
         Ok((socket, listener))
     }
@@ -306,34 +321,60 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
+        let ours = identity(&self.folder, &self.name).is_ok_and(|found| found == self.identity);
+        if ours && let Err(error) = unlinkat(&self.folder, &self.name, AtFlags::empty()) {
             log::warn!("can't remove {}: {error}", self.path.display());
         }
     }
 }
 
-/// Whether sockets can be in this folder, as far as that depends on the folder.
+/// Device and inode of what has this name.
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
+    reason = "other systems have other types for these"
+)]
+fn identity(folder: &Folder, name: &OsStr) -> Result<(u64, u64), Errno> {
+    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| (found.st_dev as u64, found.st_ino as u64))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether a socket can be at this path, as far as that depends on its folder. One that isn't there yet will do.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn check_folder(folder: &Path, access: &Access) -> Result<(), SocketError> {
-    check_reach(folder, access.reach()).map(|_| ())
+pub(crate) fn check_folder(path: &Path, access: &Access, rules: &Rules) -> Result<(), SocketError> {
+    let place = folder_of(path);
+    match check_way(place, |place| Folder::find(place, rules)) {
+        Ok(folder) => check_reach(place, folder.metadata(), access.reach()).map(|_| ()),
+        Err(SocketError::Io(_, _, error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Goes to the folder, which is no link itself.
+fn check_way(
+    place: &Path,
+    go: impl FnOnce(&Path) -> Result<Folder, Distrust>,
+) -> Result<Folder, SocketError> {
+    if fs::symlink_metadata(place).is_ok_and(|found| found.is_symlink()) {
+        return Err(SocketError::Folder(place.to_owned(), "is a symbolic link".to_owned()));
+    }
+    go(place).map_err(|distrust| match distrust.why {
+        Why::Io(error) => SocketError::Io("look at", distrust.path, error),
+        _ => SocketError::Way(distrust),
+    })
 }
 
 /// Others must not be able to replace what is in the folder, nor to reach it without need. Gives its
 /// mode.
-fn check_reach(folder: &Path, reach: Reach) -> Result<u32, SocketError> {
-    let found =
-        fs::symlink_metadata(folder).map_err(|error| SocketError::Io("look at", folder.to_owned(), error))?;
+fn check_reach(folder: &Path, found: &Metadata, reach: Reach) -> Result<u32, SocketError> {
     let mode = found.mode() & 0o777;
     let (limit, us) = (reach.folder_limit(), geteuid().as_raw());
-    let wrong = if found.is_symlink() {
-        "is a symbolic link".to_owned()
-    } else if !found.is_dir() {
-        "is not a folder".to_owned()
-    } else if found.uid() != us {
+    let wrong = if found.uid() != us {
         format!("belongs to uid {}, not to uid {us}", found.uid())
     } else if mode & !limit != 0 {
         format!("has mode {mode:04o}, must have at most {limit:04o}")

@@ -1,38 +1,26 @@
 //! TCP: off unless asked for, within this machine unless asked for twice.
 //!
 //! The kernel doesn't tell who connects over TCP. A token takes the place of the peer's credentials:
-//! 64 hexadecimal digits in a file, which a client sends as a line of its own before its first frame
-//! (`TCP.md`). The protocol proper has no place for it and needs none: what comes after the line is
-//! Weave as on any other stream.
+//! 64 hexadecimal digits in a file, which both sides know. That they do they prove before the first
+//! frame, at the [`gate`](crate::gate) (`TCP.md`). The protocol proper has no place for it and needs
+//! none: what comes after that is Weave as on any other stream.
 
 use std::fmt;
-use std::io::{self, Read};
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketType, bind};
-use rustix::process::geteuid;
-use subtle::ConstantTimeEq;
+use weave_trust::{Rules, SecretError, read_secret};
 
 use crate::config::Config;
 
-/// What the token's line begins with: not a secret, and not how a frame begins.
-const PREFIX: &[u8] = b"weave-token ";
 /// The token in hexadecimal digits: 256 bits.
-const DIGITS: usize = 64;
-/// Prefix, digits and a line feed.
-const LINE_LEN: usize = PREFIX.len() + DIGITS + 1;
-
-/// How long a client may take to show its token.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections that may be at that at once.
-pub const PLACES: usize = 64;
+pub(crate) const DIGITS: usize = 64;
+/// How often a port is looked for that is free at both loopback addresses.
+const TRIES: usize = 16;
 
 /// Why weaved doesn't listen on TCP.
 #[derive(Debug)]
@@ -47,6 +35,8 @@ pub enum TcpError {
     OpenToken(PathBuf, String),
     /// The operating system said no.
     Listen(SocketAddr, io::Error),
+    /// It said no to the other address that `localhost` may stand for: to the first beside the second.
+    Twin(SocketAddr, SocketAddr, io::Error),
 }
 
 impl fmt::Display for TcpError {
@@ -74,19 +64,23 @@ impl fmt::Display for TcpError {
                 path.display()
             ),
             Self::Listen(address, error) => write!(f, "can't listen on TCP at {address}: {error}"),
+            Self::Twin(twin, address, error) => write!(
+                f,
+                "can't listen on TCP at {twin} beside {address}: {error}; whoever listens there could answer to \
+                 localhost instead of weaved: end that program, or take another port"
+            ),
         }
     }
 }
 
 impl std::error::Error for TcpError {}
 
-/// A TCP address that is listened on, and what its clients have to show.
+/// What is listened on for TCP, and what its clients have to know.
 #[derive(Debug)]
 pub struct Tcp {
-    /// Where clients arrive.
-    pub listener: TcpListener,
-    /// Its address, with the port that was found for port 0.
-    pub address: SocketAddr,
+    /// Where clients arrive, each with its address and the port that was found for port 0. One, or two if
+    /// `localhost` can stand for two.
+    pub listeners: Vec<(TcpListener, SocketAddr)>,
     /// `None`: every client of this machine may come in.
     pub token: Option<Token>,
 }
@@ -96,7 +90,7 @@ pub struct Tcp {
 /// # Errors
 /// [`TcpError`], but [`TcpError::Listen`].
 pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, TcpError> {
-    let token = config.token_file.as_deref().map(Token::read).transpose()?;
+    let token = config.token_file.as_deref().map(|file| Token::read(file, &config.rules())).transpose()?;
     let Some(address) = config.tcp else {
         if token.is_some() {
             log::warn!("token_file has no effect while tcp is off");
@@ -118,9 +112,29 @@ pub fn entrance(config: &Config) -> Result<Option<(SocketAddr, Option<Token>)>, 
 #[must_use]
 pub const fn who(token: Option<&Token>) -> &'static str {
     match token {
-        Some(_) => "clients that send the token",
+        Some(_) => "clients that know the token",
         None => "all users of this machine",
     }
+}
+
+/// The other address that clients may try when they are told `localhost`, if weaved is to be found by that name
+/// at all. Whoever listened there could pass as weaved.
+#[must_use]
+pub fn twin(address: SocketAddr) -> Option<SocketAddr> {
+    let twin = match address.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        // Anything else is not what `localhost` stands for, or, as [::], has both.
+        _ => return None,
+    };
+    Some(SocketAddr::new(twin, address.port()))
+}
+
+/// Whether this machine has no such address, so that nobody can listen there.
+#[must_use]
+pub fn is_missing(error: &io::Error) -> bool {
+    let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
+    none.iter().any(|none| error.raw_os_error() == Some(none.raw_os_error()))
 }
 
 /// Whether nobody listens there, without listening.
@@ -144,19 +158,50 @@ pub fn is_free(address: SocketAddr) -> io::Result<bool> {
 /// [`TcpError`].
 pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
     let Some((address, token)) = entrance(config)? else { return Ok(None) };
-    let listen = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    let (listener, address) = listen().map_err(|error| TcpError::Listen(address, error))?;
-    Ok(Some(Tcp { listener, address, token }))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let first = open(address).map_err(|error| TcpError::Listen(address, error))?;
+        let address_found = first.1;
+        let Some(twin) = twin(address_found) else {
+            return Ok(Some(Tcp { listeners: vec![first], token }));
+        };
+        match open(twin) {
+            Ok(second) => return Ok(Some(Tcp { listeners: vec![first, second], token })),
+            Err(error) if is_missing(&error) => return Ok(Some(Tcp { listeners: vec![first], token })),
+            // The port was anybody's choice.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < TRIES => {}
+            Err(error) => return Err(TcpError::Twin(twin, address_found, error)),
+        }
+    }
 }
 
-/// The line that a client has to begin with.
+fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// What both sides know.
 #[derive(Clone)]
-pub struct Token([u8; LINE_LEN]);
+pub struct Token(pub(crate) [u8; DIGITS / 2]);
+
+/// The bytes that 64 hexadecimal digits stand for, in either case.
+pub(crate) fn from_hex(digits: &[u8]) -> Option<[u8; DIGITS / 2]> {
+    let mut bytes = [0; DIGITS / 2];
+    if digits.len() != DIGITS {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        for digit in pair {
+            let value = char::from(*digit).to_digit(16)?;
+            *byte = *byte << 4 | u8::try_from(value).ok()?;
+        }
+    }
+    Some(bytes)
+}
 
 /// Never the token itself.
 impl fmt::Debug for Token {
@@ -166,140 +211,17 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads the token of a file that is ours or root's and that others can neither read nor write.
+    /// Reads the token of a file that nobody else can have read or written: the rules are [`weave_trust`]'s.
     ///
     /// # Errors
     /// [`TcpError::Token`] and [`TcpError::OpenToken`].
-    pub fn read(path: &Path) -> Result<Self, TcpError> {
+    pub fn read(path: &Path, rules: &Rules) -> Result<Self, TcpError> {
         let wrong = |why: &str| TcpError::Token(path.to_owned(), why.to_owned());
-        let unreadable = |error: io::Error| wrong(&format!("can't be read: {error}"));
-        let mut file = std::fs::File::open(path).map_err(unreadable)?;
-        let found = file.metadata().map_err(unreadable)?;
-        let open = |why| Err(TcpError::OpenToken(path.to_owned(), why));
-        if !found.is_file() {
-            return Err(wrong("is not a file"));
-        }
-        if found.uid() != 0 && found.uid() != geteuid().as_raw() {
-            return open(format!("belongs to uid {}", found.uid()));
-        }
-        // A group may read it: that is how a service of its own user gets at a file of root's.
-        if found.mode() & 0o027 != 0 {
-            return open(format!("has mode {:04o}, must have at most 0640", found.mode() & 0o777));
-        }
-        let mut text = String::new();
-        (&mut file).take(1024).read_to_string(&mut text).map_err(unreadable)?;
-        let digits = text.trim_end().as_bytes();
-        if digits.len() != DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(wrong("holds something else"));
-        }
-        let mut line = [b'\n'; LINE_LEN];
-        let (prefix, rest) = line.split_at_mut(PREFIX.len());
-        prefix.copy_from_slice(PREFIX);
-        for (place, digit) in rest.iter_mut().zip(digits) {
-            *place = digit.to_ascii_lowercase();
-        }
-        Ok(Self(line))
-    }
-}
-
-/// A client that has not shown its token yet.
-struct Waiting {
-    stream: TcpStream,
-    peer: SocketAddr,
-    /// The line, as far as it has come.
-    line: [u8; LINE_LEN],
-    len: usize,
-    until: Instant,
-}
-
-/// What has become of a client that had something to say.
-#[derive(Debug)]
-pub enum Shown {
-    /// The token: it may come in. Nothing behind the line was read.
-    Token(TcpStream),
-    /// Something else, or nothing: the words for the log.
-    Refused(String),
-}
-
-/// Where clients wait until they have shown their token. They cost one of few places here, and none
-/// of those for clients.
-pub struct Gate {
-    secret: Token,
-    places: Box<[Option<Waiting>]>,
-    first: usize,
-}
-
-impl Gate {
-    /// A gate whose clients have the tokens of `mio` from `first` on, [`PLACES`] of them.
-    #[must_use]
-    pub fn new(secret: Token, first: usize) -> Self {
-        Self { secret, places: std::iter::repeat_with(|| None).take(PLACES).collect(), first }
-    }
-
-    /// Has a client wait for its token to arrive. If all places are taken, the one that has been
-    /// there the longest has to go: honest clients don't stay.
-    ///
-    /// # Errors
-    /// The words for the log: a client that was refused, this one or the one that had to go.
-    pub fn wait(
-        &mut self,
-        mut stream: TcpStream,
-        peer: SocketAddr,
-        registry: &Registry,
-        now: Instant,
-    ) -> Result<(), String> {
-        let place = self.places.iter().enumerate().min_by_key(|(_, place)| place.as_ref().map(|w| w.until));
-        let place = place.map_or(0, |(place, _)| place);
-        let token = mio::Token(self.first + place);
-        if let Err(error) = registry.register(&mut stream, token, Interest::READABLE) {
-            return Err(format!("{peer}: can't watch it: {error}"));
-        }
-        let waiting = Waiting { stream, peer, line: [0; LINE_LEN], len: 0, until: now + PATIENCE };
-        match self.places[place].replace(waiting) {
-            Some(gone) => Err(format!("{}: no token yet, and others wait", gone.peer)),
-            None => Ok(()),
-        }
-    }
-
-    /// Reads what the client at this token of `mio` has sent. `None`: there is more to come.
-    pub fn read(&mut self, token: mio::Token) -> Option<Shown> {
-        let place = self.places.get_mut(token.0.checked_sub(self.first)?)?;
-        let waiting = place.as_mut()?;
-        let wrong = loop {
-            match waiting.stream.read(&mut waiting.line[waiting.len..]) {
-                Ok(0) => break "it closed before its token was there",
-                Ok(n) => waiting.len += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break "it is gone before its token was there",
-            }
-            let public = waiting.len.min(PREFIX.len());
-            if waiting.line[..public] != PREFIX[..public] {
-                break "it did not begin with a token";
-            }
-            if waiting.len == LINE_LEN {
-                // Digits count as lower case. The line feed stays what it is.
-                waiting.line.make_ascii_lowercase();
-                if bool::from(waiting.line.ct_eq(&self.secret.0)) {
-                    return place.take().map(|waiting| Shown::Token(waiting.stream));
-                }
-                break "its token is wrong";
-            }
-        };
-        let words = format!("{}: {wrong}", waiting.peer);
-        *place = None;
-        Some(Shown::Refused(words))
-    }
-
-    /// Refuses one client whose time is over. Gives the words for the log.
-    pub fn expire(&mut self, now: Instant) -> Option<String> {
-        let late = self.places.iter_mut().find(|place| place.as_ref().is_some_and(|w| w.until <= now))?;
-        late.take().map(|waiting| format!("{}: no token within {PATIENCE:?}", waiting.peer))
-    }
-
-    /// When the time of the next one is over.
-    #[must_use]
-    pub fn wake_at(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|waiting| waiting.until).min()
+        let digits = read_secret(path, DIGITS, rules).map_err(|error| match error {
+            error if error.is_exposed() => TcpError::OpenToken(path.to_owned(), error.to_string()),
+            SecretError::Io(_) | SecretError::Kind(_) => wrong(&error.to_string()),
+            _ => wrong("holds something else"),
+        })?;
+        from_hex(digits.as_bytes()).map(Self).ok_or_else(|| wrong("holds something else"))
     }
 }

@@ -27,6 +27,15 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("a path".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
+/// Paths, with commas in between. Absolute, since others than their owner know them.
+pub(crate) fn folders(text: &str) -> Result<Vec<PathBuf>, String> {
+    let folders: Vec<_> = text.split(',').map(|part| PathBuf::from(part.trim())).collect();
+    match folders.iter().all(|folder| folder.is_absolute()) {
+        true => Ok(folders),
+        false => Err("absolute paths of folders, with commas in between".to_owned()),
+    }
+}
+
 /// The value of one of these names.
 pub(crate) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
     |text| {
@@ -121,6 +130,12 @@ pub(crate) fn name_in<T: PartialEq>(choices: &[(&str, T)]) -> impl Fn(&T) -> Opt
 /// Numbers with commas in between; none at all is the default.
 pub(crate) fn list(numbers: &[u32]) -> Option<String> {
     let list: Vec<_> = numbers.iter().map(u32::to_string).collect();
+    (!list.is_empty()).then(|| list.join(","))
+}
+
+/// Paths, if there are some.
+pub(crate) fn shown_folders(folders: &[PathBuf]) -> Option<String> {
+    let list: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
     (!list.is_empty()).then(|| list.join(","))
 }
 

@@ -3,15 +3,16 @@
 mod harness;
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use harness::{Daemon, Log, PATIENCE, metric, private_folder, request, weaved};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use harness::{DIGITS, Daemon, Log, PATIENCE, metric, private_folder, refused, request, token_file, weaved};
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o7777
@@ -19,21 +20,6 @@ fn mode(path: &Path) -> u32 {
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-}
-
-/// Starts weaved, which must not start. Gives its exit code and its one line.
-fn refused(socket: &Path, flags: &[&str]) -> (i32, String) {
-    let mut command = weaved();
-    command.args(["--engine=pattern", "--socket"]).arg(socket).args(flags).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let text = lines.next().unwrap();
-    if text.contains("listening") {
-        child.kill().unwrap();
-        panic!("it was not refused: {flags:?}");
-    }
-    assert_eq!(lines.next(), None, "{text}");
-    (harness::wait(&mut child).code().unwrap(), text)
 }
 
 fn is_root() -> bool {
@@ -105,6 +91,47 @@ fn a_folder_that_others_can_use_is_refused() {
     }
 }
 
+/// Whoever can rename a folder above the socket's can put another daemon in its place.
+#[test]
+fn a_folder_further_up_that_others_can_change_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = scratch.path().join("open");
+    let socket = open.join("run/weave.sock");
+    fs::create_dir(&open).unwrap();
+    let check = || {
+        let output = weaved().args(["check", "--engine=pattern", "--socket"]).arg(&socket).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for exists in [false, true] {
+        for mode in [0o777, 0o2777, 0o757] {
+            set_mode(&open, mode);
+            let (code, text) = refused(&socket, &[]);
+            assert_eq!(code, 77, "{text}");
+            let words = format!("open has mode {mode:04o}, so every user could replace what is in it");
+            assert!(text.contains(&words) && text.contains("trusted_folders"), "{text}");
+            assert!(check().lines().any(|line| line.starts_with("error socket: ") && line.contains(&words)));
+            assert_eq!(socket.parent().unwrap().exists(), exists, "nothing is made there");
+        }
+        let flag = format!("--trusted-folders=/nonexistent,{}", open.display());
+        let mut command = weaved();
+        command.args(["--engine=pattern", "--pattern=gradient", &flag, "--socket"]).arg(&socket);
+        Daemon::run(&mut command, &socket).assert_serves();
+    }
+    // As /tmp is.
+    set_mode(&open, 0o1777);
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--socket"]).arg(&socket);
+    Daemon::run(&mut command, &socket).assert_serves();
+    assert!(check().contains("ok    socket: "));
+
+    if is_root() {
+        std::os::unix::fs::chown(&open, Some(4242), None).unwrap();
+        let (code, text) = refused(&socket, &[]);
+        assert_eq!(code, 77, "{text}");
+        assert!(text.contains("open belongs to uid 4242, who could replace what is in it"), "{text}");
+    }
+}
+
 #[test]
 fn what_lies_in_the_sockets_place_is_left_alone() {
     let folder = private_folder();
@@ -155,8 +182,9 @@ fn be_somebody_else() {
     }
 }
 
-/// Connects as this user with these groups, the first of which is the own one. Gives what it says.
-fn as_somebody_else(socket: &Path, uid: u32, groups: &[u32]) -> Log {
+/// Runs one of the tests above or below as this user with these groups, the first of which is the own one. Gives
+/// what it says.
+fn as_somebody_else(test: &str, socket: &Path, uid: u32, groups: &[u32]) -> Log {
     // Its folder may be closed to others.
     let folder = tempfile::tempdir().unwrap();
     set_mode(folder.path(), 0o755);
@@ -169,7 +197,7 @@ fn as_somebody_else(socket: &Path, uid: u32, groups: &[u32]) -> Log {
         [] => command.arg("--clear-groups"),
         more => command.arg(format!("--groups={}", more.join(","))),
     };
-    command.arg(&program).args(["--exact", "be_somebody_else", "--ignored", "--nocapture"]);
+    command.arg(&program).args(["--exact", test, "--ignored", "--nocapture"]);
     command.current_dir("/").env("WEAVE_TEST_SOCKET", socket).stdin(Stdio::null());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let said = Log::default();
@@ -189,7 +217,7 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     }
     let (ann, ben, staff, other) = (54_321, 54_322, 54_401, 54_402);
     let served = |socket: &Path, uid, groups: &[u32]| {
-        let said = as_somebody_else(socket, uid, groups);
+        let said = as_somebody_else("be_somebody_else", socket, uid, groups);
         said.wait("test result: ");
         let said = said.all();
         assert!(
@@ -203,19 +231,19 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     let daemon = Daemon::pattern(&[&format!("--allow-uids={ann},{}", ann + 7)]);
     assert_eq!((mode(&daemon.socket), mode(daemon.socket.parent().unwrap())), (0o666, 0o711));
     assert!(served(&daemon.socket, ann, &[ann]));
-    for nth in 1..=2 {
+    for _ in 0..2 {
         assert!(!served(&daemon.socket, ben, &[ben, staff]));
-        let line = daemon.log.wait(&format!("({nth} so far)"));
+        let line = daemon.log.wait("(1 so far)");
         assert!(line.starts_with("WARN ") && line.contains(&format!("uid {ben}, gid {ben}")), "{line}");
     }
     daemon.assert_serves();
     let lines = daemon.log.all();
-    assert_eq!(lines.matches("refused").count(), 2, "one line each: {lines}");
+    assert_eq!(lines.matches("refused").count(), 1, "one line a minute: {lines}");
     assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"peer\"}"), 2.0);
     // What such a one has said is not read, not even if it was there first.
     let read = metric(&daemon, "weave_received_bytes_total");
     daemon.freeze();
-    let said = as_somebody_else(&daemon.socket, ben, &[ben]);
+    let said = as_somebody_else("be_somebody_else", &daemon.socket, ben, &[ben]);
     said.wait("asked: true");
     daemon.signal(rustix::process::Signal::CONT);
     said.wait("was closed unread");
@@ -238,10 +266,39 @@ fn users_and_groups_that_are_listed_come_in_and_no_others() {
     assert!(!served(&daemon.socket, ben, &[ben, other]));
     daemon.log.wait(&format!("uid {ben}, gid {ben} may not connect (1 so far)"));
     // More of them than are looked through: told, and not guessed.
+    let daemon = Daemon::pattern(&[&format!("--allow-gids={staff},{}", other + 1)]);
     let many: Vec<_> = (60_000..61_100).collect();
     assert!(!served(&daemon.socket, ben, &[&[ben], &many[..]].concat()));
     daemon.log.wait("its other groups are unknown");
     daemon.assert_serves();
+}
+
+/// What a process of another user does in the test below.
+#[test]
+#[ignore = "part of another test"]
+fn be_many() {
+    let connect = || UnixStream::connect(std::env::var("WEAVE_TEST_SOCKET").unwrap()).unwrap();
+    let mut streams: Vec<_> = std::iter::repeat_with(connect).take(260).collect();
+    let mut last = [0; 16];
+    streams[259].read_exact(&mut last).unwrap();
+    println!("the last is refused: {}", last.starts_with(b"WEVE\0\x01\0\xff"));
+    // Until the daemon ends, all of them stay.
+    let _ = streams[0].read(&mut last);
+}
+
+#[test]
+fn a_user_that_takes_all_it_can_does_not_keep_the_owner_out() {
+    if !is_root() {
+        return;
+    }
+    let (ann, ben) = (54_321, 54_322);
+    let daemon = Daemon::pattern(&[&format!("--allow-uids={ann},{ben}")]);
+    let said = as_somebody_else("be_many", &daemon.socket, ann, &[ann]);
+    said.wait("the last is refused: true");
+    daemon.assert_serves();
+    let others = as_somebody_else("be_somebody_else", &daemon.socket, ben, &[ben]);
+    others.wait("was served: true");
+    daemon.log.wait("128 connections of uid 54321 are open, at most 128 may be");
 }
 
 #[test]
@@ -271,46 +328,6 @@ fn a_group_that_is_not_ours_to_give_is_refused() {
     assert!(!socket.exists(), "it is not left behind");
 }
 
-/// The address in the line that the daemon logs for TCP.
-fn tcp_address(daemon: &Daemon) -> String {
-    let line = daemon.log.wait("listening on tcp://");
-    line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
-}
-
-fn tcp(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// Writes what it can, and says whether an image came back or the end, without a byte.
-fn is_served(mut stream: TcpStream, parts: &[&[u8]]) -> bool {
-    for part in parts {
-        // A peer that was refused may be closed already.
-        let _ = stream.write_all(part).and_then(|()| stream.flush());
-    }
-    let mut first = [0];
-    match stream.read(&mut first) {
-        Ok(1) => {
-            assert_eq!(first, *b"W");
-            true
-        }
-        Ok(_) => false,
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn token_file(folder: &Path, digits: &str) -> String {
-    let file = folder.join("token");
-    fs::write(&file, format!("{digits}\n")).unwrap();
-    set_mode(&file, 0o600);
-    file.to_str().unwrap().to_owned()
-}
-
-const DIGITS: &str = "00112233445566778899aabbccddeeffFFEEDDCCBBAA99887766554433221100";
-
 #[test]
 fn tcp_is_off_until_asked_for_and_then_within_this_machine() {
     // The inodes of what the process listens on, against the kernel's tables of TCP.
@@ -334,8 +351,10 @@ fn tcp_is_off_until_asked_for_and_then_within_this_machine() {
     };
     assert_eq!(listens(&Daemon::pattern(&[])), 0);
     let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0"]);
-    assert_eq!(listens(&daemon), 1);
-    let address = tcp_address(&daemon);
+    // At the other loopback address as well, if there is one.
+    let ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    assert_eq!(listens(&daemon), 1 + usize::from(ipv6));
+    let address = daemon.tcp_address();
 
     let mut client = weave_client::Client::new(format!("tcp://{address}"));
     client.set_timeout(Some(PATIENCE));
@@ -371,7 +390,7 @@ fn other_machines_come_in_with_a_token_or_not_at_all() {
     }
     let all = ["--tcp=0.0.0.0:0", "--allow-remote", &token];
     for (mode, code, words) in [
-        (0o644, 77, "has mode 0644, must have at most 0640"),
+        (0o644, 77, "has mode 0644, must have at most 0600, or 0640 if it is root's"),
         (0o604, 77, "has mode 0604"),
         (0o660, 77, "has mode 0660"),
     ] {
@@ -387,89 +406,39 @@ fn other_machines_come_in_with_a_token_or_not_at_all() {
         assert_eq!(code, 78, "{text}");
         assert!(text.contains("holds something else; it takes 64 hexadecimal digits"), "{text}");
     }
-    for (file, words) in [("/nonexistent", "No such file"), ("/dev/null", "is not a file")] {
+    let pipe = folder.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for (file, words) in [
+        ("/nonexistent", "No such file"),
+        ("/dev/null", "is a device, not a file"),
+        // Nobody ever writes to it.
+        (pipe.to_str().unwrap(), "is a pipe, not a file"),
+    ] {
         let (code, text) = refused(&socket, &["--tcp=0.0.0.0:0", "--allow-remote", "--token-file", file]);
         assert_eq!(code, 78, "{text}");
         assert!(text.contains(words), "{text}");
     }
+    // A private file in a folder where everybody could put another.
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    set_mode(&open, 0o777);
+    let within = token_file(&open, DIGITS);
+    let (code, text) = refused(&socket, &["--tcp=0.0.0.0:0", "--allow-remote", "--token-file", &within]);
+    assert_eq!(code, 77, "{text}");
+    assert!(text.contains("open has mode 0777") && text.contains("openssl rand"), "{text}");
 
     token_file(folder.path(), DIGITS);
-    set_mode(Path::new(&file), 0o640);
+    // A group may read what is root's: that is how a service comes by it.
+    set_mode(Path::new(&file), if rustix::process::geteuid().is_root() { 0o640 } else { 0o600 });
     let daemon = Daemon::pattern(&all);
-    let port = tcp_address(&daemon).rsplit(':').next().unwrap().to_owned();
+    let port = daemon.tcp_address().rsplit(':').next().unwrap().to_owned();
     let mut client = weave_client::Client::new(format!("tcp://localhost:{port}"));
     client.set_timeout(Some(PATIENCE));
-    assert!(matches!(client.ping(), Err(weave_client::Error::HungUp { received: 0 })));
+    let told = client.ping().unwrap_err().to_string();
+    assert!(told.contains("give the client the daemon's token file"), "{told}");
     client.set_token(Some(weave_client::Token::read(Path::new(&file)).unwrap()));
     client.ping().unwrap();
     assert!(!daemon.log.all().to_lowercase().contains(&DIGITS[..8]), "the token is not logged");
-}
-
-#[test]
-fn a_wrong_token_costs_nothing_but_its_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = token_file(folder.path(), DIGITS);
-    let daemon = Daemon::pattern(&["--tcp=[::1]:0", "--token-file", &file, "--connections=2"]);
-    let address = tcp_address(&daemon);
-    let right = format!("weave-token {}\n", DIGITS.to_lowercase());
-    let mut ask = request(1, "x", 1);
-
-    let mut wrong_last = right.clone().into_bytes();
-    wrong_last[75] ^= 1;
-    let mut no_end = right.clone().into_bytes();
-    no_end[76] = b' ';
-    let refusals: [(&[u8], &str); 6] = [
-        (&ask, "it did not begin with a token"),
-        (b"GET / HTTP/1.1\r\n\r\n", "it did not begin with a token"),
-        (b"Weave-token ", "it did not begin with a token"),
-        (&wrong_last, "its token is wrong"),
-        (&no_end, "its token is wrong"),
-        (&[b'w'; 77], "it did not begin with a token"),
-    ];
-    for (at, (bytes, words)) in refusals.iter().enumerate() {
-        assert!(!is_served(tcp(&address), &[bytes, &ask]), "{words}");
-        let line = daemon.log.wait(&format!("({} so far)", at + 1));
-        assert!(line.starts_with("WARN ") && line.contains(words) && line.contains("[::1]:"), "{line}");
-    }
-    // In part, and then no more.
-    let stream = tcp(&address);
-    (&stream).write_all(&right.as_bytes()[..40]).unwrap();
-    drop(stream);
-    daemon.log.wait("it closed before its token was there (7 so far)");
-
-    // The token may come in pieces, in capitals, and together with what follows it.
-    let pieces: Vec<&[u8]> = right.as_bytes().chunks(1).chain([&ask[..]]).collect();
-    assert!(is_served(tcp(&address), &pieces));
-    let capitals = format!("weave-token {}\n", DIGITS.to_uppercase());
-    assert!(is_served(tcp(&address), &[capitals.as_bytes(), &ask]));
-    let mut together = right.clone().into_bytes();
-    together.append(&mut ask);
-    assert!(is_served(tcp(&address), &[&together]));
-
-    // Those who say nothing take no client's place, and the first of them go when there are too many.
-    let silent: Vec<_> = (0..80).map(|_| tcp(&address)).collect();
-    for nth in 1..=16 {
-        daemon.log.wait_nth("no token yet, and others wait", nth);
-    }
-    assert!(is_served(tcp(&address), &[&together]));
-    daemon.assert_serves();
-    assert!(is_closed(&silent[0]) && !is_closed(&silent[79]));
-    // They don't stay for ever either.
-    let start = Instant::now();
-    assert!(!is_served(silent.into_iter().next_back().unwrap(), &[]));
-    assert!(start.elapsed() < Duration::from_secs(20));
-    daemon.log.wait("no token within 10s");
-}
-
-fn is_closed(stream: &TcpStream) -> bool {
-    stream.set_nonblocking(true).unwrap();
-    let is_closed = match (&mut &*stream).read(&mut [0]) {
-        Ok(0) => true,
-        Err(error) => error.kind() != ErrorKind::WouldBlock,
-        Ok(_) => panic!("it said something"),
-    };
-    stream.set_nonblocking(false).unwrap();
-    is_closed
 }
 
 /// The block of a configuration in TCP.md, with what stands there replaced by what is here.

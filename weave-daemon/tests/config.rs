@@ -93,7 +93,7 @@ fn what_cannot_be_used_is_named_with_its_place() {
 fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
-         allow_uids = \"1,2\"\nallow_gids = 3\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
+         allow_uids = \"1,2\"\nallow_gids = 3\ntrusted_folders = \"/a,/b\"\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
          sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\nflash_attention = true\n\
          generation_timeout = 1.5\nlog = \"debug\"\n",
     );
@@ -229,4 +229,10 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
     assert!(idle.without_effect().unwrap().contains("max_vram"));
     let idle = resolve(&[("stream-layers", "true"), ("max-vram", "4")], &[], None).unwrap().tuning;
     assert!(idle.without_effect().unwrap().contains("params_backend"));
+}
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    let error = resolve(&[], &[], Some(Path::new("/dev/zero"))).unwrap_err();
+    assert_eq!(error, "can't read the settings in /dev/zero: it has more than 1048576 bytes");
 }

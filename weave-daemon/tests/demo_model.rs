@@ -235,7 +235,7 @@ fn sigterm_lets_the_engine_finish_its_image() {
     client.write(&sized_request(1, "a red circle", 1, 64, 64, 2));
     daemon.log.wait("request 1:");
     // Said before the first image, at the default level.
-    assert!(daemon.log.all().contains("INFO  computing on "), "{}", daemon.log.all());
+    assert!(daemon.log.all().contains("INFO  worker 0: computing on "), "{}", daemon.log.all());
     daemon.signal(Signal::TERM);
     assert_eq!(client.image().0, 1);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -245,7 +245,7 @@ fn sigterm_lets_the_engine_finish_its_image() {
 fn a_model_that_is_damaged_while_the_daemon_runs_is_an_answer_and_not_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("taesd.safetensors");
-    let demo = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let demo = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     std::os::unix::fs::symlink(&demo.taesd, &file).unwrap();
     let daemon = Daemon::start(&[
         "--threads=1",

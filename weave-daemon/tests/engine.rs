@@ -20,7 +20,7 @@ use weave_daemon::proc::Process;
 use weave_daemon::scoreboard::{Control, Phase, Progress, Scoreboard};
 
 fn engine() -> Sdcpp {
-    let files = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let files = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     let model = ModelFiles {
         diffusion_model: Some(files.diffusion_model),
         clip_l: Some(files.clip_l),
@@ -184,7 +184,7 @@ fn the_pixels_are_those_of_the_engines_own_c_api() {
     }
     let folder = tempfile::tempdir().unwrap();
     let program = reference(folder.path());
-    let files = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let files = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     let file = folder.path().join("pixels");
     let daemon = Daemon::start(&["--threads=1"]);
     let mut client = daemon.connect();

@@ -140,7 +140,7 @@ fn a_part_with_one_wrong_tensor_is_refused() {
 
 #[test]
 fn the_demo_model_is_of_this_shape() {
-    let demo = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let demo = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     let files = ModelFiles {
         diffusion_model: Some(demo.diffusion_model),
         clip_l: Some(demo.clip_l),
@@ -160,7 +160,7 @@ fn the_demo_model_is_of_this_shape() {
 fn a_part_that_is_empty_is_an_error_of_the_engine() {
     let shelf = shelf();
     let empty = shelf.put(F16, "empty", &[]);
-    let demo = demo::unpack(&demo::cache_dir().unwrap()).unwrap();
+    let demo = demo::unpack(&demo::cache_dir().unwrap(), &weave_trust::Rules::default()).unwrap();
     for bad in [&["diffusion-model", "clip-l", "taesd"][..], &["diffusion-model"], &["clip-l"], &["taesd"]] {
         let part = |name: &str, good: &Path| {
             if bad.contains(&name) { empty.clone() } else { Some(good.to_owned()) }

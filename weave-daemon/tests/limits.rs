@@ -3,9 +3,12 @@
 mod harness;
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use harness::{Daemon, admin, eventually, get, metric, request, sized_request, weaved};
+use harness::{Answer, Client, Daemon, admin, eventually, get, metric, request, sized_request, weaved};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
@@ -43,7 +46,7 @@ fn a_frame_has_to_be_complete_in_time_however_much_of_it_comes() {
         client.expect_close();
     }
     assert!(started.elapsed() >= Duration::from_millis(300));
-    daemon.log.wait_nth("frame timeout, not complete after 300ms; closing", 2);
+    daemon.log.wait("frame timeout, not complete after 300ms; closing");
     assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"half_frame\"}"), 2.0);
     // Who has begun no frame is not late with it.
     silent.send(1, "now", 1);
@@ -82,8 +85,9 @@ fn who_wants_nothing_is_closed_and_who_waits_for_an_image_is_not() {
     assert!(started.elapsed() >= Duration::from_millis(800));
     // It has what it wanted, and as much time as everybody.
     waiting.expect_close();
-    daemon.log.wait_nth("idle timeout, no request for 300ms; closing", 2);
+    daemon.log.wait("idle timeout, no request for 300ms; closing");
     assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"idle\"}"), 2.0);
+    assert_eq!(daemon.log.all().matches("idle timeout").count(), 1, "the second one is counted");
 }
 
 #[test]
@@ -216,6 +220,187 @@ fn a_client_that_has_much_to_say_does_not_keep_the_others_waiting() {
     let log = daemon.log.all();
     let before = log.split("request 50 of connection").next().unwrap().matches("INVALID_STEPS").count();
     assert!(before < 300, "{before} requests of the busy one came first");
+}
+
+// ------------------------------------------------------------------------------------ users
+
+/// A client that comes over TCP from 127.0.0.`host`: a user of its own.
+fn from(host: u8, address: &str) -> Client {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrV4::new([127, 0, 0, host].into(), 0)).unwrap();
+    rustix::net::connect(&socket, &address.parse::<SocketAddr>().unwrap()).unwrap();
+    // Only the type says Unix: what is used of it is the same for all sockets.
+    Client::new(UnixStream::from(socket))
+}
+
+/// Whether the daemon has hung up on a client that reads nothing else.
+fn is_closed(client: &mut Client) -> bool {
+    client.stream.set_nonblocking(true).unwrap();
+    let is_closed = matches!(client.stream.read(&mut [0]), Ok(0));
+    client.stream.set_nonblocking(false).unwrap();
+    is_closed
+}
+
+fn queue_length(daemon: &Daemon, length: usize) {
+    eventually("so many wait", || metric(daemon, "weave_queue_length") == length as f64);
+}
+
+#[test]
+fn one_user_leaves_connections_for_the_others() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0"]);
+    let address = daemon.tcp_address();
+    let mut many: Vec<_> = (0..260).map(|_| from(1, &address)).collect();
+    let text = many[259].expect_error(0, ErrorCode::Busy);
+    // Its owner, and another one.
+    daemon.assert_serves();
+    let mut other = from(2, &address);
+    other.send(1, "me too", 1);
+    other.expect_gradient(1, "me too", 1);
+    assert_eq!(
+        text,
+        "128 connections of 127.0.0.1 are open, at most 128 may be; close one or try again later"
+    );
+    for refused in &mut many[128..259] {
+        refused.expect_error(0, ErrorCode::Busy);
+        refused.expect_close();
+    }
+    daemon.log.wait("refused a connection: 128 connections of 127.0.0.1 are open");
+    assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"share\"}"), 132.0);
+    assert_eq!(metric(&daemon, "weave_connections_refused_total{reason=\"full\"}"), 0.0);
+    // A place that is given back is its own again.
+    drop(many.swap_remove(0));
+    eventually("it has a place again", || {
+        let mut again = from(1, &address);
+        again.send(2, "again", 2);
+        matches!(again.answer(), Some(Answer::Image { .. }))
+    });
+}
+
+#[test]
+fn who_has_most_makes_room_for_a_newcomer() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--connections=16", "--faults=hang@stop"]);
+    let address = daemon.tcp_address();
+    // The first is not idle, but waits for an image.
+    let mut most: Vec<_> = (0..8).map(|_| from(1, &address)).collect();
+    most[0].send(1, "stop", 1);
+    let mut fewer: Vec<_> = (0..7).map(|_| from(2, &address)).collect();
+    eventually("all are in", || metric(&daemon, "weave_connections") == 15.0);
+    let mut newcomer = None;
+    eventually("there is room for a third", || {
+        let mut third = from(3, &address);
+        third.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        match third.try_answer() {
+            Ok(Some(Answer::Error { code: ErrorCode::Busy, text, .. })) => {
+                let words =
+                    "all 15 connections for users other than the server's own are taken; try again later";
+                assert_eq!(text, words);
+                false
+            }
+            Err(_) => {
+                newcomer = Some(third);
+                true
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    let line = daemon.log.wait("no request, and another user has no place; closing");
+    assert!(line.contains("(127.0.0.1)"), "{line}");
+    most[1].expect_close();
+    assert!(!most.iter_mut().enumerate().any(|(at, client)| at != 1 && is_closed(client)));
+    assert!(!fewer.iter_mut().any(is_closed));
+    assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"displaced\"}"), 1.0);
+    // The last place is for the owner.
+    let mut owner = daemon.connect();
+    owner.send(2, "mine", 1);
+    queue_length(&daemon, 1);
+    assert_eq!(metric(&daemon, "weave_connections"), 16.0);
+    daemon.kill_worker();
+    owner.expect_gradient(2, "mine", 1);
+    most[0].expect_error(1, ErrorCode::GpuError);
+}
+
+#[test]
+fn who_has_spoken_does_not_make_room() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--connections=4"]);
+    let address = daemon.tcp_address();
+    let (mut one, mut two) = (from(1, &address), from(1, &address));
+    let _other = from(2, &address);
+    eventually("all are in", || metric(&daemon, "weave_connections") == 3.0);
+    daemon.freeze();
+    // The one that was idle longest says something just before there is no place for another.
+    let mut third = from(3, &address);
+    one.send(1, "in time", 1);
+    std::thread::sleep(Duration::from_millis(1200));
+    daemon.signal(Signal::CONT);
+    third.send(2, "newcomer", 2);
+    third.expect_gradient(2, "newcomer", 2);
+    one.expect_gradient(1, "in time", 1);
+    two.expect_close();
+}
+
+#[test]
+fn one_user_leaves_room_in_the_queue_for_the_others() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--queue=4", "--faults=hang@stop"]);
+    let address = daemon.tcp_address();
+    let mut first = from(1, &address);
+    first.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    let [mut one, mut two, mut three] = [1, 1, 1].map(|host| from(host, &address));
+    one.send(2, "one", 2);
+    queue_length(&daemon, 1);
+    two.send(3, "two", 3);
+    queue_length(&daemon, 2);
+    three.send(4, "three", 4);
+    let text = three.expect_error(4, ErrorCode::Busy);
+    assert_eq!(text, "2 requests of 127.0.0.1 wait, at most 2 may; try again later");
+    let mut other = from(2, &address);
+    other.send(5, "other", 5);
+    queue_length(&daemon, 3);
+    other.send(6, "other", 6);
+    let text = other.expect_error(6, ErrorCode::Busy);
+    let words = "the queue is full for users other than the server's own: 3 of their requests wait, at most 3 may; \
+                 try again later";
+    assert_eq!(text, words);
+    let mut owner = daemon.connect();
+    owner.send(7, "owner", 7);
+    queue_length(&daemon, 4);
+    owner.send(8, "owner", 8);
+    let text = owner.expect_error(8, ErrorCode::Busy);
+    assert_eq!(text, "the queue is full: 4 requests wait, at most 4 may; try again later");
+    assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"queue_share\"}"), 1.0);
+    assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"queue_full\"}"), 2.0);
+    daemon.kill_worker();
+    one.expect_gradient(2, "one", 2);
+    two.expect_gradient(3, "two", 3);
+    other.expect_gradient(5, "other", 5);
+    owner.expect_gradient(7, "owner", 7);
+}
+
+#[test]
+fn many_connections_get_no_more_turns_than_one() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--log=debug", "--faults=hang@stop"]);
+    let address = daemon.tcp_address();
+    let mut many: Vec<_> = (0..21).map(|_| from(1, &address)).collect();
+    many[0].send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    for (id, client) in (2..).zip(&mut many[1..]) {
+        client.send(id, "one of many", id);
+    }
+    queue_length(&daemon, 20);
+    let mut owner = daemon.connect();
+    for id in [51, 52] {
+        owner.send(id, "mine", id);
+    }
+    queue_length(&daemon, 22);
+    daemon.kill_worker();
+    for (id, client) in (2..).zip(&mut many[1..]) {
+        client.expect_gradient(id, "one of many", id);
+    }
+    let log = daemon.log.all();
+    let given: Vec<_> = log.lines().filter(|line| line.contains("given to worker")).collect();
+    for (turn, id) in [(2, 51), (4, 52)] {
+        assert!(given[turn].contains(&format!("request {id} of")), "{given:#?}");
+    }
 }
 
 // ------------------------------------------------------------------------------------ warm-up

@@ -370,6 +370,24 @@ fn a_part_that_lacks_something_or_has_it_in_another_shape_is_named() {
     found(&[("model", &broken), ("clip_l", &l), ("clip_g", &g)]);
 }
 
+/// A header may be long, and what is said of it may not.
+#[test]
+fn what_is_said_of_a_file_is_short() {
+    let shelf = Shelf::new();
+    let l = shelf.put(F16, "l", &clip_l());
+    let long = "\u{34f}".repeat(10 << 20);
+    for (name, entry) in [
+        ("dtype", format!("{{\"a\":{{\"dtype\":\"{long}\",\"shape\":[1],\"data_offsets\":[0,2]}}}}")),
+        ("shape", format!("{{\"a\":{{\"dtype\":\"F16\",\"shape\":\"{long}\",\"data_offsets\":[0,2]}}}}")),
+        ("name", format!("{{\"{long}\":{{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,2]}}}}")),
+    ] {
+        let path = shelf.text(name, [&(entry.len() as u64).to_le_bytes(), entry.as_bytes()].concat());
+        let error = refused(&[("diffusion_model", &path), ("clip_l", &l)]);
+        assert!(error.contains("has a damaged header (") && error.len() < 4000, "{name}: {}", error.len());
+        assert!(error.chars().all(weave_core::text::is_shown), "{name}: {error}");
+    }
+}
+
 #[test]
 fn what_is_no_model_is_named() {
     let shelf = Shelf::new();
@@ -435,7 +453,7 @@ fn what_is_no_model_is_named() {
         (
             // What a terminal would obey.
             shelf.text("escape", json("{\"\\u001b[31m.scale_weight\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]}}")),
-            "a tensor has the name \"\\u{1b}[31m.scale_weight\", with control characters".to_owned(),
+            "a tensor has the name \"\\u{1b}[31m.scale_weight\", with characters that can't be shown".to_owned(),
         ),
         (shelf.text("deep", json(&format!("{{\"__metadata__\":{}", "[".repeat(5000)))), "EOF while parsing".to_owned()),
         (shelf.text("no-json", json("{\"a\":}")), "has a damaged header (expected value".to_owned()),

@@ -346,7 +346,8 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
         assert_eq!(found.0, Some(code), "{}", found.1);
         assert!(found.1.contains(line), "{line}: {}", found.1);
     };
-    tcp(&["--tcp=127.0.0.1:0"], 0, "ok    tcp: 127.0.0.1:0, for all users of this machine\n");
+    let both = if TcpListener::bind("[::1]:0").is_ok() { " and [::1]:0" } else { "" };
+    tcp(&["--tcp=127.0.0.1:0"], 0, &format!("ok    tcp: 127.0.0.1:0{both}, for all users of this machine\n"));
     tcp(&["--tcp", &taken], 0, &format!("note  tcp: {taken}: already in use\n"));
     tcp(&["--tcp=0.0.0.0:9"], 78, "error tcp: tcp is 0.0.0.0:9, which other machines may reach");
     tcp(&["--tcp=192.0.2.1:9", "--allow-remote"], 78, "--token-file FILE as well");
@@ -354,7 +355,7 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
     secret(0o644);
     tcp(&here, 78, "so others may know it");
     secret(0o600);
-    tcp(&here, 0, "ok    tcp: 127.0.0.1:0, for clients that send the token\n");
+    tcp(&here, 0, &format!("ok    tcp: 127.0.0.1:0{both}, for clients that know the token\n"));
     tcp(
         &[here[1], here[2], "--tcp=192.0.2.1:9", "--allow-remote"],
         78,
@@ -899,11 +900,14 @@ fn the_journal_gets_levels_and_everybody_else_words() {
         (listening, failed, seen)
     };
     let (listening, failed, seen) = lines(true);
-    assert!(listening.starts_with("<6>listening on") && failed.starts_with("<3>request 1: "), "{seen:?}");
+    assert!(
+        listening.starts_with("<6>listening on") && failed.starts_with("<3>worker 0: request 1: "),
+        "{seen:?}"
+    );
     assert!(seen.iter().all(|line| line.starts_with('<')), "{seen:?}");
     let (listening, failed, seen) = lines(false);
     assert!(
-        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR request 1: "),
+        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR worker 0: request 1: "),
         "{seen:?}"
     );
 }

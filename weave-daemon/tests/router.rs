@@ -9,10 +9,12 @@ use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
 use weave_daemon::causes::Death;
 use weave_daemon::router::{
-    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, Unread, Who, WorkerId, WorkerInput,
+    Abandoned, Action, Bound, ClientId, ClientOutput, Full, Limits, Order, Router, Unread, User, Who,
+    WorkerId, WorkerInput,
 };
 
 const WORKER: WorkerId = WorkerId(0);
+const OWNER: User = User::Owner(1000);
 const LIMITS: Limits = Limits {
     connections: 4,
     in_flight: 8,
@@ -69,7 +71,11 @@ impl World {
     }
 
     fn client(&mut self, ids: &[u64]) -> ClientId {
-        let client = self.router.accept(self.now).unwrap();
+        self.client_of(OWNER, ids)
+    }
+
+    fn client_of(&mut self, user: User, ids: &[u64]) -> ClientId {
+        let client = self.router.accept(user, self.now).unwrap();
         for id in ids {
             self.send(client, &request(*id));
         }
@@ -341,11 +347,12 @@ fn the_tables_are_bounded() {
     let client = world.client(&[1, 2, 3, 4, 5]);
     assert_eq!(world.client_reads(client, 0).0, [(5, ErrorCode::Busy)]);
     for _ in 1..LIMITS.connections {
-        assert!(world.router.accept(world.now).is_some());
+        assert!(world.router.accept(OWNER, world.now).is_ok());
     }
-    assert_eq!(world.router.accept(world.now), None);
+    let full = Full { bound: Bound::All(LIMITS.connections), user: OWNER };
+    assert_eq!(world.router.accept(OWNER, world.now), Err(full));
     world.router.client_gone(client, world.now);
-    assert_eq!(world.router.accept(world.now), Some(client));
+    assert_eq!(world.router.accept(OWNER, world.now), Ok(client));
 }
 
 /// The id of the request that a worker was given.
@@ -369,6 +376,179 @@ fn clients_are_served_in_turns() {
     }
     // The hog was there first; from then on nobody waits longer than one request of each other client.
     assert_eq!(served, [1, 2, 11, 21, 3, 12, 4, 5, 6]);
+}
+
+#[test]
+fn users_are_served_in_turns_however_many_connections_they_have() {
+    let mut world = World::with(Limits { connections: 16, queue: 64, ..LIMITS });
+    let (hog, other, third) = (User::Uid(1), User::Uid(2), User::Ipv4(1));
+    let mut clients: Vec<_> =
+        [1, 4, 7, 10].map(|id| world.client_of(hog, &[id, id + 1, id + 2])).into_iter().collect();
+    clients.push(world.client_of(other, &[21, 22, 23]));
+    clients.push(world.client_of(third, &[31]));
+    clients.push(world.client_of(third, &[32]));
+    clients.push(world.client(&[41, 42]));
+    let served: Vec<_> = std::iter::from_fn(|| {
+        let request = world.worker_reads_any();
+        let id = (!request.is_empty()).then(|| id_of(&request))?;
+        world.worker_writes(&failure(id));
+        clients.iter().for_each(|client| _ = world.client_reads(*client, 0));
+        Some(id)
+    })
+    .collect();
+    // The first one was given away before the others came.
+    assert_eq!(served, [1, 2, 21, 31, 41, 4, 22, 32, 42, 7, 23, 10, 3, 5, 8, 11, 6, 9, 12]);
+}
+
+#[test]
+fn a_request_that_nobody_has_begun_is_the_next_one_of_its_user() {
+    let mut world = World::with(Limits { connections: 16, queue: 64, ..LIMITS });
+    let (hog, other) = (User::Uid(1), User::Uid(2));
+    let clients = [world.client_of(hog, &[1]), world.client_of(hog, &[2]), world.client_of(other, &[3])];
+    world.router.worker_down(WORKER, Death::Exited(1), Unread::Request, world.now);
+    world.pass(Duration::from_secs(10));
+    world.actions();
+    world.router.worker_up(WORKER, world.now);
+    for id in [1, 3, 2] {
+        world.worker_reads(id);
+        world.worker_writes(&failure(id));
+        clients.iter().for_each(|client| _ = world.client_reads(*client, 0));
+    }
+}
+
+#[test]
+fn who_is_not_the_owner_has_half_of_the_places_and_leaves_some_for_the_owner() {
+    // Connections and queue of each size; what one guest may have of it, and what all of them may.
+    for (places, each, guests) in
+        [(1, 1, 1), (2, 1, 1), (3, 1, 2), (4, 2, 3), (16, 8, 15), (17, 8, 15), (64, 32, 60), (256, 128, 240)]
+    {
+        let mut world = World::with(Limits { connections: places, queue: places, in_flight: 1000, ..LIMITS });
+        let mut taken = 0;
+        for user in (1..=4).map(User::Uid) {
+            let had = taken;
+            let full = loop {
+                match world.router.accept(user, world.now) {
+                    Ok(_) => taken += 1,
+                    Err(full) => break full,
+                }
+            };
+            let bound = if taken - had == each { Bound::Each(each) } else { Bound::Guests(guests) };
+            assert_eq!(full, Full { bound, user }, "{places}: {taken}");
+        }
+        assert_eq!(taken, guests, "{places}");
+        for _ in guests..places {
+            world.router.accept(OWNER, world.now).unwrap();
+        }
+        let full = Full { bound: Bound::All(places), user: User::Owner(0) };
+        assert_eq!(world.router.accept(User::Owner(0), world.now), Err(full));
+    }
+    let mut world = World::with(Limits { connections: 64, queue: 16, in_flight: 1000, ..LIMITS });
+    let first = world.client(&[1000]);
+    let queued = |world: &mut World, user, ids: std::ops::Range<u64>| {
+        let client = world.client_of(user, &ids.collect::<Vec<_>>());
+        world.client_reads(client, 0);
+        world.router.waiting()
+    };
+    assert_eq!(queued(&mut world, User::Uid(1), 1..5), 4);
+    // Wherever it asks from.
+    assert_eq!(queued(&mut world, User::Uid(1), 1..7), 8);
+    assert_eq!(queued(&mut world, User::Uid(2), 1..5), 12);
+    assert_eq!(queued(&mut world, User::Uid(3), 1..7), 15);
+    assert_eq!(queued(&mut world, OWNER, 1..4), 16);
+    assert_eq!(world.client_reads(first, 0), (vec![], 0, false));
+}
+
+#[test]
+fn errors_that_nobody_takes_do_not_use_up_what_is_kept_for_the_owner() {
+    let mut world = World::with(Limits { connections: 64, queue: 16, in_flight: 1000, ..LIMITS });
+    let deaf = [User::Uid(1), User::Uid(2), User::Uid(3)].map(|user| {
+        let ids: Vec<_> = (1..=6).collect();
+        world.client_of(user, &ids)
+    });
+    assert_eq!(world.router.waiting(), 15);
+    for id in 0..16 {
+        let request = world.worker_reads_any();
+        assert!(!request.is_empty(), "{id}");
+        let id = id_of(&request);
+        world.worker_writes(&failure(id));
+    }
+    // All of them have failed, and their errors wait: there is no room for more of theirs.
+    world.send(deaf[0], &request(7));
+    assert_eq!((world.router.waiting(), world.router.running()), (0, 0));
+    let owner = world.client(&[1, 2]);
+    assert_eq!((world.router.waiting(), world.router.running()), (1, 1));
+    assert_eq!(world.client_reads(owner, 0).0, []);
+    assert_eq!(world.client_reads(deaf[0], 0).0[0], (7, ErrorCode::Busy));
+}
+
+#[test]
+fn a_newcomer_gets_the_place_that_was_idle_longest_of_whoever_has_most() {
+    let mut world = World::with(Limits { connections: 16, ..LIMITS });
+    let (one, two, three) = (User::Uid(1), User::Uid(2), User::Ipv6(3));
+    let most: Vec<_> = (0..8).map(|_| world.client_of(one, &[])).collect();
+    let fewer: Vec<_> = (0..7).map(|_| world.client_of(two, &[])).collect();
+    // The first has a request under way, the second has just asked.
+    world.send(most[0], &request(1));
+    world.pass(Duration::from_millis(600));
+    let mut bad = request(9);
+    bad[39] = 0;
+    world.send(most[1], &bad);
+    assert_eq!(world.client_reads(most[1], 0).0, [(9, ErrorCode::InvalidSteps)]);
+    let guests = Full { bound: Bound::Guests(15), user: three };
+    assert_eq!(world.router.displaced_by(three, world.now), None, "nobody was idle for long");
+    assert_eq!(world.router.accept(three, world.now), Err(guests));
+    world.pass(Duration::from_millis(400));
+    // Who has as many as may be is told so, and nobody makes room for the one who has most.
+    assert_eq!(world.router.displaced_by(one, world.now), None);
+    let gone = world.router.displaced_by(three, world.now).unwrap();
+    assert!(most[2..].contains(&gone), "{gone:?}");
+    world.router.client_gone(gone, world.now);
+    world.router.accept(three, world.now).unwrap();
+    assert_eq!(world.router.counters().cuts.iter().sum::<u64>(), 1);
+    // Both have seven now: none has more than the other.
+    assert_eq!(world.router.displaced_by(two, world.now), None);
+    // The owner has what is kept, and beyond that a newcomer's rights.
+    assert_eq!(world.router.displaced_by(OWNER, world.now), None);
+    world.router.accept(OWNER, world.now).unwrap();
+    let gone = world.router.displaced_by(OWNER, world.now).unwrap();
+    assert!(most.contains(&gone) || fewer.contains(&gone), "{gone:?}");
+}
+
+#[test]
+fn who_talks_and_asks_for_nothing_makes_room() {
+    let bad = |world: &mut World, client| {
+        let mut bad = request(9);
+        bad[39] = 0;
+        world.send(client, &bad);
+    };
+    type Habit = fn(&mut World, ClientId, &dyn Fn(&mut World, ClientId));
+    let habits: [(&str, Habit); 3] = [
+        ("bad requests", |world, client, bad| {
+            bad(world, client);
+            world.client_reads(client, 0);
+        }),
+        ("frames that it does not end", |world, client, bad| {
+            bad(world, client);
+            world.client_reads(client, 0);
+            world.send(client, &request(1)[..20]);
+        }),
+        ("errors that it does not take", |world, client, bad| {
+            bad(world, client);
+            // The socket is full.
+            let _ = world.router.client_output(client, world.now);
+            world.pass(Duration::from_secs(1));
+        }),
+    ];
+    for (what, habit) in habits {
+        let mut world = World::with(Limits { connections: 16, ..LIMITS });
+        let all: Vec<_> = (0..15).map(|at| world.client_of(User::Uid(1 + at / 8), &[])).collect();
+        world.pass(Duration::from_secs(1));
+        for client in &all[..8] {
+            habit(&mut world, *client, &bad);
+        }
+        let gone = world.router.displaced_by(User::Uid(3), world.now);
+        assert!(gone.is_some_and(|gone| all[..8].contains(&gone)), "{what}");
+    }
 }
 
 #[test]
@@ -670,7 +850,7 @@ fn an_idle_router_asks_to_be_left_alone() {
 /// Sockets, files, threads, clocks and chance are the driver's, or a seed would not make the same world twice.
 #[test]
 fn the_router_asks_the_system_for_nothing() {
-    let std_has = ["collections", "fmt", "hash", "iter", "mem", "ops", "time"];
+    let std_has = ["cmp", "collections", "fmt", "hash", "iter", "mem", "ops", "time"];
     let crates = ["super", "heapless", "weave_core", "log", "u32", "u64", "usize"];
     let of_weave_core = ["error", "fmt", "request"];
     let rooms = [
@@ -683,6 +863,8 @@ fn the_router_asks_the_system_for_nothing() {
         "refusal",
         "requests",
         "shared",
+        "turns",
+        "users",
         "worker",
     ];
     let roots = [&crates[..], &of_weave_core, &rooms].concat();
@@ -696,7 +878,9 @@ fn the_router_asks_the_system_for_nothing() {
                 paths += 1;
                 let is_allowed = match root {
                     "std" => std_has.contains(&rest.split("::").next().unwrap()),
-                    "crate" => ["causes", "counters"].iter().any(|room| rest.starts_with(room)),
+                    "crate" => {
+                        ["causes", "counters", "repeats", "user"].iter().any(|room| rest.starts_with(room))
+                    }
                     // A method of a type in angle brackets.
                     "" => !rest.contains("::"),
                     _ => root.starts_with(char::is_uppercase) || roots.contains(&root),

@@ -62,6 +62,7 @@ fn every_quoted_message_is_in_the_sources() {
         "weave-client/cli-base/src",
         "weave-client/cli/src",
         "weave-client/gateway/src",
+        "weave-client/trust/src",
         "weave-core/src",
         "weave-daemon/src",
     ] {

@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use harness::{Daemon, private_folder, weaved};
 use rustix::process::Signal;
@@ -225,6 +226,26 @@ fn what_can_not_be_the_worker_is_refused_before_anybody_is_served() {
     assert_eq!(check.status.code(), Some(78));
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(said.contains("error worker_command: can't start /nonexistent/w: "), "{said}");
+}
+
+/// It is asked for one line.
+#[test]
+fn a_program_that_says_too_much_is_not_heard_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    for (lines, reason) in [
+        ("exec yes hello", "was killed by signal 13 when asked for its version"),
+        (
+            "yes '\u{202e}evil' >&2; exit 1",
+            "ended with exit code 1 when asked for its version, and said: evil",
+        ),
+    ] {
+        let started = Instant::now();
+        let output = refused(&["--engine=pattern", "--worker-command", &script(folder.path(), lines)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{}", said.len());
+        assert!(said.contains(reason) && said.len() < 1000, "{said:.1000}");
+        assert!(started.elapsed() < Duration::from_secs(20), "it waited for more");
+    }
 }
 
 /// The router's own program may have none of them.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use weave_benches::{example, response_head};
 use weave_core::limits::RESPONSE_HEAD_LEN;
 use weave_daemon::router::{
-    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, WorkerId, WorkerInput,
+    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, User, WorkerId, WorkerInput,
 };
 
 const WORKER: WorkerId = WorkerId(0);
@@ -43,7 +43,9 @@ impl World {
         let mut router = Router::new(limits, now);
         router.tick(now);
         router.worker_up(WORKER, now);
-        let client = (0..=idle).filter_map(|_| router.accept(now)).last().expect("room for a client");
+        let owner = User::Owner(1000);
+        let client = (0..=idle).map(|_| router.accept(owner, now).expect("room for a client")).last();
+        let client = client.expect("at least one");
         let head = response_head(512);
         let pixels = usize::try_from(head.image.data_len()).expect("a length");
         let mut this = Self { router, client, now, request: example(), head: head.emit(), pixels };

@@ -2,6 +2,7 @@ package weave
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"image"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -35,14 +35,14 @@ func NewRequest(prompt string) *Request {
 // broke off. It is not for several goroutines at a time: give each its own.
 type Client struct {
 	network, address string
-	token            string
+	token            []byte
 	conn             net.Conn // nil before the first call, and after one that left it out of step
 	answers          *AnswerReader
 	lastID           uint64
 }
 
 // NewClient is a client for the server at address, as [Network] understands it, or where [DefaultAddress] says if it is
-// empty. token is for TCP, the 64 hexadecimal digits of the server's --token-file, or empty.
+// empty. token is for TCP, the 64 hexadecimal digits of the server's --token-file, which the server must know, or empty.
 func NewClient(address, token string) (*Client, error) {
 	if address == "" {
 		var err error
@@ -54,10 +54,11 @@ func NewClient(address, token string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if token != "" && (len(token) != 64 || strings.Trim(token, "0123456789abcdefABCDEF") != "") {
+	raw, err := hex.DecodeString(token)
+	if err != nil || len(raw) != 32 && token != "" {
 		return nil, errors.New("a token must have 64 hexadecimal digits and nothing else")
 	}
-	return &Client{network: network, address: resolved, token: token}, nil
+	return &Client{network: network, address: resolved, token: raw}, nil
 }
 
 // Generate has one image made and waits for it, until ctx is done. A server may give up an image for which nobody waits
@@ -102,14 +103,18 @@ func (c *Client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.conn, c.answers = conn, NewAnswerReader(conn)
-	if c.token != "" && c.network == "tcp" { // over a Unix socket it would be a frame with the wrong magic
-		// A few bytes into the empty buffer of a new connection.
-		if _, err := io.WriteString(conn, "weave-token "+c.token+"\n"); err != nil {
-			c.Close()
+	if len(c.token) > 0 && c.network == "tcp" { // over a Unix socket the kernel says who connects
+		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		err := prove(conn, c.token)
+		if !stop() {
+			err = ctx.Err()
+		}
+		if err != nil {
+			conn.Close()
 			return err
 		}
 	}
+	c.conn, c.answers = conn, NewAnswerReader(conn)
 	return nil
 }
 

@@ -140,6 +140,62 @@ func TestClientWithWeaved(t *testing.T) {
 	if _, err := newClient(t, tcp, strings.Repeat("0", 64)).Generate(ctx, small("x", 1)); err == nil {
 		t.Error("another token was taken")
 	}
+	var told *weave.Error
+	if _, err := newClient(t, tcp, "").Generate(ctx, small("x", 1)); !errors.As(err, &told) || told.Code != weave.CodeInvalidMagic {
+		t.Errorf("without a token: %v", err)
+	}
+}
+
+// TestImpostors: whoever listens where the server should be learns nothing, and is not believed.
+func TestImpostors(t *testing.T) {
+	zeros := strings.Repeat("0", 64)
+	line := "weave-auth 1 " + zeros + " " + zeros + "\n"
+	frame, _ := (&weave.Error{Code: weave.CodeInvalidMagic, Status: 400, Message: "no token here"}).AppendBinary(nil)
+	for answer, text := range map[string]string{
+		"": "EOF", line: "doesn't know the token", "weave-auth 1 NONCE NONCE\n": "doesn't know the token",
+		"weave-auth 1 NONCE\n": "EOF", line[:142]: "EOF", line[:142] + "\r\n": "doesn't answer",
+		strings.ReplaceAll(line, "0", "A"): "doesn't answer", "HTTP/1.1 400 Bad": "doesn't answer",
+		"x": "doesn't answer", "WEAVE": "doesn't answer", string(frame): "no token here",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard := make(chan string, 1)
+		go func() {
+			peer, err := listener.Accept()
+			if err != nil {
+				heard <- err.Error()
+				return
+			}
+			defer peer.Close()
+			hello := make([]byte, 78)
+			io.ReadFull(peer, hello)
+			io.WriteString(peer, strings.ReplaceAll(answer, "NONCE", string(hello[13:77])))
+			peer.(*net.TCPConn).CloseWrite()
+			rest, _ := io.ReadAll(peer)
+			heard <- string(append(hello, rest...))
+		}()
+		_, err = newClient(t, listener.Addr().String(), token).Generate(within(t, 20*time.Second), small("x", 1))
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q: %v, must say %q", answer, err, text)
+		}
+		if said := <-heard; len(said) != 78 || !strings.HasPrefix(said, "weave-auth 1 ") {
+			t.Errorf("%q: the client said %q", answer, said)
+		}
+		listener.Close()
+	}
+
+	// Nor is one waited for that says nothing.
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, err = newClient(t, listener.Addr().String(), token).Generate(within(t, 50*time.Millisecond), small("x", 1))
+	if err != context.DeadlineExceeded {
+		t.Errorf("the error is %v", err)
+	}
 }
 
 func TestContext(t *testing.T) {

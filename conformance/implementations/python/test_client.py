@@ -123,7 +123,10 @@ class Weaved(unittest.TestCase):
             for seed in (1, 2):
                 self.assertEqual(client.generate("a", width=64, height=64, seed=seed).pixels, gradient(64, 64, "a", seed))
         with Client(self.tcp, token="f" * 64, timeout=PATIENCE_S) as client:
-            with self.assertRaises(ConnectionError):
+            with self.assertRaisesRegex(ConnectionError, "doesn't know the token"):
+                client.generate("a", width=64, height=64)
+        with Client(self.tcp, timeout=PATIENCE_S) as client:
+            with self.assertRaisesRegex(NoImage, "token file"):
                 client.generate("a", width=64, height=64)
 
     def test_the_command(self) -> None:
@@ -181,6 +184,59 @@ class Servers(unittest.TestCase):
         image = codec.build_response_head(2, 5, 64, 64) + bytes(64 * 64 * 3)
         for broken in (b"", b"HTTP/1.1 400 Bad", codec.build_error(0, 23, "full")):
             self.assertEqual(self.against(broken, image), Image(64, 64, 3, bytes(64 * 64 * 3), 5))
+
+
+class Impostors(unittest.TestCase):
+    """Whoever listens where the server should be."""
+
+    def heard(self, answer: bytes) -> tuple[bytes, BaseException]:
+        """What a client with a token says to one who answers this, and what it makes of that."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            heard = bytearray()
+
+            def play() -> None:
+                peer, _ = listener.accept()
+                peer.settimeout(PATIENCE_S)
+                with peer:
+                    while len(heard) < 78:
+                        heard.extend(peer.recv(78 - len(heard)))
+                    peer.sendall(answer.replace(b"NONCE", bytes(heard[13:77])))
+                    peer.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(ConnectionResetError):
+                        while data := peer.recv(2**16):
+                            heard.extend(data)
+            server = threading.Thread(target=play)
+            server.start()
+            try:
+                with Client("%s:%d" % listener.getsockname(), token=TOKEN, timeout=PATIENCE_S) as client:
+                    client.generate("x", width=64, height=64)
+            except (Broken, OSError) as fault:
+                return bytes(heard), fault
+            finally:
+                server.join()
+            raise AssertionError("an impostor was believed")
+
+    def test_they_learn_nothing(self) -> None:
+        line = b"weave-auth 1 %s %s\n" % (b"0" * 64, b"0" * 64)
+        for answer, text in (
+            (b"", "hung up on weave-auth 1"), (line, "doesn't know the token"), (b"weave-auth 1 NONCE NONCE\n", "doesn't know"),
+            (b"weave-auth 1 NONCE\n", "doesn't answer"), (line[:-1], "doesn't answer"), (line[:-1] + b"\r\n", "doesn't answer"),
+            (line + b"x", "doesn't answer"), (line.replace(b"0", b"A"), "doesn't answer"), (b"HTTP/1.1 400 Bad", "doesn't answer"),
+            (b"W", "doesn't answer"), (b"x", "doesn't answer"), (b"w" * 2**16, "doesn't answer"),
+            (codec.build_error(0, 1, "magic\x1b"), r"doesn't answer weave-auth 1 as weaved does: magic\\x1b"),
+            (codec.build_response_head(0, 5, 64, 64) + bytes(64 * 64 * 3), "an image"),
+        ):
+            heard, fault = self.heard(answer)
+            self.assertRegex(str(fault), text)
+            self.assertRegex(heard, rb"\Aweave-auth 1 [0-9a-f]{64}\n\Z")
+
+    def test_the_documented_example(self) -> None:
+        from weave_client.connection import proof
+        token, nonces = bytes(range(32)), bytes(range(32, 96))
+        self.assertEqual(proof(token, b"server", nonces).hex(), "4b14416e49e028fc3e056c0177e4acac47f5029a6189bed0538393ccb2d97336")
+        self.assertEqual(proof(token, b"client", nonces).hex(), "3e8f96ed3aa2f9c627f301c9e129bb14479fc2a6dd2b1fe06dbefc34e41131e2")
 
 
 class Images(unittest.TestCase):

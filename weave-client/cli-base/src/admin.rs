@@ -1,6 +1,5 @@
 //! The daemon's administrative socket: figures about it, over HTTP.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,9 +7,11 @@ use std::time::Duration;
 
 use clap::ValueHint;
 use serde_json::Value;
-use weave_client::Address;
+use weave_client::weave_core::text::Text;
+use weave_client::{Address, Error};
+use weave_trust::{Stranger, check_server};
 
-use crate::daemon::{SOCKET_HELP, address};
+use crate::daemon::{SOCKET_HELP, ServerUser, address};
 use crate::exit::{Exit, Failure};
 
 /// Longest wait for each part of an answer.
@@ -28,6 +29,18 @@ pub struct Admin {
     /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub admin_socket: Option<PathBuf>,
+
+    /// Who it may be.
+    #[command(flatten)]
+    pub user: ServerUser,
+}
+
+/// An administrative socket that was found, and who may listen there.
+#[derive(Clone, Debug)]
+pub struct AdminSocket {
+    /// Where it is.
+    pub path: PathBuf,
+    server_uid: Option<u32>,
 }
 
 impl Admin {
@@ -35,7 +48,11 @@ impl Admin {
     ///
     /// # Errors
     /// Nobody says where it is.
-    pub fn find(&self) -> Result<PathBuf, Failure> {
+    pub fn find(&self) -> Result<AdminSocket, Failure> {
+        Ok(AdminSocket { path: self.path()?, server_uid: self.user.find()? })
+    }
+
+    fn path(&self) -> Result<PathBuf, Failure> {
         let named = self.admin_socket.clone().or_else(|| {
             let variable = std::env::var_os("WEAVE_ADMIN_SOCKET").filter(|path| !path.is_empty());
             variable.filter(|_| self.socket.is_none()).map(PathBuf::from)
@@ -71,14 +88,21 @@ impl Stats {
     ///
     /// # Errors
     /// The daemon doesn't answer, or something else does.
-    pub fn ask(socket: &Path) -> Result<Self, Failure> {
-        let text = get(socket, "/stats").map_err(|error| {
+    pub fn ask(from: &AdminSocket) -> Result<Self, Failure> {
+        let AdminSocket { path: socket, server_uid } = from;
+        let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+        check_server(&stream, socket, *server_uid).map_err(|stranger| match stranger {
+            Stranger::Unknown(error) => unreachable(socket, &error),
+            Stranger::User(uid) => {
+                Error::Stranger { address: socket.into(), uid, whose: stranger.to_string() }.into()
+            }
+        })?;
+        let text = get(&mut stream, "/stats").map_err(|error| {
             let what = format_args!("{} doesn't answer: {error}", socket.display());
             match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
                 io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
-                _ => Failure::new(Exit::NoDaemon, what)
-                    .next("weaved says at its start where its administrative socket is"),
+                _ => unreachable(socket, &error),
             }
         })?;
         match serde_json::from_str(&text) {
@@ -104,38 +128,35 @@ impl Stats {
 
     /// The label of something that is there only to have one.
     #[must_use]
-    pub fn label(&self, name: &str) -> &str {
-        self.0
-            .get(name)
-            .and_then(Value::as_object)
-            .and_then(|of| of.keys().next())
-            .map_or("?", String::as_str)
-    }
-}
-
-/// As it came, indented.
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
+    pub fn label(&self, name: &str) -> String {
+        self.0.get(name).and_then(Value::as_object).and_then(|of| of.keys().next()).map_or("?".into(), shown)
     }
 }
 
 impl Stats {
+    /// As it came.
+    #[must_use]
+    pub const fn json(&self) -> &Value {
+        &self.0
+    }
+
     /// Every figure in a line of its own; of times their number and mean.
     #[must_use]
     pub fn lines(&self) -> Vec<(String, String)> {
         let mut lines = Vec::new();
         for (name, value) in self.0.as_object().into_iter().flatten() {
             match value.as_object() {
-                None => lines.push((name.clone(), value.to_string())),
+                None => lines.push((shown(name), value.to_string())),
                 Some(times) if times.contains_key("buckets") => {
                     let count = self.number(&format!("{name}/count"));
                     let mean = self.number(&format!("{name}/sum")) / count.max(1.0);
-                    lines.push((name.clone(), format!("{count} times, {mean:.3} s each")));
+                    lines.push((shown(name), format!("{count} times, {mean:.3} s each")));
                 }
                 Some(labels) => {
                     lines.extend(
-                        labels.iter().map(|(of, value)| (format!("{name}{{{of}}}"), value.to_string())),
+                        labels
+                            .iter()
+                            .map(|(of, value)| (shown(&format!("{name}{{{of}}}")), value.to_string())),
                     );
                 }
             }
@@ -144,8 +165,17 @@ impl Stats {
     }
 }
 
-fn get(socket: &Path, page: &str) -> io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
+/// A name from a stranger, on one line.
+fn shown(name: &String) -> String {
+    Text::new(name.as_bytes()).to_string()
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::NoDaemon, format_args!("{} doesn't answer: {error}", socket.display()))
+        .next("weaved says at its start where its administrative socket is")
+}
+
+fn get(stream: &mut UnixStream, page: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());

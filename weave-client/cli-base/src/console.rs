@@ -1,4 +1,7 @@
 //! Standard output for results, standard error for what else there is to say, and input.
+//!
+//! Somebody else may have worded a part of each line: a daemon, a cloud, whoever has named a file. What
+//! [may not be shown](is_shown) is escaped here, once for all of it.
 
 use std::fmt;
 use std::fs::File;
@@ -6,11 +9,14 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde::Serialize;
+use weave_client::weave_core::text::is_shown;
+
 use crate::exit::{Exit, Failure};
 
 /// A line on standard error. Where that can't be written to, there is nobody to tell.
 pub fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "weave: {line}");
+    let _ = writeln!(io::stderr(), "weave: {}", plain(&line.to_string()));
 }
 
 /// Says on standard error what has failed, and what to do.
@@ -27,7 +33,52 @@ pub fn report(failure: &Failure) -> ExitCode {
 /// # Errors
 /// It can't be written.
 pub fn tell(line: fmt::Arguments<'_>) -> Result<(), Failure> {
-    write_out(format!("{line}\n").as_bytes())
+    write_out(format!("{}\n", plain(&line.to_string())).as_bytes())
+}
+
+/// A result on standard output, as JSON.
+///
+/// # Errors
+/// It can't be made, or not be written.
+pub fn tell_json(result: &impl Serialize, layout: Layout) -> Result<(), Failure> {
+    let json = match layout {
+        Layout::Line => serde_json::to_string(result),
+        Layout::Indented => serde_json::to_string_pretty(result),
+    };
+    let json = json.map_err(|error| Failure::new(Exit::Local, format_args!("can't make JSON: {error}")))?;
+    let mut shown = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        if c == '\n' || is_shown(c) {
+            shown.push(c);
+        } else {
+            // It stands in a string, and JSON has its own escape for it.
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    shown.push('\n');
+    write_out(shown.as_bytes())
+}
+
+/// How JSON is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// In one line.
+    Line,
+    /// Each member in a line of its own.
+    Indented,
+}
+
+/// Text as a terminal may have it; line ends stay.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c == '\n' || is_shown(c) {
+            true => plain.push(c),
+            false => plain.extend(c.escape_default()),
+        }
+    }
+    plain
 }
 
 /// A result on standard output. A reader that has gone wanted no more; that is no failure.

@@ -21,18 +21,69 @@ pub struct Daemon {
     /// File with the token that the daemon asks for over TCP [default: $WEAVE_TOKEN_FILE]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
+
+    /// Who it may be.
+    #[command(flatten)]
+    pub user: ServerUser,
+}
+
+/// Whose process may be at a Unix socket's other end.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServerUser {
+    /// User who may be the daemon, besides this one, root and a service in /run [default: $WEAVE_SERVER_UID]
+    #[arg(long, value_name = "UID")]
+    pub server_uid: Option<u32>,
+}
+
+impl ServerUser {
+    /// The user who was named.
+    ///
+    /// # Errors
+    /// The variable names none.
+    pub fn find(&self) -> Result<Option<u32>, Failure> {
+        let variable = std::env::var_os("WEAVE_SERVER_UID").filter(|uid| !uid.is_empty());
+        let Some(named) = variable.filter(|_| self.server_uid.is_none()) else { return Ok(self.server_uid) };
+        match named.to_str().and_then(|uid| uid.parse().ok()) {
+            Some(uid) => Ok(Some(uid)),
+            None => Err(Failure::new(
+                Exit::Usage,
+                format_args!("WEAVE_SERVER_UID is {named:?}, must be the number of a user"),
+            )
+            .next("`id -u NAME` says which number a user has")),
+        }
+    }
+}
+
+/// A daemon that was found, and how to be let in there.
+#[derive(Clone, Debug)]
+pub struct Target {
+    address: Address,
+    token: Option<Token>,
+    server_uid: Option<u32>,
+}
+
+impl Target {
+    /// A client for it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let mut client = Client::new(self.address.clone());
+        client.set_token(self.token.clone());
+        client.set_server_uid(self.server_uid);
+        client
+    }
 }
 
 impl Daemon {
-    /// Where that daemon is, and what it wants to see.
+    /// Where that daemon is, who it may be, and what it wants to see.
     ///
     /// # Errors
     /// Nobody says where it is, or its token can't be read.
-    pub fn find(&self) -> Result<(Address, Option<Token>), Failure> {
+    pub fn find(&self) -> Result<Target, Failure> {
         let address = address(self.socket.as_deref())?;
+        let server_uid = self.user.find()?;
         if !matches!(address, Address::Tcp(_)) {
             return match self.token_file {
-                None => Ok((address, None)),
+                None => Ok(Target { address, token: None, server_uid }),
                 Some(_) => Err(Failure::new(Exit::Usage, "--token-file is for daemons at tcp://HOST:PORT")
                     .next("a Unix socket needs no token: the kernel says who connects")),
             };
@@ -46,7 +97,7 @@ impl Daemon {
                     .next("it takes the file that the daemon was given as --token-file")
             })?),
         };
-        Ok((address, token))
+        Ok(Target { address, token, server_uid })
     }
 
     /// A client for it.
@@ -54,10 +105,7 @@ impl Daemon {
     /// # Errors
     /// As [`find`](Self::find).
     pub fn client(&self) -> Result<Client, Failure> {
-        let (address, token) = self.find()?;
-        let mut client = Client::new(address);
-        client.set_token(token);
-        Ok(client)
+        Ok(self.find()?.client())
     }
 }
 

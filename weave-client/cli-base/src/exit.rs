@@ -32,7 +32,8 @@ exits! {
     Daemon = 7, "the daemon failed: it could not generate the image, or hung up";
     NoInput = 66, "a file that was named can't be read, or isn't what it should be";
     NoDaemon = 69, "no daemon answers at the socket";
-    NotWeave = 76, "what answers there doesn't speak Weave properly";
+    NotWeave = 76, "what answers there doesn't speak Weave properly, or doesn't know the token";
+    Stranger = 77, "the socket is another user's than the daemon's: nothing was sent";
 }
 
 /// What stands at the end of a help text.
@@ -107,6 +108,7 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Failed | ErrorKind::HungUp => Self::Daemon,
             ErrorKind::Unreachable => Self::NoDaemon,
             ErrorKind::NotWeave => Self::NotWeave,
+            ErrorKind::Stranger => Self::Stranger,
             ErrorKind::Local => Self::Local,
         }
     }

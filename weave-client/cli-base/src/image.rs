@@ -69,8 +69,6 @@ pub enum How {
     Cloud {
         /// Its model.
         model: String,
-        /// The prompt that it says it has used instead.
-        revised_prompt: Option<String>,
         /// What was named and had no effect.
         dropped: Vec<&'static str>,
     },

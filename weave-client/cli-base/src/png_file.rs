@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Limits, Transformations};
+use png::{
+    BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Info, Limits, Transformations,
+};
 use serde::{Deserialize, Serialize};
-use weave_client::weave_core::limits::{MODEL_ID_SD35, VERSION};
+use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35, VERSION};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Channels, Params, RequestError};
 
@@ -47,6 +49,10 @@ struct Maker<'a> {
 }
 
 const RECIPE: &str = "Weave";
+/// More than a recipe has, with the longest prompt in escapes.
+const MAX_RECIPE: usize = 1 << 16;
+/// What the decoder may take beside the pixels: rows in the making, and texts as they stand in the file.
+const MAX_DECODER: usize = 1 << 26;
 
 /// Makes the file's bytes.
 ///
@@ -105,30 +111,34 @@ pub struct Decoded {
     pub prompt: String,
 }
 
-/// Reads an image and how it was made.
+/// Reads an image and how it was made. A file from a stranger takes little more memory than its own length: neither the
+/// size in its head nor what it has compressed is believed.
 ///
 /// # Errors
 /// Why that can't be read.
 pub fn decode(file: &[u8]) -> Result<Decoded, String> {
-    let mut decoder = Decoder::new_with_limits(Cursor::new(file), Limits { bytes: 1 << 28 });
+    let mut decoder = Decoder::new_with_limits(Cursor::new(file), Limits { bytes: MAX_DECODER });
+    decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let not_png = |error: DecodingError| match error {
         DecodingError::IoError(_) => "is cut off, or no PNG file".to_owned(),
         error => format!("is no sound PNG file: {error}"),
     };
     let mut reader = decoder.read_info().map_err(not_png)?;
+    let (width, height) = reader.info().size();
+    if width.max(height) > MAX_SIDE {
+        return Err(format!(
+            "has {width}×{height} pixels, and an image of Weave has at most {MAX_SIDE}×{MAX_SIDE}"
+        ));
+    }
     let size = reader.output_buffer_size().ok_or("is too large")?;
     let mut bytes = vec![0; size];
     let frame = reader.next_frame(&mut bytes).map_err(not_png)?;
     // Text may also stand behind the pixels.
     reader.finish().map_err(not_png)?;
-    let info = reader.info();
-    let latin1 = info.uncompressed_latin1_text.iter().map(|chunk| (&chunk.keyword, Some(chunk.text.clone())));
-    let utf8 = info.utf8_text.iter().map(|chunk| (&chunk.keyword, chunk.get_text().ok()));
-    let recipe = latin1.chain(utf8).find_map(|(keyword, text)| text.filter(|_| keyword == RECIPE));
-    let recipe = recipe.ok_or(
+    let recipe = recipe(reader.info()).ok_or(
         "doesn't say how to make it: it has no text \"Weave\", which `weave generate` writes and some programs drop",
-    )?;
+    )??;
     let unreadable = |error: &dyn fmt::Display| format!("has parameters that can't be used: {error}");
     if let Ok(Maker { provider }) = serde_json::from_str(&recipe)
         && !["", ProviderName::Local.as_str()].contains(&provider.as_ref())
@@ -157,6 +167,19 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
     };
     let prompt = recipe.prompt.into_owned();
     Ok(Decoded { width: frame.width, height: frame.height, pixels, params, prompt })
+}
+
+/// The first text that is called so.
+fn recipe(info: &Info<'_>) -> Option<Result<String, String>> {
+    let latin1 = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == RECIPE);
+    let text = latin1.map(|chunk| chunk.text.clone());
+    let text = text.map(Some).or_else(|| {
+        let mut chunk = info.utf8_text.iter().find(|chunk| chunk.keyword == RECIPE)?.clone();
+        Some(chunk.decompress_text_with_limit(MAX_RECIPE).and_then(|()| chunk.get_text()).ok())
+    })?;
+    Some(text.filter(|text| text.len() <= MAX_RECIPE).ok_or_else(|| {
+        format!("has a text \"{RECIPE}\" of more than {MAX_RECIPE} bytes, or one that can't be read")
+    }))
 }
 
 /// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The

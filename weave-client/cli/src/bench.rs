@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use weave_cli_base::arguments::{DEFAULTS, seconds};
-use weave_cli_base::console::{say, tell};
+use weave_cli_base::console::{Layout, say, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_client::weave_core::limits::RESPONSE_HEAD_LEN;
@@ -223,6 +223,7 @@ impl Tally {
             Error::Refused(refusal) => refusal.code.to_string(),
             Error::Unreachable { .. } => "unreachable".to_owned(),
             Error::HungUp { .. } => "hung up".to_owned(),
+            Error::NoProof { .. } => "no proof of the token".to_owned(),
             Error::Timeout(_) => "time ran out".to_owned(),
             Error::Nonsense(_) => "not Weave".to_owned(),
             _ => "connection failed".to_owned(),
@@ -311,9 +312,7 @@ struct Report {
 impl Report {
     fn show(&self, form: Form) -> Result<(), Failure> {
         if form == Form::Json {
-            let json = serde_json::to_string(self)
-                .map_err(|error| Failure::new(Exit::Local, format_args!("can't make JSON: {error}")))?;
-            return tell(format_args!("{json}"));
+            return tell_json(self, Layout::Line);
         }
         let mut lines = vec![
             format!("requests    {} in {:.1} s", self.requests, self.seconds),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::ValueHint;
 use serde::Serialize;
 use weave_cli_base::arguments::{DEFAULTS, random_seed, seconds};
-use weave_cli_base::console::{say, tell, write_out};
+use weave_cli_base::console::{Layout, say, tell, tell_json, write_out};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_cli_base::image::{How, Made};
@@ -354,9 +354,7 @@ impl Work<'_> {
         }
         if self.args.json {
             let file = file.unwrap_or_default().display().to_string();
-            let report = serde_json::to_string(&Report::of(made, file, png.len(), took))
-                .map_err(|error| Failure::new(Exit::Local, format_args!("can't make JSON: {error}")))?;
-            return tell(format_args!("{report}"));
+            return tell_json(&Report::of(made, file, png.len(), took), Layout::Line);
         }
         if self.args.quiet {
             return Ok(());

@@ -15,6 +15,7 @@ use weave_client::weave_core::frame::{FrameError, Header, Kind, Split, split};
 use weave_client::weave_core::limits::{
     HEADER_LEN, MAGIC, MAX_ERROR_MESSAGE_LEN, MAX_RESPONSE_PAYLOAD, MAX_SKIPPED_PAYLOAD, VERSION,
 };
+use weave_client::weave_core::text::Text;
 use weave_client::weave_core::{request, response};
 
 const EXAMPLES: &str = "\
@@ -42,12 +43,16 @@ pub(crate) struct Inspect {
     hex: bool,
 }
 
-/// Sixty of the largest images.
-const MOST: u64 = 1 << 30;
+/// Four of the largest images.
+const MOST: u64 = 1 << 26;
 
-/// What stands before the first frame on TCP, where a daemon wants it.
+/// What is collected before it is shown.
+const PART: usize = 1 << 16;
+
+/// What the lines of `weave-auth 1` begin with, which come before the first frame on TCP where a daemon wants that.
+const AUTH: &[u8] = b"weave-auth 1 ";
+/// The same of clients from before that.
 const TOKEN: &[u8] = b"weave-token ";
-const TOKEN_LINE: usize = TOKEN.len() + 64 + 1;
 
 /// How files of pcap (in either order of bytes, with micro- or nanoseconds) and pcapng begin.
 const PCAP: [[u8; 4]; 5] = [
@@ -76,8 +81,8 @@ pub(crate) fn run(args: &Inspect) -> Result<bool, Failure> {
     }
     let stdout = io::stdout();
     let mut report = Report { text: String::new(), sound: true, colours: has_colours(stdout.is_terminal()) };
-    report.stream(&bytes);
-    write_out(report.text.as_bytes())?;
+    // A frame of sixteen bytes becomes fifty times as much.
+    report.stream(&bytes, |text| write_out(text.as_bytes()))?;
     Ok(report.sound)
 }
 
@@ -86,6 +91,21 @@ fn has_colours(terminal: bool) -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     terminal && !no_color && !dumb
+}
+
+/// The line at this place, if it is one of those that come before the first frame: its length, and what it is.
+fn line_at(bytes: &[u8], at: usize) -> Option<(usize, &'static str)> {
+    let rest = &bytes[at..];
+    let len = 1 + rest.iter().take(143).position(|byte| *byte == b'\n')?;
+    match len {
+        78 if rest.starts_with(AUTH) => Some((len, "a client's nonce (weave-auth 1)")),
+        143 if rest.starts_with(AUTH) => Some((len, "a daemon's nonce and proof (weave-auth 1)")),
+        65 if at > 0 && rest[..64].iter().all(u8::is_ascii_hexdigit) => {
+            Some((len, "a client's proof (weave-auth 1)"))
+        }
+        77 if at == 0 && rest.starts_with(TOKEN) => Some((len, "the line with a token")),
+        _ => None,
+    }
 }
 
 struct Report {
@@ -126,11 +146,12 @@ impl Report {
         self.painted(33, "note", &format!(": {what} ({requirement})"));
     }
 
-    fn stream(&mut self, bytes: &[u8]) {
+    /// `show` gets what is to be shown, a part at a time.
+    fn stream<E>(&mut self, bytes: &[u8], mut show: impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
         let mut at = 0;
-        if bytes.starts_with(TOKEN) && bytes.len() >= TOKEN_LINE {
-            self.line(format_args!("offset 0: the line with a token, {TOKEN_LINE} bytes\n"));
-            at = TOKEN_LINE;
+        while let Some((len, what)) = line_at(bytes, at) {
+            self.line(format_args!("offset {at}: {what}, {len} bytes\n"));
+            at += len;
         }
         let mut frames = 0;
         let mut bad = 0;
@@ -145,6 +166,10 @@ impl Report {
             }
             bad += u32::from(!self.sound);
             self.sound &= sound;
+            if self.text.len() > PART {
+                show(&self.text)?;
+                self.text.clear();
+            }
         }
         let sound = match (frames, bad) {
             (0, 0) => {
@@ -156,6 +181,7 @@ impl Report {
         };
         let plural = if frames == 1 { "" } else { "s" };
         self.line(format_args!("{frames} frame{plural} in {} bytes, {sound}", bytes.len()));
+        show(&self.text)
     }
 
     /// Bytes at which no frame begins. A receiver gives up; who looks for a fault wants to see the rest.
@@ -472,19 +498,12 @@ fn pixels(bytes: &[u8]) -> String {
 
 /// Text from a stranger, on one line.
 fn text(bytes: &[u8]) -> String {
-    let mut shown = String::new();
-    for c in String::from_utf8_lossy(bytes).chars() {
-        match c.is_control() {
-            true => shown.extend(c.escape_default()),
-            false => shown.push(c),
-        }
-    }
-    shown
+    Text::new(bytes).to_string()
 }
 
 /// Whether this is no frame but text that describes one.
 fn looks_like_hex(bytes: &[u8]) -> bool {
-    let line: Vec<u8> = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let digits: String = line.iter().take(80).map(|byte| char::from(*byte)).collect();
     let digits = digits.split([':', '#', '|']).next().unwrap_or_default().replace([' ', '\t'], "");
     digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -531,13 +550,20 @@ fn from_hex(text: &str) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use serde_json::Value;
 
     use super::*;
 
     fn inspected(bytes: &[u8]) -> Report {
         let mut report = Report { text: String::new(), sound: true, colours: false };
-        report.stream(bytes);
+        let mut text = String::new();
+        let Ok(()) = report.stream::<Infallible>(bytes, |part| {
+            text.push_str(part);
+            Ok(())
+        });
+        report.text = text;
         report
     }
 
@@ -646,6 +672,22 @@ mod tests {
         has("     118  magic               57 45 56                              cut off  ");
         assert_eq!(lines[lines.len() - 1], "2 frames in 121 bytes, 2 that a receiver would refuse");
         assert!(!report.text.contains(&"a".repeat(64)), "the token is shown");
+    }
+
+    #[test]
+    fn the_lines_before_the_first_frame_are_told_apart() {
+        let digits = "5a".repeat(32);
+        let hello = format!("weave-auth 1 {digits}\n");
+        let answer = format!("weave-auth 1 {digits} {digits}\n");
+        let report = inspected(&[(hello + &answer + &digits + "\n").as_bytes(), &a_request()].concat());
+        let lines: Vec<_> = report.text.lines().collect();
+        assert_eq!(lines[0], "offset 0: a client's nonce (weave-auth 1), 78 bytes");
+        assert_eq!(lines[2], "offset 78: a daemon's nonce and proof (weave-auth 1), 143 bytes");
+        assert_eq!(lines[4], "offset 221: a client's proof (weave-auth 1), 65 bytes");
+        assert_eq!(lines[6], "frame 1 at offset 286: request");
+        assert!(report.sound && !report.text.contains(&digits));
+        let report = inspected(&[digits.as_bytes(), b"\n", &a_request()].concat());
+        assert!(!report.sound, "a proof is no beginning");
     }
 
     fn a_request() -> Vec<u8> {

@@ -14,7 +14,8 @@
 //! | 7 | the daemon failed: it could not generate the image, or hung up |
 //! | 66 | a file that was named can't be read, or isn't what it should be |
 //! | 69 | no daemon answers at the socket |
-//! | 76 | what answers there doesn't speak Weave properly |
+//! | 76 | what answers there doesn't speak Weave properly, or doesn't know the token |
+//! | 77 | the socket is another user's than the daemon's: nothing was sent |
 //! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |
 
 #![forbid(unsafe_code)]

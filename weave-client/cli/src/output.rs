@@ -1,45 +1,20 @@
 //! Where the image goes: a file that is there complete or not at all, or standard output.
 
-use std::fs::{self, File};
+mod draft;
+
+use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tempfile::TempPath;
+use draft::{Draft, Unnamed, folder_of};
+pub(crate) use draft::{Existing, Unfinished};
 use weave_cli_base::exit::{Exit, Failure};
-
-/// The name of the file that is being written, which is removed when it is taken from here. Shared
-/// with the thread that waits for signals, because ending the process drops nothing.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Unfinished(Arc<Mutex<Option<TempPath>>>);
-
-impl Unfinished {
-    pub(crate) fn remove(&self) {
-        self.lock().take();
-    }
-
-    /// Held while the file gets its temporary or its final name, so that a signal comes before or
-    /// after that.
-    fn lock(&self) -> MutexGuard<'_, Option<TempPath>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What to do with a file that has the image's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
-    /// Leave it, and fail.
-    Keep,
-    /// Replace it.
-    Replace,
-}
 
 /// Where an image can be written, which was tried.
 #[derive(Debug)]
 pub(crate) enum Output {
     Stdout,
-    File(Part),
+    File(PathBuf, Draft),
 }
 
 impl Output {
@@ -56,7 +31,12 @@ impl Output {
     ) -> Result<Self, Failure> {
         if path.as_os_str() != "-" {
             may_be_made(&path, existing)?;
-            return Part::create(path, existing, unfinished).map(Self::File);
+            let draft = Draft::create(&path, existing, unfinished).map_err(|reason| {
+                let folder = folder_of(&path).display();
+                Failure::new(Exit::Local, format_args!("can't write to the folder {folder}: {reason}"))
+                    .next("choose another with -o FILE")
+            })?;
+            return Ok(Self::File(path, draft));
         }
         if io::stdout().is_terminal() {
             return Err(Failure::new(Exit::Local, "standard output is a terminal, which shows no PNG")
@@ -68,7 +48,14 @@ impl Output {
     /// Writes the image. Returns the file's name, if it has one.
     pub(crate) fn finish(self, png: &[u8]) -> Result<Option<PathBuf>, Failure> {
         match self {
-            Self::File(part) => part.finish(png).map(Some),
+            Self::File(path, draft) => match draft.finish(&path, png) {
+                Ok(()) => Ok(Some(path)),
+                Err(Unnamed::Exists) => Err(appeared(&path)),
+                Err(Unnamed::Swapped) => Err(swapped(&path)),
+                Err(Unnamed::Io(error)) => {
+                    Err(Failure::new(Exit::Local, format_args!("can't write {}: {error}", path.display())))
+                }
+            },
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(png).and_then(|()| stdout.flush()).map_err(|error| {
@@ -77,65 +64,6 @@ impl Output {
                 Ok(None)
             }
         }
-    }
-}
-
-/// A file that has not got its name yet. Unless it gets it, it is removed.
-#[derive(Debug)]
-pub(crate) struct Part {
-    path: PathBuf,
-    existing: Existing,
-    file: File,
-    unfinished: Unfinished,
-}
-
-impl Part {
-    fn create(path: PathBuf, existing: Existing, unfinished: &Unfinished) -> Result<Self, Failure> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut name = unfinished.lock();
-        let mut temporary = tempfile::Builder::new();
-        temporary.prefix(".weave.").suffix(".part");
-        // Like any new file: what the umask leaves of it.
-        #[cfg(unix)]
-        temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        match temporary.tempfile_in(folder) {
-            Ok(temporary) => {
-                let (file, temporary_name) = temporary.into_parts();
-                *name = Some(temporary_name);
-                Ok(Self { path, existing, file, unfinished: unfinished.clone() })
-            }
-            Err(error) => {
-                // The error itself goes on about the temporary name.
-                let reason = error.get_ref().and_then(|error| error.source());
-                let reason = reason.map_or_else(|| error.to_string(), ToString::to_string);
-                let what = format!("can't write to the folder {}: {reason}", folder.display());
-                Err(Failure::new(Exit::Local, what).next("choose another with -o FILE"))
-            }
-        }
-    }
-
-    fn finish(mut self, png: &[u8]) -> Result<PathBuf, Failure> {
-        // Some file systems find out as late as this that they are full.
-        let written = self.file.write_all(png).and_then(|()| self.file.sync_all());
-        let named = written.and_then(|()| match self.unfinished.lock().take() {
-            Some(name) if self.existing == Existing::Replace => Ok(name.persist(&self.path)?),
-            Some(name) => Ok(name.persist_noclobber(&self.path)?),
-            // A signal took it, and ends the process at any moment.
-            None => Err(io::ErrorKind::Interrupted.into()),
-        });
-        match named {
-            Ok(()) => Ok(mem::take(&mut self.path)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(appeared(&self.path)),
-            Err(error) => {
-                Err(Failure::new(Exit::Local, format_args!("can't write {}: {error}", self.path.display())))
-            }
-        }
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.unfinished.remove();
     }
 }
 
@@ -169,4 +97,13 @@ fn exists(path: &Path) -> Failure {
 fn appeared(path: &Path) -> Failure {
     Failure::new(Exit::Local, format_args!("{} has appeared meanwhile and was left alone", path.display()))
         .next("the same --seed makes the same image: name another file with -o FILE")
+}
+
+fn swapped(path: &Path) -> Failure {
+    let what = format_args!(
+        "{} is not the image: somebody else who may write to its folder has put another file there",
+        path.display()
+    );
+    Failure::new(Exit::Local, what)
+        .next("the same --seed makes the same image: name a file in a folder of your own with -o FILE")
 }

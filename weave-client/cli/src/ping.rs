@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use weave_cli_base::arguments::seconds;
-use weave_cli_base::console::tell;
+use weave_cli_base::console::{Layout, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Failure, help};
 
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Ping) -> Result<(), Failure> {
     let took = client.ping()?.as_secs_f64();
     let address = client.address();
     match args.json {
-        true => tell(format_args!("{}", json!({ "address": address.to_string(), "seconds": took }))),
+        true => tell_json(&json!({ "address": address.to_string(), "seconds": took }), Layout::Line),
         false => tell(format_args!("{address}: answered in {:.1} ms", took * 1e3)),
     }
 }

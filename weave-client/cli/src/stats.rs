@@ -1,7 +1,7 @@
 //! `weave stats`.
 
 use weave_cli_base::admin::{Admin, Stats as Statistics};
-use weave_cli_base::console::tell;
+use weave_cli_base::console::{Layout, tell, tell_json};
 use weave_cli_base::exit::{Failure, help};
 
 const EXAMPLES: &str = "\
@@ -25,7 +25,7 @@ pub(crate) struct Stats {
 pub(crate) fn run(args: &Stats) -> Result<(), Failure> {
     let stats = Statistics::ask(&args.admin.find()?)?;
     if args.json {
-        return tell(format_args!("{stats}"));
+        return tell_json(stats.json(), Layout::Indented);
     }
     let lines = stats.lines();
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

@@ -12,6 +12,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use signal_hook::consts::{SIGINT, SIGTERM};
 use weave_cli_base::admin::{Admin, Stats};
 use weave_cli_base::arguments::seconds;
+use weave_cli_base::console::plain;
 use weave_cli_base::exit::{Exit, Failure, help};
 
 const EXAMPLES: &str = "\
@@ -49,8 +50,10 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     }
     let screen = Screen::open().map_err(local)?;
     let mut shown = 0;
-    let mut table = self::table(&socket, &before.0, None);
+    let mut table = self::table(&socket.path, &before.0, None);
     loop {
+        // Somebody else's words are among it.
+        table = plain(&table);
         match &screen {
             Some(_) => Screen::show(&table).map_err(local)?,
             None => match write(&format!("{table}\n")) {
@@ -66,7 +69,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
         table = match Stats::ask(&socket) {
             Ok(stats) => {
                 let now = Instant::now();
-                let table = self::table(&socket, &stats, Some((&before.0, now - before.1)));
+                let table = self::table(&socket.path, &stats, Some((&before.0, now - before.1)));
                 before = (stats, now);
                 table
             }

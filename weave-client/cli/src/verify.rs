@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueHint;
 use serde::Serialize;
 use weave_cli_base::arguments::seconds;
-use weave_cli_base::console::{read_in, tell};
+use weave_cli_base::console::{Layout, read_in, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_cli_base::png_file::{self, Decoded};
@@ -50,7 +50,7 @@ pub(crate) struct Verify {
 }
 
 /// The largest image takes 16 MiB without any compression, and the rest of a file is text.
-const MOST: u64 = 1 << 28;
+const MOST: u64 = 1 << 25;
 
 /// What `--json` says.
 #[derive(Serialize)]
@@ -85,9 +85,7 @@ pub(crate) fn run(args: &Verify) -> Result<bool, Failure> {
     drop(waiting);
     let report = compare(name, &file, &image?);
     if args.json {
-        let json = serde_json::to_string(&report)
-            .map_err(|error| Failure::new(Exit::Local, format_args!("can't make JSON: {error}")))?;
-        tell(format_args!("{json}"))?;
+        tell_json(&report, Layout::Line)?;
     } else if !args.quiet {
         let Report { file, pixels, different_pixels, most_difference, generation_seconds, .. } = &report;
         match report.same {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use weave_cli_base::console::say;
+use weave_cli_base::console::{plain, say};
 use weave_client::Progress;
 
 /// Shows that something happens, until it is dropped.
@@ -37,6 +37,7 @@ impl Waiting {
 
     /// From now on it is this that is waited for.
     pub(crate) fn wait_for(&mut self, next: String) {
+        let next = plain(&next);
         match self {
             Self::Silent => {}
             Self::Bar(bar) => {

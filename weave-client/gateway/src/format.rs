@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn jpeg_has_no_transparency_and_webp_keeps_every_bit() {
         let pixels = [[255, 0, 0, 255], [0, 0, 0, 0]].concat().repeat(64 * 32);
-        let how = How::Cloud { model: String::new(), revised_prompt: None, dropped: Vec::new() };
+        let how = How::Cloud { model: String::new(), dropped: Vec::new() };
         let (width, height) = (64, 64);
         let made = Made { by: ProviderName::Openai, width, height, channels: Channels::Rgba, pixels, how };
         assert_eq!(opaque(&made)[..6], [255, 0, 0, 255, 255, 255]);

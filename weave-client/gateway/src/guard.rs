@@ -6,21 +6,58 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use axum::Extension;
+use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::connections::Connection;
 use crate::http_error::HttpError;
 use crate::page;
 use crate::state::Shared;
 
-pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let mut response = match check(&shared, &request) {
-        Ok(()) => next.run(request).await,
+/// What lets a request in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// The token, where there is one.
+    Token,
+    /// It may be known to all.
+    NoneNeeded,
+}
+
+pub(crate) async fn guard(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let pass = check(&shared, &request).and_then(|pass| match pass {
+        Pass::Token => connection.admit().map(|()| pass).map_err(|_| {
+            HttpError::new(
+                503,
+                "unavailable",
+                "this gateway has as many connections as it may; try again later",
+            )
+            .retry_after(1)
+        }),
+        Pass::NoneNeeded => Ok(pass),
+    });
+    let keeps = pass.as_ref().is_ok_and(|pass| *pass == Pass::Token);
+    let mut response = match pass {
+        Ok(_) => {
+            // One that waits for the rest of its request may be closed for another.
+            let _answering = (keeps && request.body().is_end_stream()).then(|| connection.answering());
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
+    // Who has shown nothing keeps nothing.
+    if !keeps {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -31,7 +68,7 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     response
 }
 
-fn check(shared: &Shared, request: &Request) -> Result<(), HttpError> {
+fn check(shared: &Shared, request: &Request) -> Result<Pass, HttpError> {
     let host = only(request.headers(), &header::HOST)
         .ok_or_else(|| HttpError::new(400, "invalid_host", "the request must have one Host header"))?;
     // Of a request with a whole URL, that counts.
@@ -56,17 +93,17 @@ fn check(shared: &Shared, request: &Request) -> Result<(), HttpError> {
             ));
         }
     }
+    let Some(token) = &shared.token else { return Ok(Pass::Token) };
     let path = request.uri().path();
     if path == "/healthz" || page::is_part(path) {
-        return Ok(());
+        return Ok(Pass::NoneNeeded);
     }
-    let Some(token) = &shared.token else { return Ok(()) };
     let shown = only(request.headers(), &header::AUTHORIZATION).and_then(|shown| shown.split_once(' '));
     match shown {
         Some((scheme, shown))
             if scheme.eq_ignore_ascii_case("bearer") && token.is(shown.trim().as_bytes()) =>
         {
-            Ok(())
+            Ok(Pass::Token)
         }
         _ => Err(HttpError::new(
             401,

@@ -78,7 +78,7 @@ impl HttpError {
             (ErrorKind::Failed, Some(Error::Refused(reply))) if reply.code == ErrorCode::OutOfMemory => {
                 Self::new(500, "out_of_memory", message).for_good()
             }
-            (ErrorKind::Failed | ErrorKind::NotWeave | ErrorKind::Local, _) => {
+            (ErrorKind::Failed | ErrorKind::NotWeave | ErrorKind::Stranger | ErrorKind::Local, _) => {
                 Self::new(500, "generation_failed", message)
             }
         }

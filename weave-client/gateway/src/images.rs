@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Json;
-use axum::body::{Bytes, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
+use axum::{Extension, Json};
+use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use weave_cli_base::arguments::random_seed;
 use weave_cli_base::image::{How, Made, ProviderName};
@@ -17,10 +18,12 @@ use weave_client::weave_core::limits::{MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{ErrorKind, Params, Stopper};
 
+use crate::connections::{Answering, Connection};
 use crate::format::Format;
 use crate::http_error::HttpError;
 use crate::log::log;
 use crate::provider::{Ask, Failed, Named};
+use crate::shares::{NoRoom, Share};
 use crate::state::Shared;
 
 /// The one model that a daemon has, by the protocol's name for it.
@@ -31,7 +34,7 @@ const MAX_BODY: usize = 64 << 10;
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Most images of one request, as OpenAI has it.
 const MAX_IMAGES: u64 = 10;
-/// Most pixels of all of them, which are held until the last one is there.
+/// Most pixels of all of them: the answer is held until the last one is there.
 const MAX_PIXELS: u64 = 4 * MAX_SIDE as u64 * MAX_SIDE as u64;
 
 /// `GET /v1/models`.
@@ -56,34 +59,29 @@ fn no_model(id: &str) -> HttpError {
 /// `POST /v1/images/generations`.
 pub(crate) async fn generate(
     State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let wanted = Wanted::parse(&body(request).await?, &shared.defaults)?;
-    let Ok(slot) = Arc::clone(&shared.slots).try_acquire_owned() else {
-        let seconds = shared.statistics.retry_after().await;
-        return Err(HttpError::new(
-            429,
-            "busy",
-            "this gateway serves as many requests as it may; try again later",
-        )
-        .retry_after(seconds));
+    let body = body(request).await?;
+    let answering = connection.answering();
+    let wanted = Wanted::parse(&body, &shared.defaults)?;
+    drop(body);
+    let share = match shared.shares.take(connection.origin(), wanted.memory()) {
+        Ok(share) => share,
+        Err(no_room) => return Err(no_room.error().retry_after(shared.statistics.retry_after().await)),
     };
     let began = Instant::now();
     let what = wanted.to_string();
     let abandoned = Abandoned { stopper: Stopper::default(), what: Some(what) };
     let (stopper, state) = (abandoned.stopper.clone(), Arc::clone(&shared));
-    let work = tokio::task::spawn_blocking(move || {
-        let done = wanted.make(&state, &stopper);
-        drop(slot);
-        done
-    });
+    let work = tokio::task::spawn_blocking(move || wanted.make(&state, &stopper, share));
     // If the client goes, this is where it ends.
-    let done = work.await.unwrap_or_else(|_| Err(Trouble::Own("the work has ended early".to_owned())));
+    let done = work.await.unwrap_or_else(|_| Err(Trouble::own("the work has ended early")));
     let what = abandoned.not();
     match done {
         Ok(answer) => {
             log(format_args!("{what}: by {} in {:.1} s", answer.by, began.elapsed().as_secs_f64()));
-            Ok(answer.into_response())
+            Ok(answer.into_response(answering))
         }
         Err(trouble) => {
             let error = trouble.error(&shared).await;
@@ -222,15 +220,31 @@ impl Wanted {
         Ok(Self { ask: Ask { prompt, params, named }, count, format })
     }
 
+    /// The most bytes that it takes: the answer, and beside it the image that is being made, its file, and what is between
+    /// them.
+    fn memory(&self) -> u64 {
+        self.memory_at(self.ask.params.width, self.ask.params.height)
+    }
+
+    /// The same if its images have this size.
+    fn memory_at(&self, width: u32, height: u32) -> u64 {
+        let image = 4 * u64::from(width) * u64::from(height);
+        // In base64, with what is said of it.
+        self.count * (image * 4 / 3 + (64 << 10)) + 3 * image
+    }
+
     /// Has the images made, one after the other.
-    fn make(self, shared: &Shared, stopper: &Stopper) -> Result<Answer, Trouble> {
-        let Self { mut ask, count, format } = self;
-        let mut data = Vec::new();
+    fn make(mut self, shared: &Shared, stopper: &Stopper, mut share: Share) -> Result<Answer, Trouble> {
         let mut by: Vec<ProviderName> = Vec::new();
         let mut size = String::new();
-        for _ in 0..count {
+        let mut pixels = 0;
+        let created = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+        // Written as it comes: the images are large.
+        let mut body = format!("{{\"created\":{created},\"data\":[").into_bytes();
+        for at in 0..self.count {
+            let ask = &self.ask;
             let made = shared.providers.make(
-                &ask,
+                ask,
                 stopper,
                 |_| (),
                 |attempt| {
@@ -238,54 +252,101 @@ impl Wanted {
                 },
             );
             let made = made.map_err(Trouble::Failed)?;
-            let file = format.encode(&made, &ask.prompt).map_err(Trouble::Own)?;
+            // A cloud has sizes of its own where none was named.
+            pixels += u64::from(made.width) * u64::from(made.height);
+            if pixels > MAX_PIXELS {
+                let message = format!(
+                    "image {} is {}×{}, and all together have more than {MAX_PIXELS} pixels; name a size, or ask for fewer",
+                    at + 1,
+                    made.width,
+                    made.height
+                );
+                return Err(Trouble::Own(HttpError::new(500, "generation_failed", message).for_good()));
+            }
+            share.grow(self.memory_at(made.width, made.height)).map_err(Trouble::NoRoom)?;
+            let file = self.format.encode(&made, &ask.prompt).map_err(Trouble::own)?;
             size = format!("{}x{}", made.width, made.height);
             if !by.contains(&made.by) {
                 by.push(made.by);
             }
-            data.push(described_image(&made, &file));
-            ask.params.seed = ask.params.seed.checked_add(1).unwrap_or(1);
+            body.reserve(file.len() / 3 * 4 + 4096);
+            if at > 0 {
+                body.push(b',');
+            }
+            Described::new(&made, &file).write(&mut body).map_err(Trouble::own)?;
+            self.ask.params.seed = self.ask.params.seed.checked_add(1).unwrap_or(1);
         }
-        let created = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-        let body = json!({ "created": created, "data": data, "size": size, "output_format": format.name() });
+        body.extend(
+            format!("],\"size\":\"{size}\",\"output_format\":\"{}\"}}", self.format.name()).as_bytes(),
+        );
+        body.shrink_to_fit();
+        share.shrink(body.len() as u64);
         let by = by.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(",");
-        Ok(Answer { by, body: body.to_string() })
+        Ok(Answer { by, body, share })
     }
 }
 
 /// An image as OpenAI has it, and beside that how it was made.
-fn described_image(made: &Made, file: &[u8]) -> Value {
-    let mut image = json!({ "b64_json": BASE64_STANDARD.encode(file) });
-    let mut weave = json!({ "provider": made.by.as_str(), "width": made.width, "height": made.height });
-    match &made.how {
-        How::Local { params, generation_time_ms } => {
-            weave["seed"] = params.seed.into();
-            weave["steps"] = params.steps.into();
-            weave["cfg"] = params.cfg_scale.into();
-            weave["generation_time_ms"] = (*generation_time_ms).into();
-        }
-        How::Cloud { model, revised_prompt, dropped } => {
-            weave["model"] = model.as_str().into();
-            weave["dropped"] = dropped.as_slice().into();
-            if let Some(prompt) = revised_prompt {
-                image["revised_prompt"] = prompt.as_str().into();
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(serialize_with = "in_base64")]
+    b64_json: &'a [u8],
+    weave: Value,
+}
+
+fn in_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Base64Display::new(bytes, &BASE64_STANDARD))
+}
+
+impl<'a> Described<'a> {
+    fn new(made: &'a Made, file: &'a [u8]) -> Self {
+        let mut weave = json!({ "provider": made.by.as_str(), "width": made.width, "height": made.height });
+        match &made.how {
+            How::Local { params, generation_time_ms } => {
+                weave["seed"] = params.seed.into();
+                weave["steps"] = params.steps.into();
+                weave["cfg"] = params.cfg_scale.into();
+                weave["generation_time_ms"] = (*generation_time_ms).into();
+            }
+            How::Cloud { model, dropped } => {
+                weave["model"] = model.as_str().into();
+                weave["dropped"] = dropped.as_slice().into();
             }
         }
+        Self { b64_json: file, weave }
     }
-    image["weave"] = weave;
-    image
+
+    fn write(&self, body: &mut Vec<u8>) -> Result<(), String> {
+        serde_json::to_writer(body, self).map_err(|error| error.to_string())
+    }
 }
 
 /// All images of a request.
 struct Answer {
     by: String,
-    body: String,
+    body: Vec<u8>,
+    share: Share,
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let mut response = ([(header::CONTENT_TYPE, "application/json")], self.body).into_response();
-        if let Ok(by) = HeaderValue::try_from(self.by) {
+/// The bytes of an answer, and what they hold until the last of them is written or the client has gone.
+struct Unread {
+    body: Vec<u8>,
+    _share: Share,
+    _answering: Answering,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Answer {
+    fn into_response(self, answering: Answering) -> Response {
+        let Self { by, body, share } = self;
+        let unread = Bytes::from_owner(Unread { body, _share: share, _answering: answering });
+        let mut response = ([(header::CONTENT_TYPE, "application/json")], Body::from(unread)).into_response();
+        if let Ok(by) = HeaderValue::try_from(by) {
             response.headers_mut().insert("x-weave-provider", by);
         }
         response
@@ -295,14 +356,22 @@ impl IntoResponse for Answer {
 /// Why there are none.
 enum Trouble {
     Failed(Failed),
+    NoRoom(NoRoom),
     /// Something on this side.
-    Own(String),
+    Own(HttpError),
 }
 
 impl Trouble {
+    fn own(what: impl Into<String>) -> Self {
+        Self::Own(HttpError::new(500, "internal_error", what))
+    }
+
     async fn error(self, shared: &Shared) -> HttpError {
         let failed = match self {
-            Self::Own(what) => return HttpError::new(500, "internal_error", what),
+            Self::Own(error) => return error,
+            Self::NoRoom(no_room) => {
+                return no_room.error().retry_after(shared.statistics.retry_after().await);
+            }
             Self::Failed(failed) => failed,
         };
         let error = HttpError::of(&failed);
@@ -310,6 +379,21 @@ impl Trouble {
             Some(ErrorKind::Busy) => error.retry_after(shared.statistics.retry_after().await),
             _ => error,
         }
+    }
+}
+
+impl NoRoom {
+    fn error(self) -> HttpError {
+        let what = match self {
+            Self::Places => "this gateway serves as many requests as it may; try again later",
+            Self::Memory => {
+                "this gateway has no memory for images of this size beside those under way; try again later"
+            }
+            Self::Address => {
+                "your address has its share of this gateway's requests and memory; try again when one of yours is done"
+            }
+        };
+        HttpError::new(429, "busy", what)
     }
 }
 

@@ -8,15 +8,19 @@
 #![forbid(unsafe_code)]
 #![cfg(unix)]
 
+mod connections;
 mod format;
 mod guard;
 mod http_error;
 mod images;
+mod listen;
 mod log;
+mod pace;
 mod page;
 mod provider;
 mod secret;
 mod server;
+mod shares;
 mod state;
 mod statistics;
 mod status;

@@ -1,4 +1,5 @@
-// The page of `weave gateway`. What was drawn is kept in this browser (IndexedDB) and nowhere else.
+// The page of `weave gateway`. What was drawn is kept in this browser (IndexedDB) and nowhere else, and not even there if
+// somebody has turned that off.
 const $ = (id) => document.getElementById(id);
 const SIZES = [
   "128x128", "256x256", "512x512", "768x768", "1024x1024", "1216x832", "832x1216", "1344x768", "768x1344",
@@ -51,11 +52,18 @@ async function store(mode, work) {
   });
 }
 
+// Asked each time: another tab may have turned it off.
+function keeps() {
+  return localStorage.getItem("history") !== "off";
+}
+
 async function entries() {
+  if (!keeps()) return [];
   return (await store("readonly", (drawn) => drawn.getAll())).reverse();
 }
 
 async function keep(entry) {
+  if (!keeps()) return;
   entry.id = await store("readwrite", (drawn) => drawn.add(entry));
   for (const old of (await entries()).slice(KEPT)) await store("readwrite", (drawn) => drawn.delete(old.id));
 }
@@ -265,19 +273,36 @@ $("again").addEventListener("click", () => {
   $("prompt").focus();
 });
 $("remove").addEventListener("click", async () => {
-  await store("readwrite", (drawn) => drawn.delete(current.id));
+  if (current.id !== undefined) await store("readwrite", (drawn) => drawn.delete(current.id));
   show((await entries())[0] ?? null);
   await showHistory();
   news("Removed.");
   $("prompt").focus();
 });
-$("clear").addEventListener("click", async () => {
-  if (!confirm("Remove all images from this browser?")) return;
+async function clear(saying) {
   await store("readwrite", (drawn) => drawn.clear());
   show(null);
   await showHistory();
-  news("All removed.");
+  news(saying);
+}
+
+$("clear").addEventListener("click", async () => {
+  if (!confirm("Remove all images from this browser?")) return;
+  await clear("All removed.");
   $("prompt").focus();
+});
+$("keep").checked = keeps();
+$("keep").addEventListener("change", async () => {
+  if ($("keep").checked) {
+    localStorage.removeItem("history");
+    return news("Images are kept from now on.");
+  }
+  if ((await entries()).length > 0 && !confirm("Remove all images from this browser, and keep none from now on?")) {
+    $("keep").checked = true;
+    return undefined;
+  }
+  localStorage.setItem("history", "off");
+  return clear("Nothing is kept from now on.");
 });
 
 $("size").append(new Option("default", "auto"), ...SIZES.map((size) => new Option(times(size), size)));

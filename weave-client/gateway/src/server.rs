@@ -10,37 +10,40 @@ use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use weave_cli_base::admin::Admin;
 use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
-use weave_cli_base::daemon::{Daemon, SOCKET_HELP};
+use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
 use weave_client::{Error, Params, RequestError};
 
+use crate::connections::{Connections, Origin, PLACES};
 use crate::http_error::HttpError;
+use crate::listen::Listeners;
 use crate::log::log;
+use crate::pace::Paced;
 use crate::provider::ProviderSettings;
 use crate::secret::Secret;
+use crate::shares::{Addresses, Shares};
 use crate::state::Shared;
 use crate::statistics::Statistics;
 use crate::{guard, images, page, status};
 
-/// Connections at once. More wait in the kernel.
-const CONNECTIONS: usize = 256;
+/// Open files beside those of connections and requests.
+const OTHER_FILES: u64 = 32;
 /// Longest time for a request's head, and for the next one on a connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head of a request.
 const HEAD_LEN: usize = 16 << 10;
-/// Longest time for which a client may take nothing of an answer.
-#[cfg(target_os = "linux")]
-const STALL_TIME: Duration = Duration::from_secs(60);
 /// Longest wait for answers under way when it is to end; the daemon's own.
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 
@@ -93,13 +96,17 @@ pub struct Gateway {
     #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale)]
     cfg: f32,
 
-    /// Maximum of image requests at a time; more are answered with 429
+    /// Maximum of image requests at a time, half of it for one address of a network; more are answered with 429
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=400))]
     requests: u32,
 
     /// Time limit for an image
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "3600")]
     timeout: Duration,
+
+    /// Longest time for which a client may take nothing of an answer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    client_timeout: Duration,
 
     #[arg(long, value_name = "ADDRESS", help = SOCKET_HELP)]
     socket: Option<PathBuf>,
@@ -111,6 +118,9 @@ pub struct Gateway {
     /// Its administrative socket, for the page [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
     #[arg(long, value_name = "PATH")]
     admin_socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    user: ServerUser,
 
     #[command(flatten)]
     providers: ProviderSettings,
@@ -127,7 +137,8 @@ fn size(text: &str) -> Result<(u32, u32), String> {
 /// It can't begin like this.
 pub fn run(args: &Gateway) -> Result<(), Failure> {
     let token = args.token_file.as_deref().map(Secret::read).transpose()?;
-    if token.is_none() && !args.listen.ip().to_canonical().is_loopback() {
+    let is_here = args.listen.ip().to_canonical().is_loopback();
+    if token.is_none() && !is_here {
         let what = format_args!("--listen is {}, which other machines may reach", args.listen);
         return Err(Failure::new(Exit::Usage, what)
             .next("listen at 127.0.0.1 or [::1], or make a token: (umask 077; openssl rand -hex 32 >FILE) and --token-file FILE"));
@@ -140,19 +151,26 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         }
         error => Failure::from(Error::Invalid(error)),
     })?;
-    let daemon = Daemon { socket: args.socket.clone(), token_file: args.daemon_token_file.clone() };
+    let daemon = Daemon {
+        socket: args.socket.clone(),
+        token_file: args.daemon_token_file.clone(),
+        user: args.user.clone(),
+    };
     let shared = Shared {
         providers: args.providers.providers(|| daemon.find(), Some(args.timeout))?,
         defaults,
         token,
         hosts: args.allow_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
-        slots: Arc::new(Semaphore::new(args.requests as usize)),
+        shares: Shares::new(args.requests, if is_here { Addresses::DontMatter } else { Addresses::Share }),
         statistics: Statistics::new(
             args.providers
                 .has_local()
                 .then(|| {
-                    let admin =
-                        Admin { socket: args.socket.clone(), admin_socket: args.admin_socket.clone() };
+                    let admin = Admin {
+                        socket: args.socket.clone(),
+                        admin_socket: args.admin_socket.clone(),
+                        user: args.user.clone(),
+                    };
                     // A daemon that is elsewhere makes images all the same.
                     admin.find().ok()
                 })
@@ -165,7 +183,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         .max_blocking_threads(args.requests as usize + 8)
         .build()
         .map_err(|error| local("can't start", &error))?;
-    let served = runtime.block_on(serve(args.listen, Arc::new(shared)));
+    let served = runtime.block_on(serve(args, Arc::new(shared)));
     // What is still at work has nobody left who waits for it.
     runtime.shutdown_background();
     served
@@ -193,69 +211,97 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> Result<(), Failure> {
+async fn serve(args: &Gateway, shared: Arc<Shared>) -> Result<(), Failure> {
     let mut ends = Ends::new().map_err(|error| local("can't watch for signals", &error))?;
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        local(&format!("can't listen at {listen}"), &error).next("choose another with --listen ADDRESS:PORT")
-    })?;
-    let address = listener.local_addr().map_err(|error| local("can't listen", &error))?;
+    let listeners = Listeners::bind(args.listen).await?;
+    let addresses = listeners.describe().map_err(|error| local("can't listen", &error))?;
     let who =
         if shared.token.is_some() { "clients that send the token" } else { "all users of this machine" };
-    tell(format_args!("listening at http://{address} for {who}"))?;
+    tell(format_args!("listening at {addresses} for {who}"))?;
 
     let service = TowerToHyperService::new(router(shared));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_header_size(HEAD_LEN);
-    let connections = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    http.max_header_size(HEAD_LEN).max_buf_size(2 * HEAD_LEN);
+    let connections = Connections::new(places(args.requests));
+    let under_way = GracefulShutdown::new();
     loop {
-        let (stream, slot) = tokio::select! {
-            next = accept(&listener, &slots) => next,
+        let (stream, origin) = tokio::select! {
+            next = accept(&listeners, &connections, args.client_timeout) => next,
             () = ends.next() => break,
         };
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
-        tokio::spawn(async move {
-            // A client that broke it off, or was cut off, needs no answer.
-            let _ = connection.await;
-            drop(slot);
+        let connection = connections.enter(origin);
+        let (service, of_request) = (service.clone(), Arc::clone(&connection));
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&of_request));
+            service.call(request)
         });
+        let stream = TokioIo::new(Paced::new(stream, args.client_timeout, reset));
+        let served = under_way.watch(http.serve_connection(stream, service));
+        tokio::spawn(async move {
+            tokio::select! {
+                // A client that broke it off, or was cut off, needs no answer.
+                _ = served => {}
+                () = connection.must_close() => {}
+            }
+        });
+        // Whoever has sent a request already is heard before the next one is let in, and maybe takes the place.
+        tokio::task::yield_now().await;
     }
-    drop(listener);
+    drop(listeners);
     log(format_args!("ending: answers under way are finished first"));
     tokio::select! {
-        () = connections.shutdown() => {}
+        () = under_way.shutdown() => {}
         () = tokio::time::sleep(DRAIN_TIME) => log(format_args!("ending with answers unfinished")),
         () = ends.next() => {}
     }
     Ok(())
 }
 
-/// The next connection, when there is a slot for it.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
-    // It fails only when it is closed, which nobody does.
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
+/// The next connection, and where it comes from.
+async fn accept(listeners: &Listeners, connections: &Connections, patience: Duration) -> (TcpStream, Origin) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Answers are written whole; and who takes nothing of one is cut off by the kernel.
+        match listeners.accept().await {
+            Ok((stream, from)) => {
+                // Answers are written whole.
                 let _ = stream.set_nodelay(true);
+                // For who has vanished.
                 #[cfg(target_os = "linux")]
                 let _ = rustix::net::sockopt::set_tcp_user_timeout(
                     &stream,
-                    u32::try_from(STALL_TIME.as_millis()).unwrap_or(u32::MAX),
+                    u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
                 );
-                return (stream, slot);
+                return (stream, from.ip().into());
             }
             Err(error) => {
                 log(format_args!("can't accept connections: {error}"));
-                // Out of file descriptors, most likely: others have to close some.
+                // Out of file descriptors, most likely.
+                connections.make_room();
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
+}
+
+/// Has the kernel forget what a client hasn't taken, as soon as its connection is closed.
+fn reset(stream: &TcpStream) {
+    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+/// How many connections there may be of strangers, and of clients: each takes an open file, and so does each request.
+fn places(requests: u32) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = 2 * PLACES as u64 + u64::from(requests) + OTHER_FILES;
+    let maximum = limit.maximum.unwrap_or(wanted);
+    let mut files = limit.current.unwrap_or(wanted);
+    if files < wanted {
+        let more = Rlimit { current: Some(wanted.min(maximum)), maximum: limit.maximum };
+        if setrlimit(Resource::Nofile, more).is_ok() {
+            files = wanted.min(maximum);
+        }
+    }
+    let left = files.saturating_sub(u64::from(requests) + OTHER_FILES) / 2;
+    usize::try_from(left).unwrap_or(PLACES).clamp(8, PLACES)
 }
 
 /// Ctrl-C and SIGTERM.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use weave_client::Params;
 
 use crate::provider::Providers;
 use crate::secret::Secret;
+use crate::shares::Shares;
 use crate::statistics::Statistics;
 
 /// What all requests share.
@@ -18,6 +18,6 @@ pub(crate) struct Shared {
     /// Names in lower case.
     pub(crate) hosts: Vec<String>,
     /// For requests that images are made for.
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) shares: Arc<Shares>,
     pub(crate) statistics: Statistics,
 }

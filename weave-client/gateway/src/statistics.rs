@@ -1,17 +1,16 @@
 //! The daemon's statistics: how busy it is, for the page and for whoever has to wait.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use weave_cli_base::admin::Stats;
+use weave_cli_base::admin::{AdminSocket, Stats};
 
 /// For how long statistics are as good as new ones: many may look at once.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// Where they come from.
 pub(crate) struct Statistics {
-    socket: Option<PathBuf>,
+    socket: Option<AdminSocket>,
     last: Mutex<Option<(Instant, Option<Figures>)>>,
 }
 
@@ -50,7 +49,7 @@ impl Figures {
 }
 
 impl Statistics {
-    pub(crate) fn new(socket: Option<PathBuf>) -> Self {
+    pub(crate) fn new(socket: Option<AdminSocket>) -> Self {
         Self { socket, last: Mutex::new(None) }
     }
 

@@ -91,6 +91,46 @@ class Weaved(Program):
         return self.stats()["weave_requests_dispatched_total"]
 
 
+class FakeDaemon:
+    """Answers the first frame on each connection with what `answer` makes of it, and closes; None: keeps it waiting."""
+
+    def __init__(self, folder, answer):
+        self.path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "weave.sock"
+        self.answer = answer
+        self.over = threading.Event()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(100)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                sock = self.listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self.serve_one, args=[sock], daemon=True).start()
+
+    def serve_one(self, sock):
+        with sock:
+            answer = self.answer(sock.recv(65536))
+            if answer is None:
+                self.over.wait()
+            else:
+                try:
+                    sock.sendall(answer)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
 class Gateway(Program):
     def __init__(self, folder, socket_path, *flags, env={}, listen="127.0.0.1:0"):
         command = [WEAVE, "gateway", "--listen=" + listen, "--socket=%s" % socket_path, *flags]

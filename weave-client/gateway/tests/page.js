@@ -141,6 +141,46 @@ await page.click("#clear");
 await page.waitForSelector("#history-section", { state: "hidden" });
 check("nothing is left", (await page.isHidden("#figure")) && (await page.isVisible("#nothing")));
 
+// Nothing is kept if somebody doesn't want that, and what was there is gone.
+const stored = () => page.evaluate(() => new Promise((resolve) => {
+  const opening = indexedDB.open("weave");
+  opening.onsuccess = () => {
+    const counting = opening.result.transaction("drawn").objectStore("drawn").count();
+    counting.onsuccess = () => resolve(counting.result);
+  };
+}));
+const drawOne = async (prompt) => {
+  await page.fill("#prompt", prompt);
+  await page.fill("#steps", "1");
+  await page.click("#draw");
+  await done(page);
+  await page.waitForFunction((prompt) => document.getElementById("shown-prompt").textContent === prompt, prompt);
+};
+await drawOne("kept");
+await page.waitForSelector("#history li");
+check("it is kept", (await stored()) === 1);
+page.once("dialog", (dialog) => dialog.dismiss());
+await page.click("#keep");
+await page.waitForFunction(() => document.getElementById("keep").checked);
+check("who thinks again loses nothing", (await stored()) === 1);
+page.once("dialog", (dialog) => dialog.accept());
+await page.click("#keep");
+await page.waitForSelector("#history-section", { state: "hidden" });
+await drawOne("not kept");
+check("nothing is kept", (await stored()) === 0 && (await page.isHidden("#history-section")));
+await page.click("#remove");
+await page.waitForSelector("#figure", { state: "hidden" });
+await page.reload();
+await page.waitForFunction(() => document.getElementById("size").options.length > 1);
+check("the choice is kept", !(await page.isChecked("#keep")));
+await page.click("#keep");
+await drawOne("kept again");
+await page.waitForSelector("#history li");
+check("it is kept again", (await stored()) === 1);
+page.once("dialog", (dialog) => dialog.accept());
+await page.click("#clear");
+await page.waitForSelector("#history-section", { state: "hidden" });
+
 // For who doesn't see it: each control has a name, and what changes is announced.
 const nameless = await page.evaluate(() => [...document.querySelectorAll("input, select, textarea, button, a")]
   .filter((element) => !(element.labels?.length || element.textContent.trim() || element.getAttribute("aria-label")))

@@ -22,7 +22,7 @@ import unittest
 import openai
 
 import harness
-from harness import CLEAN, KEY, PATIENCE, WEAVE, Cloud, Gateway, Weaved, eventually, gradient, read_png
+from harness import CLEAN, KEY, PATIENCE, WEAVE, Cloud, FakeDaemon, Gateway, Weaved, eventually, gradient, read_png
 
 FOLDER = tempfile.TemporaryDirectory(prefix="weave-gateway-")
 NOWHERE = FOLDER.name + "/nobody/weave.sock"
@@ -286,7 +286,7 @@ class Limits(Served):
         def answer(ask):
             return b"WEVE\0\1\0\2" + struct.pack(">II", 32 + len(noise), 0) + ask[16:24] + head + noise
 
-        with FakeDaemon(answer) as path, Gateway(FOLDER.name, path) as gateway, socket.socket() as sock:
+        with FakeDaemon(FOLDER.name, answer) as path, Gateway(FOLDER.name, path) as gateway, socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             sock.settimeout(PATIENCE)
             sock.connect(("127.0.0.1", gateway.port))
@@ -483,7 +483,7 @@ class Fallback(unittest.TestCase):
         with Weaved(FOLDER.name) as weaved, self.gateway(weaved.socket) as gateway:
             self.assertEqual(gateway.draw(size="65x64")[0], 400)
         refused = b"\0" * 8 + (400).to_bytes(4, "big") + (4).to_bytes(4, "big") + (2).to_bytes(2, "big") + b"no"
-        with FakeDaemon(lambda ask: b"WEVE\0\1\0\xff" + len(refused).to_bytes(4, "big") + bytes(4) + ask[16:24] + refused[8:]) as path:
+        with FakeDaemon(FOLDER.name, lambda ask: b"WEVE\0\1\0\xff" + len(refused).to_bytes(4, "big") + bytes(4) + ask[16:24] + refused[8:]) as path:
             with self.gateway(path) as gateway:
                 status, _, answer = gateway.draw()
                 self.assertEqual((status, answer["error"]["code"]), (400, "request_refused"))
@@ -493,7 +493,7 @@ class Fallback(unittest.TestCase):
 
     def test_a_daemon_that_fails(self):
         for answer in [lambda _: b"", lambda _: b"HTTP/1.1 400 no\r\n\r\n"]:
-            with FakeDaemon(answer) as path, self.gateway(path) as gateway:
+            with FakeDaemon(FOLDER.name, answer) as path, self.gateway(path) as gateway:
                 self.assertEqual(gateway.draw()[1]["X-Weave-Provider"], "openai")
         with Weaved(FOLDER.name, "--faults=fail@a,hang@stuck") as weaved:
             with self.gateway(weaved.socket, "--local-timeout=0.3") as gateway:
@@ -534,39 +534,11 @@ class Fallback(unittest.TestCase):
                                      "WEAVE_OPENAI_MODEL": "sd3.5", "WEAVE_OPENAI_KEY_FILE": str(secret("key"))})
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(read_png(run.file.read_bytes())[:2], (128, 128), "its own size, as none was named")
-        for mode in [0o644, 0o640, 0o604]:
+        for mode in [0o644, 0o660, 0o604]:
             run = generate(NOWHERE, *self.flags("--openai-key-file=%s" % secret("open-key", mode=mode)))
             self.assertEqual((run.returncode, "has mode 0%o" % mode in run.stderr), (2, True), run.stderr)
         # Off, unless somebody says otherwise.
         self.assertEqual(generate(NOWHERE, "--openai-url=%s/v1" % self.cloud.url).returncode, 69)
-
-
-class FakeDaemon:
-    """Answers the first frame on each connection with what `answer` makes of it, and closes."""
-
-    def __init__(self, answer):
-        self.path = pathlib.Path(tempfile.mkdtemp(dir=FOLDER.name)) / "weave.sock"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
-        self.listener.listen()
-
-        def serve():
-            while True:
-                try:
-                    sock = self.listener.accept()[0]
-                except OSError:
-                    return
-                with sock:
-                    sock.sendall(answer(sock.recv(65536)))
-
-        threading.Thread(target=serve, daemon=True).start()
-
-    def __enter__(self):
-        return self.path
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 def generate(socket_path, *flags, env={"OPENAI_API_KEY": KEY}):
@@ -622,21 +594,23 @@ class AnyCloud(unittest.TestCase):
         self.assertEqual(run.returncode, 2)
 
     def test_answers_that_are_none(self):
-        error = lambda words: {"error": {"message": words, "type": "x", "param": None, "code": None}}
+        error = lambda words, code=None: {"error": {"message": words, "type": "x", "param": None, "code": code}}
         image = lambda data: {"data": [{"b64_json": base64.b64encode(data).decode()}]}
         for status, body, exit_code, words in [
-            (400, error("bad prompt"), 3, "refused the request (400): bad prompt"),
-            (422, error("bad"), 3, "refused the request (422)"),
-            (401, error("Incorrect API key provided: %s." % KEY), 7, "Incorrect API key provided: …."),
-            (404, error("no such model"), 7, "no such model"),
-            (429, error("slow down"), 4, "slow down"),
-            (500, b"<html>", 7, "answered (500)"),
-            (503, error("\x1b[31mred\n"), 69, "\\u{1b}[31mred\\n"),
-            (504, b"", 5, "answered (504)"),
-            (400, error("x" * 50000), 3, "x…"),
-            (400, b"x" * 100_000, 3, "refused the request (400)"),
+            (400, error("bad prompt", "moderation_blocked"), 3, "refused the request (400, moderation_blocked)\n"),
+            (422, error("bad"), 3, "refused the request (422)\n"),
+            (401, error("Incorrect API key provided: %s." % KEY, "invalid_api_key"), 7, "answered (401, invalid_api_key)\n"),
+            (404, error("no such model", "model_not_found"), 7, "answered (404, model_not_found)\n"),
+            (429, error("slow down", "\x1b[31mred\n"), 4, "answered (429)\n"),
+            (500, b"<html>", 7, "answered (500)\n"),
+            (503, error("\x1b[31mred\n"), 69, "answered (503)\n"),
+            (504, b"", 5, "answered (504)\n"),
+            (400, error("x" * 50000, "busy"), 3, "refused the request (400, busy)\n"),
+            (400, error("x" * 100_000, "busy"), 3, "refused the request (400)\n"),
+            (400, b"x" * 100_000, 3, "refused the request (400)\n"),
             (200, b"{", 7, "is no JSON"),
-            (200, b"[" * 100_000, 7, "is no JSON"),
+            (200, b"[" * 100_000, 7, "has no image"),
+            (200, b'{"data":' + b"[" * 100_000, 7, "has no image"),
             (200, {}, 7, "has no image"),
             (200, {"data": [{"url": "http://127.0.0.1/x.png"}]}, 7, "has a link"),
             (200, {"data": [{"b64_json": "%%"}]}, 7, "broken base64"),

@@ -1,6 +1,6 @@
 //! The library against a daemon that says what it is told to.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use weave_client::weave_core::error::ErrorParseError;
 use weave_client::weave_core::frame::FrameError;
 use weave_client::weave_core::response::ResponseError;
 use weave_client::{
-    Address, Channels, Client, Error, ErrorCode, Nonsense, Params, Progress, RequestError, Status, Stopper,
+    Address, Channels, Client, Error, ErrorCode, ErrorKind, Nonsense, Params, Progress, RequestError, Status,
+    Stopper,
 };
 
 use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed};
@@ -42,6 +43,32 @@ fn nonsense(answer: impl FnOnce(u64) -> Vec<u8> + Send + 'static) -> Nonsense {
         Err(Error::Nonsense(nonsense)) => nonsense,
         other => panic!("{other:?}"),
     }
+}
+
+/// A prompt is for the daemon's user alone.
+#[test]
+fn a_server_of_another_user_is_told_nothing_unless_it_was_named() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can listen as somebody else");
+        return;
+    }
+    let fake = Fake::of(4242, |listener| {
+        let mut heard = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"");
+        let (mut stream, _) = listener.accept().unwrap();
+        let request = Request::read(&mut stream);
+        send(&mut stream, &Response::good(request.id()).bytes());
+    });
+    let mut client = Client::new(fake.path());
+    client.set_timeout(Some(Duration::from_secs(20)));
+    let error = client.generate(&PARAMS, "a secret").unwrap_err();
+    assert!(matches!(error, Error::Stranger { uid: 4242, .. }), "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Stranger);
+    assert!(error.to_string().contains(&format!("{} belongs to uid 4242", fake.path().display())), "{error}");
+    client.set_server_uid(Some(4242));
+    client.generate(&PARAMS, "a secret").unwrap();
+    fake.end();
 }
 
 #[test]
@@ -250,9 +277,9 @@ fn nobody_listens() {
         Err(Error::Unreachable { address, source }) if address == Address::new(&path) => source.kind(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(kind(Client::connect(&path)), ErrorKind::NotFound);
+    assert_eq!(kind(Client::connect(&path)), io::ErrorKind::NotFound);
     drop(UnixListener::bind(&path).unwrap());
-    assert_eq!(kind(Client::connect(&path)), ErrorKind::ConnectionRefused);
+    assert_eq!(kind(Client::connect(&path)), io::ErrorKind::ConnectionRefused);
     let long = folder.path().join("x".repeat(200));
     assert!(matches!(Client::connect(long), Err(Error::Unreachable { .. })));
 }
@@ -328,7 +355,7 @@ fn a_daemon_that_trickles_does_not_get_more_time() {
         let (mut sent, mut buf) = (0, [0]);
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         // A byte every 20 ms, which is how long this end waits for the client to go.
-        while std::io::Read::read(stream, &mut buf).is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {
+        while std::io::Read::read(stream, &mut buf).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
             send(stream, &answer[sent..=sent]);
             sent += 1;
         }
@@ -360,7 +387,7 @@ fn connecting_ends_in_time() {
     let Err(Error::Unreachable { source, .. }) = &result else { panic!("{result:?}") };
     assert_eq!(
         (source.kind(), source.to_string().as_str()),
-        (ErrorKind::TimedOut, "no connection within 50ms")
+        (io::ErrorKind::TimedOut, "no connection within 50ms")
     );
 }
 

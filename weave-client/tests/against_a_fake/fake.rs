@@ -24,6 +24,21 @@ impl<T: Send + 'static> Fake<T> {
         Self { folder, thread: thread::spawn(move || script(listener)) }
     }
 
+    /// The same, of another user: its script runs as that one. Only root can do that.
+    pub(crate) fn of(uid: u32, script: impl FnOnce(UnixListener) -> T + Send + 'static) -> Self {
+        let (ready, wait) = channel();
+        let fake = Self::listening(move |listener| {
+            let uid = rustix::process::Uid::from_raw(uid);
+            // This thread's alone. The kernel notes who listens, and once more who listens again.
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            rustix::net::listen(&listener, 8).unwrap();
+            ready.send(()).unwrap();
+            script(listener)
+        });
+        wait.recv().unwrap();
+        fake
+    }
+
     /// A daemon that serves one connection and has read its first request when `script` starts.
     pub(crate) fn serving(script: impl FnOnce(&mut UnixStream, Request) -> T + Send + 'static) -> Self {
         Self::listening(|listener| {

@@ -17,6 +17,7 @@ use crate::engine::tuning::Tuning;
 use crate::model::ModelFiles;
 use crate::router::{Abandoned, Limits};
 use crate::socket::Access;
+use weave_trust::Rules;
 
 pub use resolve::{ConfigError, Origin, Resolved, default_file, unknown_variables};
 pub use table::{SETTINGS, Setting};
@@ -84,6 +85,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Who may connect to it, beside our own user and root.
     pub access: Access,
+    /// Folders that are taken whatever their owner and mode are.
+    pub trusted_folders: Vec<PathBuf>,
     /// The TCP address to listen on as well; `None`: none.
     pub tcp: Option<SocketAddr>,
     /// Whether that address may be reached from other machines.
@@ -152,6 +155,7 @@ impl Default for Config {
         Self {
             socket: None,
             access: Access::default(),
+            trusted_folders: Vec::new(),
             tcp: None,
             allow_remote: false,
             token_file: None,
@@ -198,6 +202,12 @@ pub struct Decided {
 }
 
 impl Config {
+    /// Which folders and files may be trusted.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules::with_exceptions(&self.trusted_folders)
+    }
+
     /// Decides what was left unset: the one place that says what `None` means for these settings.
     #[must_use]
     pub fn decided(&self) -> Decided {

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::{Config, EngineKind, SETTINGS, Setting};
@@ -158,9 +160,7 @@ impl Resolved {
         file: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         let text = match file {
-            Some(path) => {
-                Some(std::fs::read_to_string(path).map_err(|e| ConfigError::File(path.to_owned(), e))?)
-            }
+            Some(path) => Some(read(path).map_err(|error| ConfigError::File(path.to_owned(), error))?),
             None => None,
         };
         Self::from_sources(flags, vars, file.zip(text.as_deref()))
@@ -351,4 +351,17 @@ pub fn default_file() -> Option<PathBuf> {
     let user = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
     let user = user.map(|folder| folder.join("weave/weaved.toml"));
     user.into_iter().chain([PathBuf::from("/etc/weave/weaved.toml")]).find(|path| path.exists())
+}
+
+/// A settings file has some kilobytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// All of a settings file.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
+        false => Ok(text),
+    }
 }

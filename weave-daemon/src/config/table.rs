@@ -1,6 +1,7 @@
 //! All settings: their names, their words, and how text becomes their value and back.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use log::LevelFilter;
 
@@ -9,8 +10,8 @@ use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::{self, MemoryLimit, Tiling};
 use crate::router::Abandoned;
 use crate::values::{
-    BOOLS, count, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown, shown_path,
-    shown_seconds, shown_switch, some, unless,
+    BOOLS, count, folders, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
+    shown_folders, shown_path, shown_seconds, shown_switch, some, unless,
 };
 
 /// One setting: its names, its words, and how text becomes its value and back.
@@ -113,6 +114,14 @@ pub const SETTINGS: &[Setting] = &[
         |gids: &Vec<u32>| list(gids)
     ),
     setting!(
+        trusted_folders,
+        "LIST",
+        [],
+        "folders that only weaved uses although others may write to them: /cache,/run/weave [none]",
+        folders,
+        |folders: &Vec<PathBuf>| shown_folders(folders)
+    ),
+    setting!(
         tcp,
         "ADDRESS:PORT",
         [],
@@ -132,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
         token_file,
         "FILE",
         [path],
-        "file with the 64 hex digits that TCP clients must send (`openssl rand -hex 32`)",
+        "file with the 64 hex digits that TCP clients must know (`openssl rand -hex 32`)",
         some(path),
         if_set(shown_path)
     ),

@@ -18,6 +18,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Others could change what is there, or have done so: what is wrong with which folder or file.
+    Untrusted(String),
     /// A calculated table came out wrong.
     Digest {
         /// The file that it was for, which was not written.
@@ -69,6 +71,11 @@ impl fmt::Display for Error {
                     _ => "try again, or set WEAVE_CACHE_DIR to another folder",
                 })
             }
+            Self::Untrusted(why) => write!(
+                f,
+                "the demo model can't be kept where others could change it: {why}; mend that, set WEAVE_CACHE_DIR \
+                 to a folder of this user's, or list the folder in trusted_folders if nobody else uses it"
+            ),
             Self::Digest { path, expected, found } => write!(
                 f,
                 "the demo model's {} was not written: a table for it has the SHA-256 {found}, \

@@ -1,7 +1,7 @@
 //! What is unpacked, whoever else unpacks at the same time and whatever lies there already.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process;
 use std::thread;
@@ -37,6 +37,18 @@ const REFERENCE: [(&str, u64, &str, u64); 3] = [
 
 fn cache() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
+}
+
+fn unpack(cache: &Path) -> Result<Files, Error> {
+    super::unpack(cache, &Rules::default())
+}
+
+fn folder(path: &Path) -> Folder {
+    Folder::find(path, &Rules::default()).expect("a folder that can be trusted")
+}
+
+fn ensure(path: &Path, model: &Model) -> Result<(), Error> {
+    super::ensure(&folder(path.parent().expect("a parent")), path, model)
 }
 
 fn sha256(path: &Path) -> String {
@@ -127,11 +139,14 @@ fn damaged_files_are_written_again() {
     ensure(&path, &TAESD).expect("writes");
     let (_, bytes, digest, _) = REFERENCE[1];
     type Damage<'a> = &'a dyn Fn(&File) -> io::Result<()>;
-    let damages: [(&str, Damage<'_>); 5] = [
+    let damages: [(&str, Damage<'_>); 8] = [
         ("empty", &|f| f.set_len(0)),
         ("cut off", &|f| f.set_len(bytes - 1)),
         ("longer", &|f| f.set_len(bytes + 1)),
         ("another header length", &|f| f.write_all_at(b"x", 0)),
+        ("a weight that was learned", &|f| f.write_all_at(b"x", bytes / 4)),
+        ("a weight that is zero", &|f| f.write_all_at(b"x", bytes - 1)),
+        ("open to others", &|f| f.set_permissions(fs::Permissions::from_mode(0o666))),
         ("the header's last byte", &|f| f.write_all_at(b"x", Layout::of(&TAESD).header.len() as u64 - 1)),
     ];
     for (name, damage) in damages {
@@ -157,12 +172,11 @@ fn drafts_of_dead_runs_go_and_others_stay() {
     file("taesd.safetensors", 700);
     file("notes.draft", 700);
     file(".notes", 700);
-    sweep(cache.path());
+    sweep(&folder(cache.path()));
     assert_eq!(
         names(cache.path()),
         [".notes", ".taesd.safetensors.7-1.draft", "notes.draft", "taesd.safetensors"]
     );
-    sweep(&cache.path().join("absent"));
 }
 
 /// Of a dead process that had this process's number.
@@ -171,14 +185,15 @@ fn a_draft_in_the_way_is_passed_by() {
     let cache = cache();
     let path = cache.path().join("x");
     let name = |n| format!(".x.{}-{n}.draft", process::id());
-    let first = Draft::create(&path, 1).expect("creates");
-    let count: u32 = (0..1000).find(|n| first.temporary.ends_with(name(*n))).expect("a number");
+    let folder = folder(cache.path());
+    let first = Draft::create(&folder, &path, 1).expect("creates");
+    let count: u32 = (0..1000).find(|n| first.temporary == *name(*n)).expect("a number");
     // Tests that run beside this one count too.
     for n in count + 1..count + 100 {
         File::create(cache.path().join(name(n))).expect("creates");
     }
-    let second = Draft::create(&path, 1).expect("creates");
-    assert!(second.temporary.exists());
+    let second = Draft::create(&folder, &path, 1).expect("creates");
+    assert!(cache.path().join(&second.temporary).exists());
     drop((first, second));
     assert_eq!(names(cache.path()).len(), 99);
 }
@@ -213,6 +228,84 @@ fn errors_name_the_path_and_the_way_out() {
         assert!(text.contains("cannot write /a/b (") && text.contains(way_out), "{text}");
         assert!(text.contains("set WEAVE_CACHE_DIR"), "{text}");
     }
+}
+
+/// Somebody else was there first, with weights of their own under a header that is right.
+#[test]
+fn a_folder_of_somebody_else_is_neither_read_nor_written() {
+    let layout = Layout::of(&TAESD);
+    let plant = |folder: &Path, mode: u32| {
+        fs::create_dir_all(folder).expect("creates");
+        let theirs = [&layout.header[..], &vec![7; layout.bytes - layout.header.len()]].concat();
+        fs::write(folder.join(TAESD.file), &theirs).expect("writes");
+        let draft = File::create(folder.join(".x.draft")).expect("creates");
+        draft.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("sets the time");
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).expect("sets the mode");
+        theirs
+    };
+    let refused = |root: &Path, folder: &Path, theirs: &[u8], words: &str| {
+        for text in [
+            check_place(root, &Rules::default()).err().map(|error| error.to_string()),
+            Some(unpack(root).expect_err(words).to_string()),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            assert!(text.contains(words) && text.contains("WEAVE_CACHE_DIR"), "{words}: {text}");
+        }
+        assert!(fs::read(folder.join(TAESD.file)).expect("reads") == theirs, "{words}: overwritten");
+        assert_eq!(names(folder), [".x.draft", TAESD.file], "{words}");
+    };
+    for (place, mode) in [("", 0o777), ("", 0o772), (FOLDER, 0o777), (FOLDER, 0o1777)] {
+        let cache = cache();
+        let folder = cache.path().join("cache").join(FOLDER);
+        let theirs = plant(&folder, 0o700);
+        let open = cache.path().join("cache").join(place);
+        fs::set_permissions(&open, fs::Permissions::from_mode(mode)).expect("sets the mode");
+        refused(&cache.path().join("cache"), &folder, &theirs, &format!("has mode {mode:04o}"));
+    }
+    // A folder further up.
+    let cache = cache();
+    let folder = cache.path().join("open/cache").join(FOLDER);
+    let theirs = plant(&folder, 0o700);
+    fs::set_permissions(cache.path().join("open"), fs::Permissions::from_mode(0o777)).expect("sets the mode");
+    refused(&cache.path().join("open/cache"), &folder, &theirs, "has mode 0777");
+    // The name leads elsewhere.
+    let cache = self::cache();
+    let elsewhere = cache.path().join("elsewhere");
+    let theirs = plant(&elsewhere, 0o700);
+    std::os::unix::fs::symlink(&elsewhere, cache.path().join(FOLDER)).expect("links");
+    refused(cache.path(), &elsewhere, &theirs, "is a symbolic link");
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can give folders away");
+        return;
+    }
+    let give = |path: &Path| std::os::unix::fs::chown(path, Some(4242), Some(4242)).expect("gives it away");
+    for whose in ["cache", &format!("cache/{FOLDER}")] {
+        let cache = self::cache();
+        let folder = cache.path().join("cache").join(FOLDER);
+        let theirs = plant(&folder, 0o755);
+        give(&cache.path().join(whose));
+        refused(&cache.path().join("cache"), &folder, &theirs, "belongs to uid 4242");
+    }
+    // A file that was put there while the folder was open.
+    let cache = self::cache();
+    let theirs = plant(&cache.path().join(FOLDER), 0o755);
+    let file = cache.path().join(FOLDER).join(TAESD.file);
+    give(&file);
+    let text = unpack(cache.path()).expect_err("of somebody else").to_string();
+    assert!(text.contains("taesd.safetensors belongs to uid 4242"), "{text}");
+    assert!(fs::read(file).expect("reads") == theirs);
+    // A link of theirs, in a folder where everybody may put something.
+    let cache = self::cache();
+    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o1777)).expect("sets the mode");
+    let elsewhere = cache.path().join("elsewhere").join(FOLDER);
+    let theirs = plant(&elsewhere, 0o700);
+    let link = cache.path().join("cache");
+    std::os::unix::fs::symlink(cache.path().join("elsewhere"), &link).expect("links");
+    std::os::unix::fs::lchown(&link, Some(4242), None).expect("gives it away");
+    refused(&link, &elsewhere, &theirs, "is a symbolic link of uid 4242");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! here too. The values are checked when the settings are read; whether a device is there shows only
 //! when an engine is made.
 
+use weave_core::text::is_shown;
+
 use crate::values::named;
 
 /// The parts of the engine that can be put on devices.
@@ -346,7 +348,7 @@ fn assignments(text: &str, of: Of) -> Result<String, String> {
 /// `PATTERN=TYPE,…`.
 pub(crate) fn type_rules(text: &str) -> Result<String, String> {
     let is_rule = |rule: &str| {
-        let is_pattern = |text: &str| !text.is_empty() && !text.contains(char::is_control);
+        let is_pattern = |text: &str| !text.is_empty() && text.chars().all(is_shown);
         rule.split_once('=')
             .is_some_and(|(pattern, kind)| is_pattern(pattern) && WEIGHT_TYPES.contains(&kind))
     };

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
+use weave_core::text::is_shown;
+
 use super::header::{Bytes, Header, HeaderError};
 use super::{gguf, safetensors};
 
@@ -58,7 +60,7 @@ fn other(start: &[u8]) -> HeaderError {
         return HeaderError::Pointer(size);
     }
     let shown: String = text.chars().take(48).collect();
-    if shown.chars().all(|c| !c.is_control() || c.is_whitespace()) && !shown.contains('\u{fffd}') {
+    if shown.chars().all(|c| is_shown(c) || c.is_ascii_whitespace()) && !shown.contains('\u{fffd}') {
         HeaderError::Text(shown)
     } else {
         HeaderError::Unknown

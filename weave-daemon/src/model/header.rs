@@ -8,6 +8,8 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use weave_core::text::{Text, is_shown};
+
 /// The longest header that is read. Those of SD 3.5 have less than 1 MB; GGUF files for language
 /// models, whose vocabulary is in there, some 10 MB.
 pub const MAX_HEADER: u64 = 32 << 20;
@@ -110,9 +112,9 @@ impl Header {
             return Err(HeaderError::Damaged(format!("more than {MAX_TENSORS} tensors")));
         }
         // Names are shown on terminals, which obey some of these.
-        if name.contains(char::is_control) {
+        if !name.chars().all(is_shown) {
             return Err(HeaderError::Damaged(format!(
-                "a tensor has the name {name:?}, with control characters"
+                "a tensor has the name {name:?}, with characters that can't be shown"
             )));
         }
         self.tensors.push((name, tensor));
@@ -238,7 +240,18 @@ impl fmt::Display for HeaderError {
             Self::CutOff { has, needs } => {
                 write!(f, "is cut off: it has {has} bytes and needs {needs}; download it again")
             }
-            Self::Damaged(what) => write!(f, "has a damaged header ({what}): download it again"),
+            Self::Damaged(what) => write!(f, "has a damaged header ({}): download it again", beginning(what)),
         }
+    }
+}
+
+/// As much as is shown of what a file contains, in characters.
+const MAX_WORDS: usize = 300;
+
+/// Words in which a file is quoted, as they can be shown.
+pub(super) fn beginning(words: &str) -> String {
+    match words.char_indices().nth(MAX_WORDS) {
+        Some((end, _)) => format!("{}…", Text::new(words.as_bytes().get(..end).unwrap_or_default())),
+        None => Text::new(words.as_bytes()).to_string(),
     }
 }

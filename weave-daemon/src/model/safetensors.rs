@@ -7,7 +7,7 @@ use std::io::Read;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::header::{Bytes, Header, HeaderError, MAX_DIMENSIONS, MAX_NAME, Tensor, Type};
+use super::header::{Bytes, Header, HeaderError, MAX_DIMENSIONS, MAX_NAME, Tensor, Type, beginning};
 
 const fn weight(name: &'static str, size: u64) -> Type {
     Type { name, block: 1, size, is_weight: true }
@@ -131,7 +131,8 @@ impl Entry<'_> {
             return Err(format!("a tensor's name has {} bytes", name.len()));
         }
         let Some((_, kind)) = TYPES.iter().find(|(known, _)| *known == self.dtype) else {
-            return Err(format!("{name:?} is of the type {:?}, which the engine doesn't read", self.dtype));
+            let kind = beginning(&self.dtype);
+            return Err(format!("{name:?} is of the type {kind:?}, which the engine doesn't read"));
         };
         let shape = self.shape.0.get(..self.shape.1).unwrap_or_default();
         let tensor = Tensor::new(kind, shape).map_err(|what| format!("{name:?} has {what}"))?;

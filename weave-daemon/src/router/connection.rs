@@ -10,12 +10,16 @@ use weave_core::frame::Deframer;
 use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME, MAX_SKIPPED_PAYLOAD, RESPONSE_HEAD_LEN};
 
 use super::agenda::Due;
-use super::interface::{ClientId, LEAST_PROGRESS, Limits, WorkerId};
+use super::interface::{ClientId, LEAST_PROGRESS, Limits, User, WorkerId};
+use super::users::Account;
 
 /// Room for what goes out before pixels: three errors, or two and the head of an image. Small, since
 /// every connection has it; no frame is looked at unless the error that may answer it has room.
 const OUT_LEN: usize = 1024;
 const _: () = assert!(OUT_LEN >= 3 * MAX_ERROR_FRAME && MAX_ERROR_FRAME >= RESPONSE_HEAD_LEN);
+
+/// How long a client has that has just connected, or is being answered, before another user may have its place.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +39,18 @@ pub(super) enum State {
 pub(super) struct Name {
     /// Counts from 1 on, over all connections.
     connection: u64,
-    uid: Option<u32>,
+    user: User,
+}
+
+impl Name {
+    pub(super) const fn user(self) -> User {
+        self.user
+    }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.uid {
-            Some(uid) => write!(f, "connection {} (uid {uid})", self.connection),
-            None => write!(f, "connection {}", self.connection),
-        }
+        write!(f, "connection {} ({})", self.connection, self.user)
     }
 }
 
@@ -72,6 +79,8 @@ pub(super) enum Timeout {
 /// See the module's documentation.
 pub(super) struct Connection {
     pub(super) name: Name,
+    /// Its user's.
+    pub(super) account: Account,
     pub(super) state: State,
     pub(super) input: Deframer<MAX_REQUEST_FRAME>,
     out: heapless::Vec<u8, OUT_LEN>,
@@ -91,12 +100,14 @@ pub(super) struct Connection {
     frame_since: Option<Instant>,
     /// When it last sent a frame, or took something.
     active_at: Instant,
+    opened_at: Instant,
 }
 
 impl Connection {
-    fn new(now: Instant) -> Self {
+    fn new(user: User, account: Account, now: Instant) -> Self {
         Self {
-            name: Name { connection: 0, uid: None },
+            name: Name { connection: 0, user },
+            account,
             state: State::Free,
             input: Deframer::new(MAX_SKIPPED_PAYLOAD),
             out: heapless::Vec::new(),
@@ -107,20 +118,18 @@ impl Connection {
             taken: 0,
             frame_since: None,
             active_at: now,
+            opened_at: now,
         }
     }
 
-    fn open(&mut self, number: u64, now: Instant) {
-        self.name = Name { connection: number, uid: None };
+    fn open(&mut self, number: u64, user: User, account: Account, now: Instant) {
+        (self.name, self.account) = (Name { connection: number, user }, account);
         self.state = State::Open;
         self.input.reset();
         self.out.clear();
         (self.written, self.relay, self.outstanding) = (0, None, 0);
-        (self.stalled_since, self.frame_since, self.active_at) = (None, None, now);
-    }
-
-    pub(super) const fn set_uid(&mut self, uid: u32) {
-        self.name.uid = Some(uid);
+        (self.stalled_since, self.frame_since) = (None, None);
+        (self.active_at, self.opened_at) = (now, now);
     }
 
     // ---------------------------------------------------------------- input
@@ -290,6 +299,20 @@ impl Connection {
             && self.frame_since.is_none();
         is_idle.then_some(self.active_at)
     }
+
+    /// If another user may have its place: since when it is of no use. It owes no image, but may go on talking: what it
+    /// has begun to send, or does not take, is not worth a place.
+    pub(super) fn unused_since(&self, now: Instant) -> Option<Instant> {
+        let stays = match self.state {
+            State::Free => false,
+            State::Open | State::HalfClosed => true,
+            // With nothing to say it ends by itself.
+            State::Closing => !self.out.is_empty(),
+        };
+        let is_answered = !self.out.is_empty() && self.stalled_since.is_none_or(|since| since + GRACE > now);
+        let is_new = self.opened_at + GRACE > now;
+        (stays && self.outstanding == 0 && !is_answered && !is_new).then_some(self.active_at)
+    }
 }
 
 /// The table of connections.
@@ -298,35 +321,33 @@ pub(super) struct Connections {
     table: Vec<Connection>,
     /// Entries of the table that are free.
     free: Vec<ClientId>,
-    limit: usize,
     opened: u64,
 }
 
 impl Connections {
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Vec::with_capacity(limit), free: Vec::with_capacity(limit), limit, opened: 0 }
+        Self { table: Vec::with_capacity(limit), free: Vec::with_capacity(limit), opened: 0 }
     }
 
-    /// Opens a connection. `None`: there are as many as may be.
-    pub(super) fn open(&mut self, now: Instant) -> Option<ClientId> {
-        let id = match self.free.pop() {
-            Some(id) => id,
-            None if self.table.len() < self.limit => {
-                self.table.push(Connection::new(now));
-                ClientId(self.table.len() - 1)
-            }
-            None => return None,
-        };
+    /// Opens a connection, for which there has to be room.
+    pub(super) fn open(&mut self, user: User, account: Account, now: Instant) -> ClientId {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.table.push(Connection::new(user, account, now));
+            ClientId(self.table.len() - 1)
+        });
         self.opened += 1;
-        self.table[id.0].open(self.opened, now);
-        Some(id)
+        self.table[id.0].open(self.opened, user, account, now);
+        id
     }
 
-    /// The connection is no more.
-    pub(super) fn release(&mut self, id: ClientId) {
-        if std::mem::replace(&mut self.table[id.0].state, State::Free) != State::Free {
-            self.free.push(id);
+    /// The connection is no more. Whose it was, if it was open.
+    pub(super) fn release(&mut self, id: ClientId) -> Option<Account> {
+        let connection = &mut self.table[id.0];
+        if std::mem::replace(&mut connection.state, State::Free) == State::Free {
+            return None;
         }
+        self.free.push(id);
+        Some(connection.account)
     }
 
     /// Connections that are open.
@@ -362,6 +383,12 @@ impl IndexMut<ClientId> for Connections {
 /// For the simulator: what must be true between any two events.
 #[cfg(feature = "simulator")]
 impl Connections {
+    /// Whose the open ones are.
+    pub(super) fn accounts(&self) -> Vec<(Account, User)> {
+        let open = self.table.iter().filter(|connection| connection.state != State::Free);
+        open.map(|connection| (connection.account, connection.name.user)).collect()
+    }
+
     /// # Panics
     /// If it is not.
     pub(super) fn assert_consistent(&self, in_flight: usize) {

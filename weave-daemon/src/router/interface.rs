@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::user::User;
+
 /// Bounds of the router. All memory is reserved when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -46,6 +48,26 @@ pub enum Abandoned {
     Finish,
     /// It is cancelled; a worker that isn't free within [`Limits::cancel`] is killed.
     Cancel,
+}
+
+/// Whose places are all taken: connections, or places in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// One user's, so many.
+    Each(usize),
+    /// Those of all users but the owner and root.
+    Guests(usize),
+    /// Everybody's.
+    All(usize),
+}
+
+/// Why there is no connection for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Whose places are taken.
+    pub bound: Bound,
+    /// Who wanted one.
+    pub user: User,
 }
 
 /// What a client has to take of an image within the stall timeout, in bytes.
@@ -132,4 +154,32 @@ pub enum Unread {
     Nothing,
     /// Some of its request: it can't have begun with it.
     Request,
+}
+
+/// For the simulator: a request that the router refused.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// Whose it was.
+    pub client: ClientId,
+    /// Its id.
+    pub request_id: u64,
+    /// Why.
+    pub reason: crate::causes::Reason,
+    /// How many jobs of the owner and root no worker had at that time.
+    pub owners_waiting: usize,
+}
+
+/// For the simulator: what became of somebody's turn.
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, Debug)]
+pub enum Turn {
+    /// This client has jobs that wait for a worker; it had none.
+    Waits(ClientId),
+    /// It has none any more.
+    Leaves(ClientId),
+    /// One of its jobs was given to a worker.
+    Taken(ClientId),
+    /// Such a job is back, and it is its turn again.
+    Again(ClientId),
 }

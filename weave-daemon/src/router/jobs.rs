@@ -4,10 +4,10 @@
 //! those of its client that have failed and wait for a place in the client's output. Lists are
 //! links inside the table, so that every step takes the same time however many jobs there are.
 //!
-//! Who waits is served in turns: the next job is the oldest of the client whose turn it is. A
-//! client that sends a hundred requests at once delays another one by a single image.
+//! Who waits is served in turns: the next job is of the user whose turn it is, and there the oldest of the client
+//! whose turn it is. A user with a hundred connections delays another one by a single image, and so does a client
+//! that sends a hundred requests at once another client of its user.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use weave_core::error::ErrorCode;
@@ -15,7 +15,9 @@ use weave_core::limits::{MAX_ERROR_FRAME, MAX_REQUEST_FRAME};
 use weave_core::request::{EmitError, Request};
 
 use super::answer::Asked;
-use super::interface::ClientId;
+use super::interface::{Bound, ClientId};
+use super::turns::Turns;
+use super::users::{Account, Tally};
 
 /// A place in the table of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +131,9 @@ impl List {
 }
 
 /// What a client has in the table, besides what runs.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Share {
+    of: Account,
     queued: List,
     failed: List,
     queued_len: usize,
@@ -143,17 +146,42 @@ pub(super) struct Jobs {
     limit: usize,
     free: List,
     shares: Box<[Share]>,
-    /// Clients that have something queued, each once; the next one is in front.
-    turns: VecDeque<ClientId>,
+    turns: Turns,
+    queue: usize,
     queued_len: usize,
+    /// Those that are of guests.
+    guests_queued: usize,
+    /// Each user's jobs that no worker has: queued, or failed and not yet taken by the client.
+    places: Tally,
+    /// For the simulator: what became of turns since it asked last.
+    #[cfg(feature = "simulator")]
+    pub(super) turns_taken: Vec<super::interface::Turn>,
 }
 
 impl Jobs {
-    pub(super) fn new(jobs: usize, clients: usize) -> Self {
-        let shares = vec![Share::default(); clients].into();
-        let table = Vec::with_capacity(jobs);
-        let turns = VecDeque::with_capacity(clients);
-        Self { table, limit: jobs, free: List::default(), shares, turns, queued_len: 0 }
+    pub(super) fn new(queue: usize, workers: usize, clients: usize) -> Self {
+        let nothing =
+            Share { of: Account::NONE, queued: List::default(), failed: List::default(), queued_len: 0 };
+        // A worker's job may fail and wait to be taken while the worker has the next one.
+        let limit = queue + 2 * workers;
+        Self {
+            table: Vec::with_capacity(limit),
+            limit,
+            free: List::default(),
+            shares: vec![nothing; clients].into(),
+            turns: Turns::new(clients),
+            queue,
+            queued_len: 0,
+            guests_queued: 0,
+            places: Tally::new(queue, clients),
+            #[cfg(feature = "simulator")]
+            turns_taken: Vec::new(),
+        }
+    }
+
+    /// Whose jobs this client's are from now on. It has none yet.
+    pub(super) fn set_account(&mut self, client: ClientId, account: Account) {
+        self.shares[client.0].of = account;
     }
 
     pub(super) fn get(&self, index: JobId) -> &Job {
@@ -184,6 +212,16 @@ impl Jobs {
         self.queued_len > self.shares[client.0].queued_len
     }
 
+    /// What keeps this client from one more job in the queue. A job that goes back into it because its worker died
+    /// needs no place, and takes none of those that are kept for the owner.
+    pub(super) fn bound(&self, client: ClientId) -> Option<Bound> {
+        let account = self.shares[client.0].of;
+        let beyond =
+            if account.is_guest() { 0 } else { self.guests_queued.saturating_sub(self.places.share().all) };
+        let is_full = self.queued_len - beyond >= self.queue;
+        self.places.bound(account).or_else(|| is_full.then_some(Bound::All(self.queue)))
+    }
+
     /// A free slot. It is the caller's until it is enqueued or released.
     pub(super) fn take_free(&mut self, now: Instant) -> Option<JobId> {
         let free = self.free.pop_front(&mut self.table);
@@ -210,34 +248,46 @@ impl Jobs {
         let share = &mut self.shares[client.0];
         share.queued.push_back(&mut self.table, index);
         if share.queued_len == 1 {
-            self.turns.push_back(client);
+            self.turns.join(client, share.of);
         }
     }
 
     /// Puts a job that was begun in vain in its old place among its client's, whose turn is next.
     pub(super) fn enqueue_again(&mut self, index: JobId) {
         let Some(client) = self.set_queued(index) else { return };
-        self.shares[client.0].queued.insert_by_age(&mut self.table, index);
-        self.turns.retain(|other| *other != client);
-        self.turns.push_front(client);
+        let share = &mut self.shares[client.0];
+        share.queued.insert_by_age(&mut self.table, index);
+        if share.queued_len > 1 {
+            self.turns.leave(client, share.of);
+        }
+        self.turns.join_first(client, share.of);
+        #[cfg(feature = "simulator")]
+        self.turns_taken.push(super::interface::Turn::Again(client));
     }
 
     fn set_queued(&mut self, index: JobId) -> Option<ClientId> {
         let job = &mut self.table[index.0];
         let client = job.client?;
         job.state = JobState::Queued;
-        self.shares[client.0].queued_len += 1;
+        let share = &mut self.shares[client.0];
+        share.queued_len += 1;
         self.queued_len += 1;
+        self.guests_queued += usize::from(share.of.is_guest());
+        self.places.take(share.of);
+        #[cfg(feature = "simulator")]
+        if share.queued_len == 1 {
+            self.turns_taken.push(super::interface::Turn::Waits(client));
+        }
         Some(client)
     }
 
-    /// The next job for a worker; it is running from now on. Its client goes behind the others.
+    /// The next job for a worker; it is running from now on. Its client goes behind the others, and so does its user.
     pub(super) fn start_next(&mut self) -> Option<JobId> {
-        let client = self.turns.pop_front()?;
-        let index = self.pop_queued(client)?;
-        if self.shares[client.0].queued_len > 0 {
-            self.turns.push_back(client);
-        }
+        let client = self.turns.next()?;
+        #[cfg(feature = "simulator")]
+        self.turns_taken.push(super::interface::Turn::Taken(client));
+        self.turns.pass();
+        let index = self.take_queued(client)?;
         self.table[index.0].state = JobState::Running;
         Some(index)
     }
@@ -249,37 +299,40 @@ impl Jobs {
 
     /// Takes a client's oldest job out of the queue.
     pub(super) fn take_queued(&mut self, client: ClientId) -> Option<JobId> {
-        let index = self.pop_queued(client)?;
-        if self.shares[client.0].queued_len == 0 {
-            self.turns.retain(|other| *other != client);
+        let share = &mut self.shares[client.0];
+        let index = share.queued.pop_front(&mut self.table)?;
+        share.queued_len -= 1;
+        self.queued_len -= 1;
+        self.guests_queued -= usize::from(share.of.is_guest());
+        self.places.give_back(share.of);
+        if share.queued_len == 0 {
+            self.turns.leave(client, share.of);
+            #[cfg(feature = "simulator")]
+            self.turns_taken.push(super::interface::Turn::Leaves(client));
         }
         Some(index)
     }
 
     /// The oldest job of anybody, whoever's turn it is.
     pub(super) fn take_any(&mut self) -> Option<JobId> {
-        let client = *self.turns.front()?;
-        self.take_queued(client)
-    }
-
-    fn pop_queued(&mut self, client: ClientId) -> Option<JobId> {
-        let share = &mut self.shares[client.0];
-        let index = share.queued.pop_front(&mut self.table)?;
-        share.queued_len -= 1;
-        self.queued_len -= 1;
-        Some(index)
+        self.take_queued(self.turns.next()?)
     }
 
     /// A job's `frame` is now the error that its client, which has to be set, is to get.
     pub(super) fn set_failed(&mut self, index: JobId) {
         let Some(client) = self.table[index.0].client else { return };
         self.table[index.0].state = JobState::Failed;
-        self.shares[client.0].failed.push_back(&mut self.table, index);
+        let share = &mut self.shares[client.0];
+        share.failed.push_back(&mut self.table, index);
+        self.places.take(share.of);
     }
 
     /// Takes the error that this client is to get next.
     pub(super) fn take_failed(&mut self, client: ClientId) -> Option<JobId> {
-        self.shares[client.0].failed.pop_front(&mut self.table)
+        let share = &mut self.shares[client.0];
+        let index = share.failed.pop_front(&mut self.table)?;
+        self.places.give_back(share.of);
+        Some(index)
     }
 
     /// Gives a slot back that is in no list.
@@ -302,9 +355,16 @@ impl Jobs {
         self.table.iter().filter(|job| job.state != JobState::Free).count()
     }
 
-    /// Queued jobs that no worker was given yet.
-    pub(super) fn never_begun_len(&self) -> usize {
-        self.table.iter().filter(|job| job.state == JobState::Queued && job.attempts == 0).count()
+    /// Jobs of the owner and root that no worker has.
+    pub(super) fn owners_waiting(&self) -> usize {
+        self.accounts(|_| true).filter(|account| !account.is_guest()).count()
+    }
+
+    /// Whose the jobs are that no worker has, and of which this is true.
+    fn accounts(&self, is_meant: impl Fn(&Job) -> bool) -> impl Iterator<Item = Account> {
+        let waits = |job: &&Job| matches!(job.state, JobState::Queued | JobState::Failed);
+        let meant = self.table.iter().filter(waits).filter(move |job| is_meant(job));
+        meant.filter_map(|job| Some(self.shares[job.client?.0].of))
     }
 
     /// Jobs of a client that don't run.
@@ -333,13 +393,19 @@ impl Jobs {
             look(share.queued, JobState::Queued, Some(client));
             look(share.failed, JobState::Failed, Some(client));
             assert_eq!(self.walk(share.queued).count(), share.queued_len);
-            let turns = self.turns.iter().filter(|turn| turn.0 == client).count();
-            assert_eq!(turns, usize::from(share.queued_len > 0), "turns of client {client}");
             queued += share.queued_len;
         }
         assert_eq!(queued, self.queued_len);
+        let waiting = self.shares.iter().enumerate().filter(|(_, share)| share.queued_len > 0);
+        let waiting: Vec<_> = waiting.map(|(client, share)| (ClientId(client), share.of)).collect();
+        self.turns.assert_consistent(&waiting);
+        self.places.assert_is(&self.accounts(|_| true).collect::<Vec<_>>());
+        // What was begun in vain is back in the queue beyond all bounds.
+        let never_begun: Vec<_> =
+            self.accounts(|job| job.state == JobState::Queued && job.attempts == 0).collect();
+        assert!(never_begun.len() <= self.queue, "the queue is over its bound");
+        self.places.assert_bounded(&never_begun);
         let lost = seen.iter().filter(|times| **times != 1).count();
         assert_eq!(lost, running, "jobs that are in no list, or in two");
-        assert!(self.turns.len() <= self.shares.len());
     }
 }

@@ -3,7 +3,7 @@
 //! It sits between clients and workers, which all speak Weave. A driver owns the sockets and binds the two
 //! together; [`server`](crate::server) is the one that ships. Four kinds of methods:
 //!
-//! - *What happened*: [`accept`](Router::accept), [`client_received`](Router::client_received),
+//! - *What happened*: [`displaced_by`](Router::displaced_by), [`accept`](Router::accept), [`client_received`](Router::client_received),
 //!   [`client_eof`](Router::client_eof), [`client_gone`](Router::client_gone),
 //!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
 //!   [`worker_wrote`](Router::worker_wrote), [`worker_received`](Router::worker_received),
@@ -35,14 +35,16 @@
 //!
 //! # How it is built
 //! Two machines below a coordinator. `requests` knows what is *owed*: connections (`connection`),
-//! jobs (`jobs`), errors that wait for room. `worker` knows who *works*, and `answer` reads what a
+//! jobs (`jobs`), errors that wait for room. `users` has who they belong to and how many places one may have, `turns` who
+//! is next. `worker` knows who *works*, and `answer` reads what a
 //! worker says. This file lets them meet: jobs go to idle workers, images to clients, and a death on
 //! either side is told to the other. Both write down in the `agenda` what the driver is to do.
 //!
 //! ```text
 //! connection:  Open ──eof──▶ HalfClosed ──last answer taken──▶ closed
 //!               ├─ a frame can't be followed, frame timeout ─▶ Closing ── its error is taken ──▶ closed
-//!               └─ stall timeout, idle timeout, half an image ─▶ Closing ──▶ closed
+//!               ├─ stall timeout, idle timeout, half an image ─▶ Closing ──▶ closed
+//!               └─ unused, and another user has no place ─▶ closed
 //!
 //! worker:  Down ──tick──▶ Starting ──up──▶ [Busy: warm-up] ──▶ Idle ──job──▶ Busy ──answered──▶ Idle
 //!           ▲                                                   │             │ killed
@@ -73,6 +75,8 @@ mod quarantine;
 mod refusal;
 mod requests;
 mod shared;
+mod turns;
+mod users;
 mod worker;
 
 use std::time::{Duration, Instant};
@@ -81,13 +85,16 @@ use weave_core::error::ErrorCode;
 
 use crate::causes::{Death, Kill};
 use crate::counters::Counters;
+use crate::repeats::Repeats;
 use agenda::Due;
 use answer::{Heard, Violation};
 use connection::{Pressure, State};
 pub use interface::{
-    Abandoned, Action, ClientId, ClientOutput, LEAST_PROGRESS, Limits, Order, Unread, Who, WorkerId,
-    WorkerInput,
+    Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Unread, User, Who,
+    WorkerId, WorkerInput,
 };
+#[cfg(feature = "simulator")]
+pub use interface::{Refused, Turn};
 use jobs::JobId;
 use refusal::Refusal;
 pub use refusal::no_room_answer;
@@ -131,6 +138,18 @@ impl Router {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// Lines that were counted instead of logged. The driver sees to it that they are told of; what the router owes
+    /// doesn't depend on it.
+    #[must_use]
+    pub const fn repeats(&self) -> &Repeats {
+        &self.shared.repeats
+    }
+
+    /// The same, to tell of them.
+    pub const fn repeats_mut(&mut self) -> &mut Repeats {
+        &mut self.shared.repeats
     }
 
     /// Connections that are not closed.
@@ -202,18 +221,23 @@ impl Router {
 
     // ---------------------------------------------------------------- clients
 
-    /// A client has connected. `None`: there is no room for one more ([`no_room_answer`]).
-    pub fn accept(&mut self, now: Instant) -> Option<ClientId> {
-        let id = self.requests.accept(&mut self.shared, now)?;
-        self.rearm_client(id);
+    /// Somebody wants to connect, and this client has to make room: close its connection and report
+    /// [`client_gone`](Self::client_gone), then [`accept`](Self::accept).
+    pub fn displaced_by(&mut self, user: User, now: Instant) -> Option<ClientId> {
+        let id = self.requests.displaced_by(user, now)?;
+        self.requests.log_displaced(id, &mut self.shared);
         Some(id)
     }
 
-    /// Who this client is, for the log.
-    pub fn name_client(&mut self, id: ClientId, uid: u32) {
-        let connection = &mut self.requests.connections[id];
-        connection.set_uid(uid);
-        log::debug!("{}: opened", connection.name);
+    /// A client has connected.
+    ///
+    /// # Errors
+    /// There is no room for one more ([`no_room_answer`]).
+    pub fn accept(&mut self, user: User, now: Instant) -> Result<ClientId, Full> {
+        let id = self.requests.accept(user, &mut self.shared, now)?;
+        log::debug!("{}: opened", self.requests.connections[id].name);
+        self.rearm_client(id);
+        Ok(id)
     }
 
     /// Where to read to; empty when nothing should be read now.
@@ -243,7 +267,7 @@ impl Router {
     pub fn client_gone(&mut self, id: ClientId, now: Instant) {
         self.close(id, now);
         log::debug!("{}: closed", self.requests.connections[id].name);
-        self.requests.connections.release(id);
+        self.requests.release(id);
     }
 
     /// What to write next.
@@ -468,11 +492,11 @@ impl Router {
     fn client_timed_out(&mut self, id: ClientId, why: connection::Timeout, now: Instant) {
         match why {
             connection::Timeout::Stall | connection::Timeout::Idle => {
-                self.requests.log_close(id, why, &mut self.shared);
+                self.requests.log_close(id, why, &mut self.shared, now);
                 self.close(id, now);
             }
             connection::Timeout::Frame => {
-                self.requests.frame_timed_out(id, &mut self.shared);
+                self.requests.frame_timed_out(id, &mut self.shared, now);
                 self.drop_requests(id, now);
             }
             connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared),
@@ -634,10 +658,14 @@ impl Router {
 /// For the simulator.
 #[cfg(feature = "simulator")]
 impl Router {
-    /// Why the router refused what it has refused since this was asked last, in order: client,
-    /// request_id, reason.
-    pub fn take_refusals(&mut self) -> Vec<(ClientId, u64, crate::causes::Reason)> {
+    /// What the router has refused since this was asked last, in order.
+    pub fn take_refusals(&mut self) -> Vec<Refused> {
         std::mem::take(&mut self.requests.refusals)
+    }
+
+    /// Whose turn it was since this was asked last, in order.
+    pub fn take_turns(&mut self) -> Vec<Turn> {
+        std::mem::take(&mut self.requests.jobs.turns_taken)
     }
 
     /// What must be true between any two events.

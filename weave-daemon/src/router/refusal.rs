@@ -6,6 +6,7 @@ use std::time::Duration;
 use weave_core::error::{self, ErrorCode};
 use weave_core::limits::MAX_ERROR_FRAME;
 
+use super::interface::{Bound, Full, User};
 use crate::causes::{Death, Kill, Reason};
 
 /// How many workers may die before one has begun with a request, until the request is refused. A
@@ -15,7 +16,7 @@ pub(super) const MAX_ATTEMPTS: u8 = 3;
 /// Why the router itself refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Busy { queue: usize },
+    Busy { bound: Bound, user: User },
     ShuttingDown,
     Timeout { limit: Duration },
     TooManyInFlight { limit: usize },
@@ -40,6 +41,7 @@ impl Refusal {
 
     pub(super) const fn reason(self) -> Reason {
         match self {
+            Self::Busy { bound: Bound::Each(_), .. } => Reason::QueueShare,
             Self::Busy { .. } => Reason::QueueFull,
             Self::TooManyInFlight { .. } => Reason::InFlight,
             Self::ShuttingDown => Reason::ShuttingDown,
@@ -77,8 +79,16 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy { queue } => {
+            Self::Busy { bound: Bound::All(queue), .. } => {
                 write!(f, "the queue is full: {queue} requests wait, at most {queue} may; try again later")
+            }
+            Self::Busy { bound: Bound::Guests(n), .. } => write!(
+                f,
+                "the queue is full for users other than the server's own: {n} of their requests wait, at most {n} may; \
+                 try again later"
+            ),
+            Self::Busy { bound: Bound::Each(n), user } => {
+                write!(f, "{n} requests of {user} wait, at most {n} may; try again later")
             }
             Self::ShuttingDown => f.write_str("the server is shutting down; try again when it is back"),
             Self::Timeout { limit } => write!(
@@ -112,9 +122,27 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = self.user;
+        match self.bound {
+            Bound::All(n) => write!(f, "all {n} connections are taken; try again later"),
+            Bound::Guests(n) => write!(
+                f,
+                "all {n} connections for users other than the server's own are taken; try again later"
+            ),
+            Bound::Each(n) => {
+                write!(
+                    f,
+                    "{n} connections of {user} are open, at most {n} may be; close one or try again later"
+                )
+            }
+        }
+    }
+}
+
 /// The answer for one client too many: BUSY, for request 0. To be written once, then close.
 #[must_use]
-pub fn no_room_answer(connections: usize, out: &mut [u8; MAX_ERROR_FRAME]) -> &[u8] {
-    let text = format_args!("all {connections} connections are taken; try again later");
-    error::emit_frame(0, ErrorCode::Busy, text, out)
+pub fn no_room_answer(full: Full, out: &mut [u8; MAX_ERROR_FRAME]) -> &[u8] {
+    error::emit_frame(0, ErrorCode::Busy, full, out)
 }

@@ -1,5 +1,6 @@
 //! What is owed to whom: requests that are admitted, errors that wait for room, and how both end.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::time::Instant;
 
@@ -9,12 +10,14 @@ use weave_core::request::{self, EmitError, Request, RequestError};
 
 use super::agenda::Due;
 use super::connection::{Connections, Pressure, State, Timeout};
-use super::interface::{ClientId, Limits, WorkerId};
+use super::interface::{Bound, ClientId, Full, Limits, User, WorkerId};
 use super::jobs::{Job, JobId, Jobs};
 use super::quarantine::Quarantine;
 use super::refusal::{MAX_ATTEMPTS, Refusal};
 use super::shared::Shared;
+use super::users::Users;
 use crate::causes::{Cut, Death, Outcome};
+use crate::repeats::About;
 
 /// Why a request gets an error at once.
 enum No {
@@ -46,19 +49,21 @@ impl fmt::Display for No {
 /// Connections and the jobs of their clients. Every request is answered exactly once, unless its
 /// client goes first.
 pub(super) struct Requests {
+    users: Users,
     pub(super) connections: Connections,
     pub(super) jobs: Jobs,
     quarantine: Quarantine,
-    /// Why the router refused what it refused: for the simulator, which takes it.
+    /// What the router refused: for the simulator, which takes it.
     #[cfg(feature = "simulator")]
-    pub(super) refusals: Vec<(ClientId, u64, crate::causes::Reason)>,
+    pub(super) refusals: Vec<super::interface::Refused>,
 }
 
 impl Requests {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             connections: Connections::new(limits.connections),
-            jobs: Jobs::new(limits.queue + limits.workers, limits.connections),
+            users: Users::new(limits.connections),
+            jobs: Jobs::new(limits.queue, limits.workers, limits.connections),
             quarantine: Quarantine::new(),
             #[cfg(feature = "simulator")]
             refusals: Vec::new(),
@@ -67,17 +72,47 @@ impl Requests {
 
     // ---------------------------------------------------------------- what arrives
 
-    /// A client has connected. `None`: there is no room for one more.
-    pub(super) fn accept(&mut self, shared: &mut Shared, now: Instant) -> Option<ClientId> {
-        let counters = &mut shared.counters;
-        let Some(id) = self.connections.open(now) else {
-            counters.refused_full += 1;
-            counters.error(ErrorCode::Busy);
-            return None;
+    /// The connection that has to go for one more of this user, if one has: where the places of everybody or of all
+    /// guests are taken, the longest unused one of whoever has most, if that is more than this user has.
+    pub(super) fn displaced_by(&self, user: User, now: Instant) -> Option<ClientId> {
+        let (bound, has) = self.users.bound(user);
+        let only_guests = match bound {
+            Some(Bound::All(_)) => false,
+            Some(Bound::Guests(_)) => true,
+            Some(Bound::Each(_)) | None => return None,
         };
+        let unused = self.connections.ids().filter_map(|id| {
+            let connection = &self.connections[id];
+            let since = connection.unused_since(now)?;
+            let most = self.users.connections(connection.account);
+            let is_in_the_way = connection.account.is_guest() || !only_guests;
+            (most > has && is_in_the_way).then_some((id, most, since))
+        });
+        unused.min_by_key(|(_, most, since)| (Reverse(*most), *since)).map(|(id, ..)| id)
+    }
+
+    /// A client has connected.
+    pub(super) fn accept(&mut self, user: User, shared: &mut Shared, now: Instant) -> Result<ClientId, Full> {
+        let counters = &mut shared.counters;
+        let account = self.users.enter(user).inspect_err(|full| {
+            match full.bound {
+                Bound::Each(_) => counters.refused_share += 1,
+                Bound::Guests(_) | Bound::All(_) => counters.refused_full += 1,
+            }
+            counters.error(ErrorCode::Busy);
+        })?;
+        let id = self.connections.open(user, account, now);
+        self.jobs.set_account(id, account);
         counters.connections += 1;
         counters.most_clients = counters.most_clients.max(self.connections.len());
-        Some(id)
+        Ok(id)
+    }
+
+    /// The connection is no more.
+    pub(super) fn release(&mut self, id: ClientId) {
+        if let Some(account) = self.connections.release(id) {
+            self.users.leave(account);
+        }
     }
 
     /// Looks at the frames that have arrived, as long as an immediate answer has room. `hopeless`: no
@@ -103,15 +138,18 @@ impl Requests {
                 Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
                 Err(error) => {
-                    log::info!("{}: can't be followed any further: {error}", connection.name);
+                    let name = connection.name;
                     counters.cut(Cut::Malformed);
+                    if shared.repeats.is_first(About::Malformed, Some(name.user()), now) {
+                        log::info!("{name}: can't be followed any further: {error}");
+                    }
                     return self.reject_stream(id, error.code(), error, shared);
                 }
             };
             counters.frames += 1;
             let (request_id, name) = (arrived.request_id(), connection.name);
             let admitted = match request::parse_arrived(&arrived) {
-                Ok(request) => admission.admit(&request, id, connection.outstanding, now),
+                Ok(request) => admission.admit(&request, id, name.user(), connection.outstanding, now),
                 Err(error) => Err(No::Invalid(error)),
             };
             connection.frame_came(now);
@@ -126,7 +164,12 @@ impl Requests {
                     if let No::Refused(refusal) = no {
                         counters.refused(refusal.reason());
                         #[cfg(feature = "simulator")]
-                        self.refusals.push((id, request_id, refusal.reason()));
+                        self.refusals.push(super::interface::Refused {
+                            client: id,
+                            request_id,
+                            reason: refusal.reason(),
+                            owners_waiting: admission.jobs.owners_waiting(),
+                        });
                     }
                     counters.ended(Outcome::Error(no.code()));
                     connection.push_error(request_id, no.code(), no);
@@ -163,7 +206,12 @@ impl Requests {
             let (level, code) = (refusal.level(), refusal.code());
             log::log!(level, "request {} of {name}: {code}: {refusal}", asked.request_id);
             #[cfg(feature = "simulator")]
-            self.refusals.push((client, asked.request_id, refusal.reason()));
+            self.refusals.push(super::interface::Refused {
+                client,
+                request_id: asked.request_id,
+                reason: refusal.reason(),
+                owners_waiting: self.jobs.owners_waiting(),
+            });
         }
         let mut frame = [0; MAX_ERROR_FRAME];
         let frame = error::emit_frame(asked.request_id, refusal.code(), refusal, &mut frame);
@@ -317,22 +365,34 @@ impl Requests {
         self.connections[id].takes_head()
     }
 
+    /// The connection is about to be closed for another user's.
+    pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared) {
+        log::info!("{}: no request, and another user has no place; closing", self.connections[id].name);
+        shared.counters.cut(Cut::Displaced);
+    }
+
     /// The connection is about to be closed for this.
-    pub(super) fn log_close(&self, id: ClientId, why: Timeout, shared: &mut Shared) {
+    pub(super) fn log_close(&self, id: ClientId, why: Timeout, shared: &mut Shared, now: Instant) {
         let name = self.connections[id].name;
         if why == Timeout::Idle {
-            log::info!("{name}: idle timeout, no request for {:?}; closing", shared.limits.idle);
             shared.counters.cut(Cut::Idle);
+            if shared.repeats.is_first(About::IdleTimeout, Some(name.user()), now) {
+                log::info!("{name}: idle timeout, no request for {:?}; closing", shared.limits.idle);
+            }
         } else {
-            log::warn!("{name}: stall timeout, it took too little of its answer; closing");
             shared.counters.cut(Cut::Stalled);
+            if shared.repeats.is_first(About::StallTimeout, Some(name.user()), now) {
+                log::warn!("{name}: stall timeout, it took too little of its answer; closing");
+            }
         }
     }
 
     /// A frame was begun, and its end has not come in time.
-    pub(super) fn frame_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
-        let limit = shared.limits.frame;
-        log::warn!("{}: frame timeout, not complete after {limit:?}; closing", self.connections[id].name);
+    pub(super) fn frame_timed_out(&mut self, id: ClientId, shared: &mut Shared, now: Instant) {
+        let (limit, name) = (shared.limits.frame, self.connections[id].name);
+        if shared.repeats.is_first(About::FrameTimeout, Some(name.user()), now) {
+            log::warn!("{name}: frame timeout, not complete after {limit:?}; closing");
+        }
         shared.counters.cut(Cut::HalfFrame);
         let why = format_args!(
             "a frame was not complete {} s after it was begun; send it at once, and connect anew",
@@ -376,15 +436,16 @@ impl Admission<'_> {
         &mut self,
         request: &Request<'_>,
         client: ClientId,
+        user: User,
         outstanding: usize,
         now: Instant,
     ) -> Result<(), No> {
         self.check(request, outstanding, now).map_err(No::Refused)?;
-        let queue = self.limits.queue;
-        if self.jobs.queued_len() >= queue {
-            return Err(No::Refused(Refusal::Busy { queue }));
+        let busy = |bound| No::Refused(Refusal::Busy { bound, user });
+        if let Some(bound) = self.jobs.bound(client) {
+            return Err(busy(bound));
         }
-        let Some(id) = self.jobs.take_free(now) else { return Err(No::Refused(Refusal::Busy { queue })) };
+        let Some(id) = self.jobs.take_free(now) else { return Err(busy(Bound::All(self.limits.queue))) };
         let job = self.jobs.get_mut(id);
         // Written again, not copied: the worker is another trust domain, and gets canonical bytes.
         if let Err(error) = job.set_request(request) {
@@ -418,7 +479,7 @@ impl Requests {
     /// If it is not. `running`: jobs that workers have.
     pub(super) fn assert_consistent(&self, shared: &Shared, running: usize) {
         self.jobs.assert_consistent(running);
-        assert!(self.jobs.never_begun_len() <= shared.limits.queue, "the queue is over its bound");
+        self.users.assert_consistent(&self.connections.accounts());
         let c = &shared.counters;
         assert_eq!(c.frames, c.requests() + self.jobs.taken_len() as u64, "every request is counted once");
         self.connections.assert_consistent(shared.limits.in_flight);

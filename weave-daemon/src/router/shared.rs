@@ -5,11 +5,13 @@ use std::time::Instant;
 use super::agenda::Agenda;
 use super::interface::Limits;
 use crate::counters::Counters;
+use crate::repeats::Repeats;
 
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) agenda: Agenda,
     pub(super) counters: Counters,
+    pub(super) repeats: Repeats,
     /// When what still runs is aborted, once nothing new is taken.
     pub(super) draining: Option<Instant>,
 }
@@ -18,7 +20,7 @@ impl Shared {
     pub(super) fn new(limits: Limits, now: Instant) -> Self {
         let mut agenda = Agenda::new(limits.connections, limits.workers);
         agenda.wake_by(now);
-        Self { limits, agenda, counters: Counters::default(), draining: None }
+        Self { limits, agenda, counters: Counters::default(), repeats: Repeats::default(), draining: None }
     }
 
     /// Takes other limits, besides those that memory was taken for and those that workers start with.

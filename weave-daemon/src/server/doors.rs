@@ -1,5 +1,6 @@
 //! Where connections come in: the listeners, the gate for TCP, and who is let in.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,9 +10,12 @@ use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
-use crate::socket::{Access, Socket};
+use crate::gate::{Gate, PLACES, Refused, Shown};
+use crate::repeats::{About, Repeats};
+use crate::socket::{self, Access, Socket};
 use crate::stream::Stream;
-use crate::tcp::{Gate, Shown, Tcp};
+use crate::tcp::Tcp;
+use crate::user::User;
 
 /// Connections that are accepted in one turn of a listener.
 const ACCEPTS: usize = 64;
@@ -26,8 +30,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration:
 /// A connection that may become a client.
 pub(super) struct Newcomer {
     pub(super) stream: Stream,
-    /// Whose process it is, where the kernel tells.
-    pub(super) uid: Option<u32>,
+    pub(super) user: User,
 }
 
 /// What each listener may still accept in this turn.
@@ -66,11 +69,32 @@ pub(super) struct Doors {
 
 /// Where clients arrive over TCP.
 struct TcpDoor {
-    listener: TcpListener,
-    token: Token,
-    accepting: bool,
-    /// Where they have to show their token, if there is one.
+    entrances: Vec<Entrance>,
+    /// The first one's. Those of the others come behind it, and then those of the gate.
+    first: Token,
+    /// Which one has its turn, so that none keeps the others waiting.
+    turn: usize,
+    /// Where they have to prove that they know the token, if there is one.
     gate: Option<Gate>,
+    /// Who has shown it and waits to be accepted.
+    let_in: Vec<Newcomer>,
+}
+
+/// One of the addresses for TCP.
+struct Entrance {
+    listener: TcpListener,
+    accepting: bool,
+}
+
+impl TcpDoor {
+    /// The next entrance at which there may be somebody.
+    fn busy(&mut self) -> Option<usize> {
+        let count = self.entrances.len();
+        let at =
+            (self.turn..self.turn + count).map(|at| at % count).find(|at| self.entrances[*at].accepting)?;
+        self.turn = at + 1;
+        Some(at)
+    }
 }
 
 impl Doors {
@@ -96,10 +120,15 @@ impl Doors {
 
     /// Opens one for TCP as well, with this token and those behind it.
     pub(super) fn open_tcp(&mut self, tcp: Tcp, registry: &Registry, token: Token) -> io::Result<()> {
-        let mut listener = TcpListener::from_std(tcp.listener);
-        registry.register(&mut listener, token, Interest::READABLE)?;
-        let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + 1));
-        self.tcp = Some(TcpDoor { listener, token, accepting: true, gate });
+        let mut entrances = Vec::with_capacity(tcp.listeners.len());
+        for (at, (listener, _)) in tcp.listeners.into_iter().enumerate() {
+            let mut listener = TcpListener::from_std(listener);
+            registry.register(&mut listener, Token(token.0 + at), Interest::READABLE)?;
+            entrances.push(Entrance { listener, accepting: true });
+        }
+        let gate = tcp.token.map(|secret| Gate::new(secret, token.0 + entrances.len()));
+        let let_in = Vec::with_capacity(PLACES);
+        self.tcp = Some(TcpDoor { entrances, first: token, turn: 0, gate, let_in });
         Ok(())
     }
 
@@ -120,7 +149,8 @@ impl Doors {
 
     /// Whether there may be somebody to accept at once.
     pub(super) fn are_busy(&self) -> bool {
-        let accepting = self.accepting || self.tcp.as_ref().is_some_and(|tcp| tcp.accepting);
+        let accepting = self.accepting
+            || self.tcp.as_ref().is_some_and(|tcp| tcp.entrances.iter().any(|entrance| entrance.accepting));
         accepting && self.accept_after.is_none()
     }
 
@@ -135,28 +165,29 @@ impl Doors {
         self.accepting = true;
     }
 
-    /// The TCP listener has somebody, or somebody at its gate has said something.
+    /// A TCP listener has somebody, or somebody at the gate has said something.
     pub(super) fn tcp_event(
         &mut self,
         token: Token,
         registry: &Registry,
         counters: &mut LoopCounters,
-    ) -> Option<Newcomer> {
-        let tcp = self.tcp.as_mut()?;
-        if token == tcp.token {
-            tcp.accepting = true;
-            return None;
+        repeats: &mut Repeats,
+        now: Instant,
+    ) {
+        let Some(tcp) = &mut self.tcp else { return };
+        if let Some(entrance) = token.0.checked_sub(tcp.first.0).and_then(|at| tcp.entrances.get_mut(at)) {
+            entrance.accepting = true;
+            return;
         }
-        match tcp.gate.as_mut()?.read(token)? {
-            Shown::Refused(words) => {
-                refuse(&words, counters);
-                None
-            }
-            Shown::Token(mut stream) => match registry.deregister(&mut stream) {
-                Ok(()) => Some(Newcomer { stream: Stream::Tcp(stream), uid: None }),
+        match tcp.gate.as_mut().and_then(|gate| gate.read(token)) {
+            None => {}
+            Some(Shown::Refused(refused)) => refuse(refused.about(), &refused, counters, repeats, now),
+            Some(Shown::Token(mut stream, user)) => match registry.deregister(&mut stream) {
+                Ok(()) => tcp.let_in.push(Newcomer { stream: Stream::Tcp(stream), user }),
                 Err(error) => {
-                    log::warn!("can't watch a connection: {error}");
-                    None
+                    if repeats.is_first(About::Unwatched, Some(user), now) {
+                        log::warn!("can't watch a connection: {error}");
+                    }
                 }
             },
         }
@@ -168,10 +199,14 @@ impl Doors {
         budget: &mut Budget,
         registry: &Registry,
         counters: &mut LoopCounters,
+        repeats: &mut Repeats,
         now: Instant,
     ) -> Option<Newcomer> {
         if self.accept_after.is_some_and(|at| at <= now) {
             self.accept_after = None;
+        }
+        if let Some(newcomer) = self.tcp.as_mut().and_then(|tcp| tcp.let_in.pop()) {
+            return Some(newcomer);
         }
         while budget.unix > 0 && self.accepting && self.accept_after.is_none() {
             budget.unix -= 1;
@@ -180,7 +215,9 @@ impl Doors {
                     self.accepted();
                     match self.admit_unix(stream) {
                         Ok(newcomer) => return Some(newcomer),
-                        Err(reason) => refuse(&reason, counters),
+                        Err((by, reason)) => {
+                            refuse((About::Refused(""), by), &reason, counters, repeats, now);
+                        }
                     }
                 }
                 Some(Err(error)) => self.accepting = self.not_accepted(&error, counters, now) == Again::Yes,
@@ -188,25 +225,28 @@ impl Doors {
             }
         }
         while budget.tcp > 0 && self.accept_after.is_none() {
-            let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.accepting) else { break };
+            let Some(tcp) = self.tcp.as_mut() else { break };
+            let Some(at) = tcp.busy() else { break };
             budget.tcp -= 1;
-            match tcp.listener.accept() {
+            match tcp.entrances[at].listener.accept() {
                 Ok((stream, peer)) => {
                     self.accepted();
                     match self.admit_tcp(stream, peer, registry, now) {
                         Ok(Some(newcomer)) => return Some(newcomer),
                         Ok(None) => {}
-                        Err(words) => refuse(&words, counters),
+                        Err(refused) => refuse(refused.about(), &refused, counters, repeats, now),
                     }
                 }
                 Err(error) => {
                     let again = self.not_accepted(&error, counters, now);
-                    self.tcp.as_mut().into_iter().for_each(|tcp| tcp.accepting = again == Again::Yes);
+                    if let Some(tcp) = &mut self.tcp {
+                        tcp.entrances[at].accepting = again == Again::Yes;
+                    }
                 }
             }
         }
-        while let Some(words) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()?.expire(now)) {
-            refuse(&words, counters);
+        while let Some(refused) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()?.expire(now)) {
+            refuse(refused.about(), &refused, counters, repeats, now);
         }
         None
     }
@@ -232,12 +272,13 @@ impl Doors {
         Again::Yes
     }
 
-    /// Lets a user in who may connect. The error says why not, for the log.
-    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, String> {
-        let uid = self.access.check(&stream)?;
+    /// Lets a user in who may connect. The error says who it is and why not, for the log.
+    fn admit_unix(&self, stream: UnixStream) -> Result<Newcomer, (Option<User>, String)> {
+        let uid = self.access.check(&stream).map_err(|why| (socket::peer_user(&stream), why))?;
+        let user = socket::user(uid);
         // Only a matter of speed.
         let _ = sockopt::set_socket_send_buffer_size(&stream, CLIENT_SEND_BUFFER);
-        Ok(Newcomer { stream: Stream::Unix(stream), uid: Some(uid) })
+        Ok(Newcomer { stream: Stream::Unix(stream), user })
     }
 
     /// Lets a TCP peer in, or has it wait at the gate. The error says who is refused, for the log.
@@ -247,20 +288,28 @@ impl Doors {
         peer: SocketAddr,
         registry: &Registry,
         now: Instant,
-    ) -> Result<Option<Newcomer>, String> {
+    ) -> Result<Option<Newcomer>, Refused> {
         if let Err(error) = prepare_tcp(&stream) {
             log::debug!("{peer}: {error}");
         }
         match self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) {
-            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), uid: None })),
+            None => Ok(Some(Newcomer { stream: Stream::Tcp(stream), user: User::at(peer.ip()) })),
             Some(gate) => gate.wait(stream, peer, registry, now).map(|()| None),
         }
     }
 }
 
-fn refuse(who: &str, counters: &mut LoopCounters) {
+fn refuse(
+    (about, by): (About, Option<User>),
+    why: &dyn Display,
+    counters: &mut LoopCounters,
+    repeats: &mut Repeats,
+    now: Instant,
+) {
     counters.refused_peer += 1;
-    log::warn!("refused a connection: {who} ({} so far)", counters.refused_peer);
+    if repeats.is_first(about, by, now) {
+        log::warn!("refused a connection: {why} ({} so far)", counters.refused_peer);
+    }
 }
 
 /// Small frames go out at once, and a peer that is gone without a word is found out.

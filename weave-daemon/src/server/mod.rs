@@ -22,6 +22,7 @@ use weave_core::limits::MAX_ERROR_FRAME;
 use crate::causes::Death;
 use crate::config::Config;
 use crate::counters::LoopCounters;
+use crate::repeats::{About, Repeats};
 use crate::router::{
     Action, ClientId, ClientOutput, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
 };
@@ -52,6 +53,7 @@ pub struct Server {
     ready: Ready,
     operator: Operator,
     counters: LoopCounters,
+    repeats: Repeats,
     stop: UnixStream,
     child: UnixStream,
     hang_up: UnixStream,
@@ -92,6 +94,7 @@ impl Server {
             ready: Ready::new(limits.connections, limits.workers),
             operator: Operator::new(reread),
             counters: LoopCounters::default(),
+            repeats: Repeats::default(),
             poll,
             config,
         })
@@ -153,9 +156,13 @@ impl Server {
                 is_draining: !self.doors.are_open(),
                 now,
             };
-            self.operator.answer(self.poll.registry(), &mut self.counters, &view);
+            self.operator.answer(self.poll.registry(), &mut self.counters, &mut self.repeats, &view);
+            self.repeats.tell(now);
+            self.router.repeats_mut().tell(now);
             self.counters.turns += 1;
             if self.router.is_drained() {
+                self.repeats.tell_all();
+                self.router.repeats_mut().tell_all();
                 log::info!("stopped; {} requests were answered", self.router.counters().requests());
                 return Ok(());
             }
@@ -168,6 +175,10 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let others = self.doors.wake_at().into_iter().chain(self.operator.wake_at(now));
+        let others = others
+            .chain(self.slots.wake_at())
+            .chain(self.repeats.wake_at())
+            .chain(self.router.repeats().wake_at());
         let wake_at = self.router.wake_at().into_iter().chain(others).min()?;
         let left = wake_at.saturating_duration_since(now);
         // Rounded up: mio counts in milliseconds, and waking too early would only turn in circles.
@@ -186,9 +197,8 @@ impl Server {
                 Owner::Log => self.slots.log_event(),
                 Owner::Tcp => {
                     let registry = self.poll.registry();
-                    if let Some(newcomer) = self.doors.tcp_event(token, registry, &mut self.counters) {
-                        self.welcome(newcomer, now);
-                    }
+                    let (counters, repeats) = (&mut self.counters, &mut self.repeats);
+                    self.doors.tcp_event(token, registry, counters, repeats, now);
                 }
                 Owner::Who(who) => {
                     let Some(endpoint) = self.endpoint(who) else { return };
@@ -206,8 +216,6 @@ impl Server {
 
     /// Does what can be done without waiting, once around.
     fn turn(&mut self, now: Instant) {
-        self.accept(Budget::ONE_TURN, now);
-        self.take_actions(now);
         for _ in 0..self.ready.len() {
             let Some(who) = self.ready.pop() else { break };
             let turn = match who {
@@ -219,7 +227,10 @@ impl Server {
             }
             self.take_actions(now);
         }
-        self.slots.pass_on_logs();
+        // Who has something to say has said it by now, and is not taken for idle when a newcomer needs a place.
+        self.accept(Budget::ONE_TURN, now);
+        self.take_actions(now);
+        self.slots.pass_on_logs(now);
     }
 
     fn take_actions(&mut self, now: Instant) {
@@ -245,30 +256,38 @@ impl Server {
     fn accept(&mut self, mut budget: Budget, now: Instant) {
         loop {
             let registry = self.poll.registry();
-            let Some(newcomer) = self.doors.accept(&mut budget, registry, &mut self.counters, now) else {
+            let (counters, repeats) = (&mut self.counters, &mut self.repeats);
+            let Some(newcomer) = self.doors.accept(&mut budget, registry, counters, repeats, now) else {
                 break;
             };
             self.welcome(newcomer, now);
         }
     }
 
-    fn welcome(&mut self, Newcomer { mut stream, uid }: Newcomer, now: Instant) {
-        let Some(id) = self.router.accept(now) else {
-            log::warn!("refused a connection: all {} are taken", self.clients.len());
-            let mut frame = [0; MAX_ERROR_FRAME];
-            // A fresh socket has room for it; if not, closing says enough.
-            let _ = stream.write(no_room_answer(self.clients.len(), &mut frame));
-            return;
+    fn welcome(&mut self, Newcomer { mut stream, user }: Newcomer, now: Instant) {
+        if let Some(id) = self.router.displaced_by(user, now) {
+            self.close_client(id, now);
+        }
+        let id = match self.router.accept(user, now) {
+            Ok(id) => id,
+            Err(full) => {
+                if self.repeats.is_first(About::NoRoom, Some(user), now) {
+                    log::warn!("refused a connection: {full}");
+                }
+                let mut frame = [0; MAX_ERROR_FRAME];
+                // A fresh socket has room for it; if not, closing says enough.
+                let _ = stream.write(no_room_answer(full, &mut frame));
+                return;
+            }
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, self.tokens.client(id), interest) {
             self.counters.refused_error += 1;
-            log::warn!("can't watch a connection: {error}");
+            if self.repeats.is_first(About::Unwatched, Some(user), now) {
+                log::warn!("can't watch a connection: {error}");
+            }
             self.router.client_gone(id, now);
             return;
-        }
-        if let Some(uid) = uid {
-            self.router.name_client(id, uid);
         }
         self.clients[id.0] = Some(Endpoint::new(stream));
         self.ready.push(Who::Client(id));

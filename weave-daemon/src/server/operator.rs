@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, EngineKind};
 use crate::counters::{Gauges, LoopCounters};
 use crate::metrics;
 use crate::proc::Process;
+use crate::repeats::Repeats;
 use crate::router::Router;
 use crate::socket::Socket;
 use crate::systemd::{Notifier, Status};
@@ -90,10 +91,16 @@ impl Operator {
     }
 
     /// Answers those who ask on the administrative socket.
-    pub(super) fn answer(&mut self, registry: &Registry, counters: &mut LoopCounters, view: &View<'_>) {
+    pub(super) fn answer(
+        &mut self,
+        registry: &Registry,
+        counters: &mut LoopCounters,
+        repeats: &mut Repeats,
+        view: &View<'_>,
+    ) {
         let Self { admin: Some(admin), started, .. } = self else { return };
         let View { router, is_draining, now, .. } = *view;
-        admin.turn(registry, now, |path| {
+        admin.turn(registry, repeats, now, |path| {
             let page = PAGES.iter().position(|page| *page == path);
             counters.admin_requests[page.unwrap_or(PAGES.len())] += 1;
             let gauges = || view.gauges(*started);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
@@ -226,12 +227,17 @@ impl Slots {
     }
 
     /// Passes on what workers log, a part at a time: it is in no hurry.
-    pub(super) fn pass_on_logs(&mut self) {
-        if std::mem::take(&mut self.has_log) {
-            for log in self.slots.iter_mut().filter_map(|slot| slot.log.as_mut()) {
-                self.has_log |= log.pass_on();
-            }
+    pub(super) fn pass_on_logs(&mut self, now: Instant) {
+        let had_log = std::mem::take(&mut self.has_log);
+        for log in self.slots.iter_mut().filter_map(|slot| slot.log.as_mut()) {
+            self.has_log |= had_log && log.pass_on(now);
+            log.tell(now);
         }
+    }
+
+    /// When there is something to say of a worker's log.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.slots.iter().filter_map(|slot| slot.log.as_ref()?.wake_at()).min()
     }
 
     /// How far each worker is.

@@ -13,7 +13,7 @@ pub(super) const HANG_UP: Token = Token(3);
 pub(super) const FIRST_ADMIN: usize = 4;
 pub(super) const FIRST_WORKER: usize = FIRST_ADMIN + 1 + admin::CONNECTIONS;
 
-/// Tokens that depend on the tables' sizes: workers, their logs, clients, the TCP listener, those at its gate.
+/// Tokens that depend on the tables' sizes: workers, their logs, clients, the TCP listeners, those at their gate.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens {
     workers: usize,
@@ -44,7 +44,7 @@ impl Tokens {
         Token(FIRST_WORKER + 2 * self.workers + id.0)
     }
 
-    /// The listener's. Those of the gate come behind it.
+    /// The first TCP listener's. Those of the others and of the gate come behind it.
     pub(super) const fn tcp(self) -> Token {
         self.client(ClientId(self.clients))
     }

@@ -11,7 +11,7 @@ use super::clients::{Asked, Client, Manners, Reading};
 use super::piece::{NO_ROOM, Piece};
 use super::report::Report;
 use crate::causes::Reason;
-use crate::router::ClientId;
+use crate::router::{ClientId, Refused};
 
 /// What excuses an error, an image that is cut short, a closed connection.
 #[derive(Default)]
@@ -27,8 +27,8 @@ pub(super) struct Judge {
 
 impl Judge {
     /// Takes down why the router itself refused requests.
-    pub(super) fn hear(&mut self, refusals: Vec<(ClientId, u64, Reason)>) {
-        for (client, request_id, reason) in refusals {
+    pub(super) fn hear(&mut self, refusals: Vec<Refused>) {
+        for Refused { client, request_id, reason, .. } in refusals {
             self.reasons.entry((client.0, request_id)).or_default().push(reason);
         }
     }
@@ -53,6 +53,16 @@ impl Judge {
             || in_transfer.is_some_and(|tag| self.harmed.contains(&tag))
             || self.is_draining;
         assert!(excused, "a client that behaves was cut off, with {} requests open", client.owes());
+    }
+
+    /// The router closes a client's connection, for another user. It may have begun to read a request, but no more.
+    pub(super) fn displaced(client: &mut Client) {
+        if client.manners == Manners::Good {
+            let unread = client.sent.make_contiguous().windows(4).filter(|word| word == b"WEVE").count();
+            let is_between = matches!(client.reading, Reading::Frame) && client.head.is_empty();
+            assert!(is_between, "a client that behaves was cut off in the middle of an answer");
+            assert!(client.owes() <= unread + 1, "a client that behaves was cut off with requests open");
+        }
     }
 
     /// Bytes arrive at a client: they have to make sense.
@@ -201,7 +211,7 @@ impl Judge {
         let is_harmed = self.harmed.contains(&tag);
         match reason {
             // Limits that were said.
-            Reason::QueueFull | Reason::InFlight | Reason::QueueWait => true,
+            Reason::QueueFull | Reason::QueueShare | Reason::InFlight | Reason::QueueWait => true,
             // Workers that others had.
             Reason::NoWorker | Reason::Quarantined => true,
             Reason::ShuttingDown => self.is_draining,
@@ -223,7 +233,7 @@ enum Answer {
 /// The code with which the router refuses a request for this reason.
 const fn code_of(reason: Reason) -> ErrorCode {
     match reason {
-        Reason::QueueFull | Reason::InFlight => ErrorCode::Busy,
+        Reason::QueueFull | Reason::QueueShare | Reason::InFlight => ErrorCode::Busy,
         Reason::ShuttingDown => ErrorCode::ShuttingDown,
         Reason::TooSlow | Reason::QueueWait => ErrorCode::Timeout,
         Reason::NoWorker | Reason::Quarantined | Reason::WorkerDied | Reason::WorkerViolation => {

@@ -12,10 +12,13 @@
 //! 3. the tables agree with each other and stay within their bounds;
 //! 4. a client that behaves is never cut off, and its requests fail only for a reason that lies
 //!    with the worker that had them, or with limits that were said;
-//! 5. once the world quiets down nothing is left undone, and nobody turns in circles.
+//! 5. users have turns one after the other, and so have the clients of one; none has more places than it may, and
+//!    those that are kept for the owner are his;
+//! 6. once the world quiets down nothing is left undone, and nobody turns in circles.
 
 mod choices;
 mod clients;
+mod company;
 mod judge;
 mod piece;
 mod report;
@@ -36,6 +39,7 @@ use crate::router::{
 use choices::Luck;
 pub use choices::{Bytes, Choices, Seeded};
 use clients::{Acted, Client, Manners, Reading};
+use company::Company;
 use judge::Judge;
 use piece::Piece;
 use report::News;
@@ -70,6 +74,9 @@ struct World<'a, C> {
     /// The last one that was given to a request.
     tag: u64,
     judge: Judge,
+    company: Company,
+    /// How many of the users that there are come.
+    users: usize,
     report: Report,
 }
 
@@ -104,6 +111,7 @@ impl<'a, C: Choices> World<'a, C> {
             cancel: seconds(luck.between(0, 5)),
         };
         let patience = [2, 10, 100][luck.between(0, 2)];
+        let users = luck.between(1, company::MOST);
         let now = Instant::now();
         Self {
             luck,
@@ -116,6 +124,8 @@ impl<'a, C: Choices> World<'a, C> {
             ready: VecDeque::new(),
             tag: 1,
             judge: Judge::default(),
+            company: Company::new(limits.connections, limits.queue),
+            users,
             report: Report::default(),
         }
     }
@@ -224,12 +234,12 @@ impl<'a, C: Choices> World<'a, C> {
 
     /// A client does something.
     fn act_client(&mut self, id: ClientId) {
-        let Some(client) = &mut self.clients[id.0] else {
-            if !self.judge.is_draining && self.luck.below(4) == 0 {
-                self.connect();
-            }
-            return;
-        };
+        // Sometimes somebody comes though there may be no place.
+        let comes = if self.clients[id.0].is_none() { self.luck.below(4) == 0 } else { self.luck.seldom(30) };
+        if comes && !self.judge.is_draining {
+            self.connect();
+        }
+        let Some(client) = &mut self.clients[id.0] else { return };
         match client.act(&mut self.luck, &mut self.tag, &mut self.report) {
             Acted::Stayed(news) => self.mark_if(news, Who::Client(id)),
             Acted::HungUp(news) => {
@@ -241,15 +251,39 @@ impl<'a, C: Choices> World<'a, C> {
 
     fn connect(&mut self) {
         self.report.events += 1;
-        let Some(id) = self.router.accept(self.now) else {
-            assert!(self.clients.iter().all(Option::is_some), "a connection is refused while there is room");
-            return;
+        let user = company::user(self.luck.below(self.users));
+        self.hear();
+        if let Some(id) = self.router.displaced_by(user, self.now) {
+            self.company.displaced(id, user, &self.connected());
+            self.report.displaced += 1;
+            self.report.closed += 1;
+            self.clients[id.0].iter_mut().for_each(Judge::displaced);
+            self.hang_up(id);
+        }
+        let connected = self.connected();
+        let id = match self.router.accept(user, self.now) {
+            Ok(id) => id,
+            Err(full) => return self.company.refused(full, &connected),
         };
         assert!(self.clients[id.0].is_none(), "one place for two clients");
-        self.judge.hear(self.router.take_refusals());
+        self.hear();
+        self.company.accepted(id, user, &connected);
         self.judge.forget(id);
         self.clients[id.0] = Some(Client::new(&mut self.luck));
         self.mark(Who::Client(id));
+    }
+
+    /// The clients that there are.
+    fn connected(&self) -> Vec<ClientId> {
+        (0..self.clients.len()).map(ClientId).filter(|id| self.clients[id.0].is_some()).collect()
+    }
+
+    /// Takes down what the router has decided.
+    fn hear(&mut self) {
+        let refusals = self.router.take_refusals();
+        self.company.judge_refusals(&refusals);
+        self.company.judge_turns(self.router.take_turns());
+        self.judge.hear(refusals);
     }
 
     fn hang_up(&mut self, id: ClientId) {
@@ -318,8 +352,8 @@ impl<'a, C: Choices> World<'a, C> {
 
     /// Bytes arrive at a client.
     fn receive(&mut self, id: ClientId, piece: Piece) {
+        self.hear();
         let Some(client) = &mut self.clients[id.0] else { return };
-        self.judge.hear(self.router.take_refusals());
         self.judge.receive(id, client, piece, &mut self.report);
     }
 

@@ -13,6 +13,8 @@ pub struct Report {
     pub errors: u64,
     /// Connections that the router closed.
     pub closed: u64,
+    /// Those of them that had to make room for another user.
+    pub displaced: u64,
     /// Workers that died.
     pub deaths: u64,
     /// Requests that a worker cancelled because it was told to.
@@ -29,6 +31,7 @@ impl Report {
             images: self.images + other.images,
             errors: self.errors + other.errors,
             closed: self.closed + other.closed,
+            displaced: self.displaced + other.displaced,
             deaths: self.deaths + other.deaths,
             cancelled: self.cancelled + other.cancelled,
         }

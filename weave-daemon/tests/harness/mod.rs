@@ -87,6 +87,32 @@ pub fn weave() -> Command {
     Command::new(weaved.with_file_name("weave"))
 }
 
+/// Starts weaved, which must not start. Gives its exit code and its one line.
+pub fn refused(socket: &Path, flags: &[&str]) -> (i32, String) {
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--socket"]).arg(socket).args(flags).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let text = lines.next().unwrap();
+    if text.contains("listening") {
+        child.kill().unwrap();
+        panic!("it was not refused: {flags:?}");
+    }
+    assert_eq!(lines.next(), None, "{text}");
+    (wait(&mut child).code().unwrap(), text)
+}
+
+/// A token for tests, in digits of both cases.
+pub const DIGITS: &str = "00112233445566778899aabbccddeeffFFEEDDCCBBAA99887766554433221100";
+
+/// A file with this in it, as a token's has to be.
+pub fn token_file(folder: &Path, digits: &str) -> String {
+    let file = folder.join("token");
+    std::fs::write(&file, format!("{digits}\n")).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
 /// A running daemon with a folder of its own. Killed when dropped.
 pub struct Daemon {
     pub child: Child,
@@ -128,6 +154,12 @@ impl Daemon {
 
     pub fn connect(&self) -> Client {
         Client::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    /// The address in the line that the daemon logs for TCP.
+    pub fn tcp_address(&self) -> String {
+        let line = self.log.wait("listening on tcp://");
+        line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
     }
 
     pub fn signal(&self, signal: Signal) {

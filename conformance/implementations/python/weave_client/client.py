@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from weave_client import codec
 from weave_client.address import Address, default_address, parse_address
-from weave_client.connection import ask, connect
+from weave_client.connection import ask, connect, prove
 
 if TYPE_CHECKING:  # extras of the package, imported where they are used
     import numpy
@@ -84,7 +84,7 @@ class Client:
     def __init__(self, address: Optional[str] = None, *, token: Optional[str] = None, timeout: float = math.inf) -> None:
         """`address` is the path of a Unix socket, host:port or tcp://host:port; without it, where weaved listens.
 
-        `token` is for TCP: the 64 digits of the server's --token-file. `timeout` is how many seconds a call may take,
+        `token` is for TCP: the 64 digits of the server's --token-file, which the server must know. `timeout` is how many seconds a call may take,
         connecting included. Raises ValueError.
         """
         self.address: Address = parse_address(default_address() if address is None else address)
@@ -92,8 +92,8 @@ class Client:
             raise ValueError("a token must have 64 hexadecimal digits and nothing else")
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout}, must be more than 0 seconds")
-        # Over a Unix socket there is none; it would be a frame with the wrong magic.
-        self._greeting = f"weave-token {token}\n".encode() if token and isinstance(self.address, tuple) else b""
+        # Over a Unix socket there is none: the kernel says who connects.
+        self._token = bytes.fromhex(token) if token and isinstance(self.address, tuple) else None
         self._timeout = timeout
         self._sock: Optional[socket.socket] = None
         self._last_id = 0
@@ -123,9 +123,12 @@ class Client:
         deadline = time.monotonic() + self._timeout
         first = b""
         sock, self._sock = self._sock, None
+        fresh = sock is None
         if sock is None:
-            sock, first = connect(self.address, self._timeout), self._greeting
+            sock = connect(self.address, self._timeout)
         try:
+            if fresh and self._token is not None:
+                first = prove(sock, self._token, deadline)
             answer = next(ask(sock, {request_id: request}, deadline, first))
             if isinstance(answer, codec.Response) and (answer.image_width, answer.image_height) != (width, height):
                 size = f"{answer.image_width}x{answer.image_height}"

@@ -1,7 +1,10 @@
 """Requests and answers on a socket, under a deadline."""
 from __future__ import annotations
 
+import hmac
 import math
+import os
+import re
 import selectors
 import socket
 import struct
@@ -13,6 +16,8 @@ from weave_client import codec
 from weave_client.address import Address
 
 RECEIVE_SIZE = 262_144  # bytes
+AUTH = b"weave-auth 1 "  # what both sides begin with
+ANSWER_SIZE = len(AUTH) + 64 + 1 + 64 + 1  # the server's line: its nonce, a space, its proof, a line feed
 
 
 def connect(address: Address, timeout: float) -> socket.socket:
@@ -64,6 +69,38 @@ def exchange(sock: socket.socket, unsent: memoryview, deadline: float) -> Iterat
                 if not data:
                     return
                 yield data
+
+
+def prove(sock: socket.socket, token: bytes, deadline: float) -> bytes:
+    """Has the server prove that it knows the token, which is never sent, and returns what proves that we do.
+
+    That goes before the first frame (weave-daemon/TCP.md, weave-auth 1). Raises Broken or OSError; the caller must close
+    the socket then.
+    """
+    nonce = os.urandom(32)
+    line, read, reader = b"", 0, codec.ClientReader()
+    for data in exchange(sock, memoryview(AUTH + nonce.hex().encode() + b"\n"), deadline):
+        line += data
+        if line.startswith(codec.MAGIC):
+            for answer in reader.feed(line[read:]):
+                text = codec.printable(answer.error_msg) if isinstance(answer, codec.Error) else "an image"
+                raise ConnectionError(f"the server doesn't answer {AUTH.decode()}as weaved does: {text}")
+            read = len(line)
+        elif len(line) >= ANSWER_SIZE or not (AUTH.startswith(line[:len(AUTH)]) or codec.MAGIC.startswith(line)):
+            break
+    found = re.fullmatch(AUTH + b"([0-9a-f]{64}) ([0-9a-f]{64})\n", line)
+    if not found:
+        what = f"doesn't answer {AUTH.decode()}as weaved does" if line else f"hung up on {AUTH.decode().strip()}"
+        raise ConnectionError(f"the server {what}")
+    nonces = nonce + bytes.fromhex(found[1].decode())
+    if not hmac.compare_digest(bytes.fromhex(found[2].decode()), proof(token, b"server", nonces)):
+        raise ConnectionError("the server doesn't know the token")
+    return proof(token, b"client", nonces).hex().encode() + b"\n"
+
+
+def proof(token: bytes, side: bytes, nonces: bytes) -> bytes:
+    """`side` says whose it is, so that the one can't be passed off as the other."""
+    return hmac.digest(token, AUTH + side + nonces, "sha256")
 
 
 def ask(

@@ -24,6 +24,7 @@ pub(crate) fn weave(folder: &Path) -> Command {
         "WEAVE_SOCKET",
         "WEAVE_ADMIN_SOCKET",
         "WEAVE_TOKEN_FILE",
+        "WEAVE_SERVER_UID",
         "XDG_RUNTIME_DIR",
         "NO_COLOR",
         "WEAVE_PROVIDERS",
@@ -455,8 +456,6 @@ fn an_interrupt_leaves_nothing_behind() {
     {
         let folder = folder();
         let (fake, child) = waiting(folder.path(), partial);
-        let [part] = names(folder.path()).try_into().unwrap();
-        assert!(part.starts_with(".weave.") && part.ends_with(".part"), "{part}");
         kill_process(Pid::from_child(&child), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(status));
@@ -826,13 +825,10 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
     let digits = "0123456789abcdef".repeat(4);
     let file = folder.path().join("token");
     fs::write(&file, format!("{digits}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
-    let line = format!("weave-token {digits}\n");
-    // Without a token the first byte is the first of a frame.
-    for (flag, variable, line) in
-        [(None, None, ""), (Some(&file), None, line.as_str()), (None, Some(&file), line.as_str())]
-    {
+    for (flag, variable) in [(None, None), (Some(&file), None), (None, Some(&file))] {
         let mut command = weave(folder.path());
         command.args(["ping", "--socket", &address]);
         if let Some(file) = flag {
@@ -841,20 +837,33 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
         if let Some(file) = variable {
             command.env("WEAVE_TOKEN_FILE", file);
         }
+        let token = flag.or(variable).is_some();
         let listener = listener.try_clone().unwrap();
-        let expected = line.to_owned();
         let daemon = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut line = vec![0; expected.len()];
-            stream.read_exact(&mut line).unwrap();
-            assert_eq!(String::from_utf8(line).unwrap(), expected);
-            let request = Request::read(&mut stream);
-            stream.write_all(&error(request.id(), 400, 3, "model_id")).unwrap();
+            // Without a token the first byte is the first of a frame.
+            if !token {
+                let request = Request::read(&mut stream);
+                return stream.write_all(&error(request.id(), 400, 3, "model_id")).unwrap();
+            }
+            let mut said = vec![0; 78];
+            stream.read_exact(&mut said).unwrap();
+            let proof = "0".repeat(64);
+            stream.write_all(format!("weave-auth 1 {proof} {proof}\n").as_bytes()).unwrap();
+            stream.read_to_end(&mut said).unwrap();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.starts_with("weave-auth 1 ") && said.len() == 78, "{said}");
         });
         let run = run(command);
         daemon.join().unwrap();
-        assert_eq!(run.status, Some(0), "{}", run.stderr);
-        assert!(run.stdout.starts_with(&format!("{address}: answered in ")), "{}", run.stdout);
+        if token {
+            assert_eq!(run.status, Some(76), "{}", run.stderr);
+            let words = format!("what listens at {address} doesn't know the token, so nothing was asked");
+            assert!(run.stderr.contains(&words), "{}", run.stderr);
+        } else {
+            assert_eq!(run.status, Some(0), "{}", run.stderr);
+            assert!(run.stdout.starts_with(&format!("{address}: answered in ")), "{}", run.stdout);
+        }
     }
     drop(listener);
 
@@ -872,4 +881,44 @@ fn a_daemon_may_be_at_a_tcp_port_and_want_a_token() {
     fails(&["--socket", &address, "--token-file", "none"], 2, "can't read the token in none: No such file");
     fs::write(file, &digits[1..]).unwrap();
     fails(&["--socket", &address, "--token-file", file], 2, "64 hexadecimal digits");
+}
+
+/// What a daemon says does nothing to a terminal, nor to what stands around it.
+#[test]
+fn nobody_elses_words_are_obeyed() {
+    let folder = folder();
+    let evil = "\u{1b}[31mred\u{9b}\u{202e}back\u{2028}line\u{feff}";
+    let fake = Fake::serving(move |stream, request| send(stream, &error(request.id(), 400, 6, evil)));
+    let refused = run(generate(folder.path(), &fake.path()));
+    assert_eq!(refused.status, Some(3), "{}", refused.stderr);
+    let shown = "\\u{1b}[31mred\\u{9b}\\u{202e}back\\u{2028}line\\u{feff}";
+    assert!(refused.stderr.contains(shown), "{}", refused.stderr);
+    fake.end();
+
+    let figures =
+        || figures(200, [serde_json::json!({evil: 1, "weave_build_info": {evil: 1}, "a": evil}).to_string()]);
+    let asked = |args: &[&str]| {
+        let fake = figures();
+        let mut command = weave(folder.path());
+        command.args(args).arg("--admin-socket").arg(fake.path());
+        run(command).stdout
+    };
+    for args in [&["stats"][..], &["top", "--count=1"]] {
+        let shown = asked(args);
+        assert!(shown.contains("\\u{202e}back"), "{args:?}: {shown}");
+        assert!(shown.chars().all(|c| c == '\n' || weave_client::weave_core::text::is_shown(c)), "{shown:?}");
+    }
+    // JSON stays what it is.
+    let json = asked(&["stats", "--json"]);
+    assert!(json.chars().all(|c| c == '\n' || weave_client::weave_core::text::is_shown(c)), "{json:?}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["a"], evil);
+
+    // A file that somebody has named so.
+    let name = "\u{202e}gnp.tac";
+    let run = run({
+        let mut command = weave(folder.path());
+        command.args(["verify", name]);
+        command
+    });
+    assert!(run.stderr.contains("can't read \\u{202e}gnp.tac"), "{}", run.stderr);
 }

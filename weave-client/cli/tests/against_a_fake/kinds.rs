@@ -17,6 +17,8 @@ enum Daemon {
     Answers(fn(u64) -> Vec<u8>),
     /// Keeps it until the client has gone.
     Silent,
+    /// It is somebody else's.
+    Strange,
 }
 
 struct Row {
@@ -36,8 +38,8 @@ const UNAVAILABLE: (u16, &str) = (503, "unavailable");
 const REFUSED: (u16, &str) = (400, "request_refused");
 
 fn rows() -> Vec<Row> {
-    use Daemon::{Absent, Answers, Silent};
-    vec![
+    use Daemon::{Absent, Answers, Silent, Strange};
+    let mut rows = vec![
         Row {
             steps: 0,
             ..row("a parameter out of range", Answers(|_| Vec::new()), 2, (400, "invalid_value"))
@@ -60,14 +62,28 @@ fn rows() -> Vec<Row> {
         ),
         row("nobody listens", Absent, 69, UNAVAILABLE),
         row("not Weave", Answers(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), 76, FAILED),
+        row("wants a token first", Answers(|_| error(0, 400, 1, "weave-auth 1")), 76, FAILED),
         row("another request's image", Answers(|id| Response::good(id + 1).bytes()), 76, FAILED),
-    ]
+    ];
+    if rustix::process::geteuid().is_root() {
+        rows.push(row("somebody else's", Strange, 77, FAILED));
+    } else {
+        eprintln!("NOT CHECKED: only root can listen as somebody else");
+    }
+    rows
 }
 
 /// Serves any number of connections, and ends with the test.
 fn daemon(does: &Daemon) -> Fake {
     let answer = match does {
         Daemon::Absent => return Fake::listening(drop),
+        Daemon::Strange => {
+            return Fake::of(4242, |listener| {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    until_closed(&mut stream);
+                }
+            });
+        }
         Daemon::Silent => None,
         Daemon::Answers(answer) => Some(*answer),
     };

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own making")]
 
 mod bench;
+mod bounds;
 mod command;
 #[path = "../../../tests/against_a_fake/fake.rs"]
 mod fake;
@@ -11,4 +12,5 @@ mod inspect;
 #[cfg(feature = "gateway")]
 mod kinds;
 mod manual;
+mod trust;
 mod verify;

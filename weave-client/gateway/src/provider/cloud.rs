@@ -1,32 +1,26 @@
 //! Clouds that speak OpenAI's images API.
 
-use std::fmt::Write as _;
-use std::io::Cursor;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use image::{DynamicImage, ImageReader, Limits};
 use rustls::crypto::ring;
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Error};
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::{How, Made, ProviderName};
-use weave_client::{Channels, ErrorKind};
+use weave_client::ErrorKind;
+use weave_client::weave_core::text::is_shown;
 
+use super::answer::{self, Drawn, Memory};
 use super::ask::{Ask, Cause};
 use crate::secret::Secret;
 
-/// Longest answer: an image of [`MAX_SIDE`] that doesn't compress well, in base64.
-const MAX_ANSWER: u64 = 64 << 20;
 /// Longest answer that says what is wrong.
 const MAX_ERROR: u64 = 64 << 10;
-/// As much of a cloud's words as is passed on.
+/// As much as is told of what is wrong with a connection.
 const MAX_WORDS: usize = 300;
-/// Largest width and height.
-const MAX_SIDE: u32 = 4096;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the key and the model's name stand.
@@ -50,6 +44,7 @@ pub(super) struct Cloud {
     /// What the model is.
     kind: String,
     key: Secret,
+    memory: Memory,
     agent: Agent,
 }
 
@@ -60,6 +55,7 @@ impl Cloud {
         model: String,
         kind: String,
         key: Secret,
+        memory: Memory,
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let mut agent = Agent::config_builder()
@@ -75,7 +71,7 @@ impl Cloud {
             // On this machine; a proxy would be elsewhere, and read the key.
             false => agent.proxy(None),
         };
-        Ok(Self { dialect, url, model, kind, key, agent: agent.build().new_agent() })
+        Ok(Self { dialect, url, model, kind, key, memory, agent: agent.build().new_agent() })
     }
 
     pub(super) const fn name(&self) -> ProviderName {
@@ -93,34 +89,9 @@ impl Cloud {
         }
         let dropped: Vec<_> =
             [("steps", ask.named.steps), ("cfg", ask.named.cfg)].into_iter().filter(|(_, is)| *is).collect();
-        let answer = self.ask(&self.body(ask))?;
-        let garbage = |what: &str| Cause::Cloud(ErrorKind::Failed, format!("its answer {what}"));
-        let answer: Value = serde_json::from_slice(&answer).map_err(|_| garbage("is no JSON"))?;
-        let data = &answer["data"][0];
-        let encoded = match &data["b64_json"] {
-            Value::String(encoded) => encoded,
-            _ if data["url"].is_string() => {
-                return Err(garbage(
-                    "has a link instead of an image; for DALL·E behind another name say which model it is",
-                ));
-            }
-            _ => return Err(garbage("has no image")),
-        };
-        let bytes = BASE64_STANDARD.decode(encoded).map_err(|_| garbage("has broken base64"))?;
-        let image =
-            decode(bytes).map_err(|error| garbage(&format!("has no image that can be read: {error}")))?;
-        let (width, height) = (image.width(), image.height());
-        let asked = (ask.params.width, ask.params.height);
-        if ask.named.size && (width, height) != asked {
-            return Err(garbage(&format!("is {width}×{height}, not {}×{}", asked.0, asked.1)));
-        }
-        let (channels, pixels) = match image.color().has_alpha() {
-            true => (Channels::Rgba, image.into_rgba8().into_raw()),
-            false => (Channels::Rgb, image.into_rgb8().into_raw()),
-        };
+        let Drawn { width, height, channels, pixels } = self.ask(ask)?;
         let how = How::Cloud {
             model: self.kind.clone(),
-            revised_prompt: data["revised_prompt"].as_str().map(str::to_owned),
             dropped: dropped.into_iter().map(|(name, _)| name).collect(),
         };
         Ok(Made { by: self.name(), width, height, channels, pixels, how })
@@ -141,19 +112,19 @@ impl Cloud {
         body
     }
 
-    /// The bytes of an answer that isn't an error.
-    fn ask(&self, body: &Value) -> Result<Vec<u8>, Cause> {
+    /// The image of an answer that isn't an error.
+    fn ask(&self, ask: &Ask) -> Result<Drawn, Cause> {
         let request = self.agent.post(&self.url).header("content-type", "application/json");
         let request = match self.dialect {
             Dialect::OpenAi => request.header("authorization", format!("Bearer {}", self.key.reveal())),
             _ => request.header("api-key", self.key.reveal()),
         };
-        let mut answer = request.send(body.to_string()).map_err(|error| self.broken(&error))?;
+        let mut answer = request.send(self.body(ask).to_string()).map_err(|error| broken(&error))?;
         let status = answer.status().as_u16();
-        let limit = if status == 200 { MAX_ANSWER } else { MAX_ERROR };
-        let bytes = answer.body_mut().with_config().limit(limit).read_to_vec();
+        // Whoever reads it has a limit.
+        let body = answer.body_mut().with_config().limit(u64::MAX).reader();
         if status == 200 {
-            return bytes.map_err(|error| self.broken(&error));
+            return answer::read(body, ask, &self.memory, |error| broken(&error.into()));
         }
         let kind = match status {
             300..=399 => {
@@ -170,49 +141,49 @@ impl Cloud {
             400..=499 => ErrorKind::Refused,
             _ => ErrorKind::Failed,
         };
-        let words = bytes.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        let words = words.as_ref().and_then(|words| words["error"]["message"].as_str()).unwrap_or("");
+        let mut bytes = Vec::new();
+        // What is cut off is no JSON.
+        let _ = body.take(MAX_ERROR).read_to_end(&mut bytes);
         let verb = if kind == ErrorKind::Refused { "refused the request" } else { "answered" };
-        let mut what = format!("{verb} ({status})");
-        if !words.is_empty() {
-            let _ = write!(what, ": {}", self.tame(words));
-        }
-        Err(Cause::Cloud(kind, what))
+        Err(Cause::Cloud(kind, format!("{verb} ({})", answer::describe(status, &bytes))))
     }
+}
 
-    /// Why there is no answer.
-    fn broken(&self, error: &Error) -> Cause {
-        let (kind, what) = match error {
-            Error::Timeout(_) => (ErrorKind::Timeout, "gave no answer in time".to_owned()),
-            Error::HostNotFound | Error::ConnectionFailed => {
-                (ErrorKind::Unreachable, format!("can't be reached: {error}"))
-            }
-            Error::BodyExceedsLimit(limit) => {
-                (ErrorKind::Failed, format!("its answer is longer than {limit} bytes"))
-            }
-            Error::Io(error) => (ErrorKind::Unreachable, format!("can't be reached: {error}")),
-            error => (ErrorKind::Failed, format!("failed: {error}")),
-        };
-        Cause::Cloud(kind, self.tame(&what))
-    }
-
-    /// Somebody else's words: without the key, which some repeat, without what a terminal obeys, and not
-    /// without end.
-    fn tame(&self, words: &str) -> String {
-        let words = self.key.strike_from(words);
-        let mut tame: String = words
-            .chars()
-            .take(MAX_WORDS)
-            .flat_map(|c| match c.is_control() {
-                true => c.escape_default().collect::<Vec<_>>(),
-                false => vec![c],
-            })
-            .collect();
-        if words.chars().nth(MAX_WORDS).is_some() {
-            tame.push('…');
+/// Why there is no answer. Whatever a cloud has worded isn't repeated.
+fn broken(error: &Error) -> Cause {
+    let (kind, what) = match error {
+        Error::Timeout(_) => (ErrorKind::Timeout, "gave no answer in time".to_owned()),
+        Error::HostNotFound | Error::ConnectionFailed => {
+            (ErrorKind::Unreachable, format!("can't be reached: {error}"))
         }
-        tame
+        // The system's words, and those about certificates, which come before the key is sent.
+        Error::Io(error) => {
+            (ErrorKind::Unreachable, format!("can't be reached: {}", tame(&error.to_string())))
+        }
+        Error::Rustls(error) => (ErrorKind::Failed, format!("failed: {}", tame(&error.to_string()))),
+        Error::ConnectProxyFailed(_) => {
+            (ErrorKind::Unreachable, "can't be reached: the proxy doesn't connect".to_owned())
+        }
+        Error::Tls(what) => (ErrorKind::Failed, format!("failed: {what}")),
+        _ => (ErrorKind::Failed, "its answer is no HTTP that can be read".to_owned()),
+    };
+    Cause::Cloud(kind, what)
+}
+
+/// Words that may have a name from somebody's certificate in them: without what a terminal obeys, and not without end.
+fn tame(words: &str) -> String {
+    let mut tame: String = words
+        .chars()
+        .take(MAX_WORDS)
+        .flat_map(|c| match is_shown(c) {
+            true => vec![c],
+            false => c.escape_default().collect::<Vec<_>>(),
+        })
+        .collect();
+    if words.chars().nth(MAX_WORDS).is_some() {
+        tame.push('…');
     }
+    tame
 }
 
 /// What a cloud's certificate is checked against: what the system trusts.
@@ -228,14 +199,4 @@ fn tls() -> Result<TlsConfig, Failure> {
         .root_certs(RootCerts::from(roots))
         .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
         .build())
-}
-
-/// PNG, JPEG or WebP.
-fn decode(bytes: Vec<u8>) -> image::ImageResult<DynamicImage> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    reader.limits(limits);
-    reader.decode()
 }

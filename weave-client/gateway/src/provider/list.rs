@@ -109,7 +109,8 @@ impl Failed {
             ErrorKind::Timeout => 5,
             ErrorKind::Failed => 6,
             ErrorKind::NotWeave => 7,
-            ErrorKind::Local => 8,
+            ErrorKind::Stranger => 8,
+            ErrorKind::Local => 9,
         };
         self.attempts.iter().filter_map(|attempt| attempt.cause.kind()).min_by_key(hope)
     }

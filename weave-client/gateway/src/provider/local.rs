@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use weave_cli_base::daemon::Target;
 use weave_cli_base::image::Made;
-use weave_client::{Address, Client, ErrorKind, Progress, Stopper, Token};
+use weave_client::{ErrorKind, Progress, Stopper};
 
 use super::ask::{Ask, Cause};
 
@@ -21,8 +22,7 @@ pub(super) enum OnBusy {
 
 #[derive(Debug)]
 pub(super) struct Local {
-    pub(super) address: Address,
-    pub(super) token: Option<Token>,
+    pub(super) daemon: Target,
     /// Longest time for an image.
     pub(super) timeout: Option<Duration>,
     /// How long it may be busy before somebody else is asked.
@@ -38,8 +38,7 @@ impl Local {
         on_busy: OnBusy,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Made, Cause> {
-        let mut client = Client::new(self.address.clone());
-        client.set_token(self.token.clone());
+        let mut client = self.daemon.client();
         client.set_timeout(self.timeout);
         client.set_stopper(stopper.clone());
         let until = Instant::now() + self.busy_wait;

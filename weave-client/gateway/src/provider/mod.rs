@@ -4,6 +4,7 @@
 //! next one is asked only if one can't be reached, is busy for too long, or fails. A request that one of
 //! them has refused is over: what is wrong with it is wrong everywhere, and whoever asked has to know.
 
+mod answer;
 mod ask;
 mod cloud;
 mod list;

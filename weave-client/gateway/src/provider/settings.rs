@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 use weave_cli_base::arguments::seconds;
+use weave_cli_base::daemon::Target;
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::ProviderName;
-use weave_client::{Address, Token};
 
+use super::answer::Memory;
 use super::cloud::{Cloud, Dialect};
 use super::list::{Provider, Providers};
 use super::local::Local;
@@ -113,12 +114,13 @@ impl ProviderSettings {
     /// One of them can't be asked like this: something is missing, or can't be used.
     pub fn providers(
         &self,
-        daemon: impl FnOnce() -> Result<(Address, Option<Token>), Failure>,
+        daemon: impl FnOnce() -> Result<Target, Failure>,
         timeout: Option<Duration>,
     ) -> Result<Providers, Failure> {
         let mut daemon = Some(daemon);
         let shorter = |time: Option<Duration>| time.into_iter().chain(timeout).min();
         let cloud_timeout = shorter(Some(self.cloud_timeout)).unwrap_or(self.cloud_timeout);
+        let memory = Memory::new();
         let mut list = Vec::new();
         for (at, name) in self.providers.iter().enumerate() {
             list.push(match name {
@@ -127,9 +129,8 @@ impl ProviderSettings {
                 }
                 ProviderName::Local => {
                     let Some(daemon) = daemon.take() else { continue };
-                    let (address, token) = daemon()?;
-                    let timeout = shorter(self.local_timeout);
-                    Provider::Local(Local { address, token, timeout, busy_wait: self.busy_wait })
+                    let (daemon, timeout) = (daemon()?, shorter(self.local_timeout));
+                    Provider::Local(Local { daemon, timeout, busy_wait: self.busy_wait })
                 }
                 ProviderName::Openai => {
                     let url = base(&self.openai_url, "--openai-url")?;
@@ -141,16 +142,17 @@ impl ProviderSettings {
                         self.openai_model.clone(),
                         self.openai_model.clone(),
                         key,
+                        memory.clone(),
                         cloud_timeout,
                     )?))
                 }
-                ProviderName::Azure => self.azure(cloud_timeout)?,
+                ProviderName::Azure => self.azure(memory.clone(), cloud_timeout)?,
             });
         }
         Ok(Providers { list })
     }
 
-    fn azure(&self, timeout: Duration) -> Result<Provider, Failure> {
+    fn azure(&self, memory: Memory, timeout: Duration) -> Result<Provider, Failure> {
         let missing = |flag: &str| usage(format_args!("the provider azure takes {flag} as well"));
         let url = self.azure_url.as_deref().ok_or_else(|| missing("--azure-url URL"))?;
         let url = base(url, "--azure-url")?;
@@ -176,7 +178,7 @@ impl ProviderSettings {
             None => (Dialect::AzureV1, format!("{url}/openai/v1/images/generations")),
         };
         let model = self.azure_model.clone().unwrap_or_else(|| deployment.clone());
-        Ok(Provider::Cloud(Box::new(Cloud::new(dialect, url, deployment, model, key, timeout)?)))
+        Ok(Provider::Cloud(Box::new(Cloud::new(dialect, url, deployment, model, key, memory, timeout)?)))
     }
 }
 

@@ -1,0 +1,98 @@
+//! Where the gateway listens.
+//!
+//! `localhost` is 127.0.0.1 to one client and ::1 to another. A gateway that had only one of them would leave the other
+//! one, and with it the tokens of clients, to whichever user of this machine comes first.
+
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::ipv6_v6only;
+use tokio::net::{TcpListener, TcpStream};
+use weave_cli_base::exit::{Exit, Failure};
+
+/// How many ports are tried where any will do.
+const TRIES: usize = 16;
+
+/// One address, or both of loopback.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    first: TcpListener,
+    other: Option<TcpListener>,
+}
+
+impl Listeners {
+    pub(crate) async fn bind(listen: SocketAddr) -> Result<Self, Failure> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let first = TcpListener::bind(listen)
+                .await
+                .and_then(|first| first.local_addr().map(|address| (first, address)))
+                .map_err(|error| {
+                    wrong(format_args!("can't listen at {listen}: {error}"))
+                        .next("choose another with --listen ADDRESS:PORT")
+                });
+            let (first, address) = first?;
+            let Some(beside) = beside(address, &first) else { return Ok(Self { first, other: None }) };
+            match TcpListener::bind(beside).await {
+                Ok(other) => return Ok(Self { first, other: Some(other) }),
+                Err(error) if is_not_here(&error) => return Ok(Self { first, other: None }),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && listen.port() == 0 && tries > 0 => {
+                }
+                Err(error) => {
+                    return Err(wrong(format_args!(
+                        "can't listen at {beside}: {error}; clients that call localhost would send their requests, and the token, to whoever listens there"
+                    ))
+                    .next("end what listens there, or choose another port with --listen ADDRESS:PORT"));
+                }
+            }
+        }
+    }
+
+    /// All of them, for people.
+    pub(crate) fn describe(&self) -> io::Result<String> {
+        let first = format!("http://{}", self.first.local_addr()?);
+        let Some(other) = &self.other else { return Ok(first) };
+        Ok(format!("{first} and http://{}", other.local_addr()?))
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let other = async {
+            match &self.other {
+                Some(other) => other.accept().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            next = self.first.accept() => next,
+            next = other => next,
+        }
+    }
+}
+
+/// The address of loopback that a listener leaves to others.
+fn beside(address: SocketAddr, listener: &TcpListener) -> Option<SocketAddr> {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+        // It may have those of IPv4 as well.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if ipv6_v6only(listener).unwrap_or(false) => {
+            Ipv4Addr::LOCALHOST.into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, address.port()))
+}
+
+/// This system has no such address, so nobody else has it either.
+fn is_not_here(error: &io::Error) -> bool {
+    [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error.raw_os_error())
+}
+
+fn wrong(what: std::fmt::Arguments<'_>) -> Failure {
+    Failure::new(Exit::Local, what)
+}

@@ -1,0 +1,188 @@
+//! What others can do to the log: to its form, and to its length.
+
+mod harness;
+
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use harness::{Daemon, eventually, metric};
+use rustix::process::Signal;
+use weave_core::text::is_shown;
+
+/// A program that writes what these lines of shell write before it is a worker.
+fn talker(folder: &Path, lines: &str) -> String {
+    let path = folder.join("worker.sh");
+    let weaved = env!("CARGO_BIN_EXE_weaved");
+    let begin = format!("case \"$*\" in *--version*) exec {weaved} worker \"$@\";; esac");
+    fs::write(&path, format!("#!/bin/sh\n{begin}\n{lines}\nexec {weaved} worker \"$@\"\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+/// Seconds of CPU time that a process has used.
+fn cpu_time(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u32 = fields[11..13].iter().map(|ticks| ticks.parse::<u32>().unwrap()).sum();
+    f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Bytes of the log, line ends not counted.
+fn log_len(daemon: &Daemon) -> usize {
+    daemon.log.all().len()
+}
+
+#[test]
+fn what_a_worker_writes_is_told_as_its_own_and_does_nothing_to_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = r#"
+        printf '\033]0;owned\007\n\033[31mred\033[0m\n' >&2
+        printf 'WARN  refused a connection: uid 0 forged\n<0>emerg\nERROR\twith a tab\n' >&2
+        printf 'turned \342\200\256round, \302\233 one byte, \377 none, cr\r\nDEBUG hidden\n\n' >&2
+        head -c 5000 /dev/zero | tr '\0' x >&2
+        printf '\nINFO  end of it\n' >&2"#;
+    let daemon = Daemon::pattern(&["--worker-command", &talker(folder.path(), lines)]);
+    daemon.log.wait("end of it");
+    daemon.assert_serves();
+    let log = daemon.log.all();
+    for line in log.lines() {
+        assert!(line.chars().all(is_shown), "{line:?}");
+        assert!(["ERROR ", "WARN  ", "INFO  "].iter().any(|level| line.starts_with(level)), "{line:?}");
+    }
+    for line in [
+        "INFO  worker 0: \\u{1b}]0;owned\\u{7}",
+        "INFO  worker 0: \\u{1b}[31mred\\u{1b}[0m",
+        "WARN  worker 0: refused a connection: uid 0 forged",
+        "INFO  worker 0: <0>emerg",
+        "INFO  worker 0: ERROR\\twith a tab",
+        "INFO  worker 0: turned \\u{202e}round, \\u{9b} one byte, \u{fffd} none, cr",
+        "INFO  worker 0: end of it",
+    ] {
+        assert!(log.lines().any(|logged| logged == line), "{line:?} is not in\n{log}");
+    }
+    assert!(!log.contains("hidden"), "its level is not logged");
+    let long = log.lines().find(|line| line.contains("xxx")).unwrap();
+    assert!(long.starts_with("INFO  worker 0: xxx") && long.ends_with("x…") && long.len() < 2048, "{long}");
+}
+
+/// A taken worker has no way to make the log longer than this, and is not kept waiting either.
+#[test]
+fn a_flood_of_a_worker_is_read_and_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    for flood in
+        ["tr '\\0' x </dev/zero", "yes 'WARN  forged'", "tr '\\0' '\\033' </dev/zero | fold -b -w 60"]
+    {
+        let lines = format!("{flood} | head -c 268435456 >&2\necho that was it >&2");
+        let daemon = Daemon::pattern(&["--worker-command", &talker(folder.path(), &lines)]);
+        // Once it has its worker, and that is all read.
+        daemon.assert_serves();
+        let told = daemon.log.wait("bytes of its log were dropped");
+        let words = told.strip_prefix("WARN  worker 0: ").unwrap();
+        let dropped: u64 = words.split(' ').next().unwrap().parse().unwrap();
+        let time = cpu_time(daemon.child.id());
+        let len = log_len(&daemon);
+        println!("{flood}: {len} bytes logged, {dropped} dropped, {time} s of CPU");
+        assert!(dropped > 256_000_000 && len < 1_500_000, "{dropped} were dropped, {len} are there");
+        assert!(time < 3.0, "{time} s");
+        assert!(daemon.log.all().lines().filter(|line| line.contains("were dropped")).count() <= 2);
+    }
+}
+
+/// What the flood says last is what it died of.
+#[test]
+fn the_last_words_of_a_flood_are_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "yes 'all is well' | head -n 1000000 >&2\nprintf 'GGML_ASSERT failed\\n' >&2\nkill -ABRT $$";
+    let daemon = Daemon::pattern(&["--worker-command", &talker(folder.path(), lines)]);
+    let line = daemon.log.wait("it said last");
+    assert_eq!(line, "WARN  worker 0: was killed by signal 6; it said last: GGML_ASSERT failed");
+}
+
+/// Lines that say so, and those that were counted in the end.
+fn told(daemon: &Daemon, words: &str) -> Vec<String> {
+    daemon.log.all().lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+}
+
+const TIMES: usize = 2000;
+
+#[test]
+fn clients_without_a_token_fill_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "0".repeat(64)).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    let mut daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", &format!("--token-file={}", token.display())]);
+    let line = daemon.log.wait("listening on tcp://");
+    let address = line.split("tcp://").nth(1).unwrap().split(' ').next().unwrap();
+    for _ in 0..TIMES {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        let _ = stream.read(&mut [0]);
+    }
+    let refused = || metric(&daemon, "weave_connections_refused_total{reason=\"peer\"}");
+    eventually("all are refused", || refused() == TIMES as f64);
+    let lines = told(&daemon, "refused a connection");
+    println!("{TIMES} refused: {} lines, {} bytes", lines.len(), log_len(&daemon));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].starts_with("WARN  refused a connection: 127.0.0.1:") && lines[0].contains("(1 so far)")
+    );
+    // What was not told yet is told in the end.
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    daemon.log.wait("stopped;");
+    let lines = told(&daemon, "refused a connection");
+    let more = format!(
+        "WARN  refused a connection, it did not begin with weave-auth 1: {} more of 127.0.0.1 in the last minute",
+        TIMES - 1
+    );
+    assert_eq!(lines[1..], [more]);
+}
+
+#[test]
+fn bytes_that_are_no_weave_fill_no_log() {
+    let mut daemon = Daemon::pattern(&[]);
+    for _ in 0..TIMES {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        let _ = stream.write_all(&[b'x'; 64]);
+        // The answer, then the end.
+        match stream.read_to_end(&mut Vec::new()) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => {}
+        }
+    }
+    assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"malformed\"}"), TIMES as f64);
+    let lines = told(&daemon, "followed");
+    println!("{TIMES} times garbage: {} lines, {} bytes", lines.len(), log_len(&daemon));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("can't be followed any further"), "{lines:?}");
+    daemon.assert_serves();
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    daemon.log.wait("stopped;");
+    let uid = rustix::process::geteuid().as_raw();
+    let more =
+        format!("INFO  can't be followed any further: {} more of uid {uid} in the last minute", TIMES - 1);
+    assert_eq!(told(&daemon, "followed")[1..], [more]);
+}
+
+/// All places taken: those who come then are refused, and told once.
+#[test]
+fn clients_for_whom_there_is_no_place_fill_no_log() {
+    let daemon = Daemon::pattern(&["--connections=1"]);
+    daemon.assert_serves();
+    let mut first = daemon.connect();
+    first.send(1, "it is in", 1);
+    first.expect_gradient(1, "it is in", 1);
+    for _ in 0..100 {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let lines = told(&daemon, "refused a connection");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("WARN  refused a connection: all 1 connections are taken"), "{lines:?}");
+}
