@@ -300,7 +300,8 @@ pub(super) const CASES: &[Case] = &[
     robustness("W1-CON-012c", "idle connections and unfinished frames don't block others").server(|server| {
         let mut open = Vec::new();
         let header = Draft::request(1, "x").bytes();
-        for n in 0..200 {
+        // A server may allow fewer to one peer than to all.
+        for n in 0..100 {
             let mut connection = server.connect()?;
             connection.write(&header[..[0, 1, 8, 15, 16, 40][n % 6]]);
             open.push(connection);
