@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
 
+use weave_trust::{Folder, Rules};
+
 /// The file in an entry that holds the text of its inputs.
 pub(crate) const INPUTS: &str = "inputs.txt";
 
@@ -37,6 +39,17 @@ pub(crate) fn key(inputs: &str) -> String {
     format!("{hash:016x}")
 }
 
+/// Whatever lies in the cache becomes part of programs, so nobody else may be able to put anything there. Makes the folder
+/// if it isn't there.
+fn trusted(folder: &Path) -> Result<(), String> {
+    Folder::make(folder, &Rules::default()).and_then(|folder| folder.judge_content()).map_err(|why| {
+        format!(
+            "The engine can't be kept in {}: {why}. Mend that, or set WEAVE_CACHE_DIR to a folder that is yours alone.",
+            folder.display()
+        )
+    })
+}
+
 /// The entry for these inputs, if it is there.
 pub(crate) fn look_up(folder: &Path, inputs: &str) -> Option<PathBuf> {
     let entry = folder.join(key(inputs));
@@ -51,7 +64,7 @@ pub(crate) fn get_or_build(
     build: impl FnOnce(&Path, &Path) -> Result<(), String>,
 ) -> Result<PathBuf, String> {
     let named = |path: &Path, error: std::io::Error| format!("{}: {error}.", path.display());
-    fs::create_dir_all(folder).map_err(|e| named(folder, e))?;
+    trusted(folder)?;
     let key = key(inputs);
     let lock_path = folder.join(format!("{key}.lock"));
     let lock = File::create(&lock_path).map_err(|e| named(&lock_path, e))?;

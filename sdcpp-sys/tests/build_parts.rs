@@ -15,19 +15,17 @@ mod vocabulary;
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use corrections::{CORRECTIONS, Correction};
 
-/// A folder for one test, empty at first.
-fn folder(test: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).unwrap();
-    path
+/// A folder for one test.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
 }
 
 mod correcting {
@@ -44,44 +42,46 @@ mod correcting {
     };
 
     /// Applies `FRUIT` to a source in which `here.cpp` has this text, and returns the new text.
-    fn apply_to(test: &str, text: &str) -> Result<String, String> {
-        let root = folder(test);
+    fn apply_to(text: &str) -> Result<String, String> {
+        let root = folder();
+        let root = root.path();
         fs::write(root.join("here.cpp"), text).unwrap();
-        corrections::apply(&root, &[&FRUIT])?;
+        corrections::apply(root, &[&FRUIT])?;
         Ok(fs::read_to_string(root.join("here.cpp")).unwrap())
     }
 
     #[test]
     fn one_match_is_replaced() {
-        assert_eq!(apply_to("one_match", "an apple a day").unwrap(), "an pear a day");
+        assert_eq!(apply_to("an apple a day").unwrap(), "an pear a day");
     }
 
     #[test]
     fn two_matches_are_an_error_that_names_the_correction() {
-        let error = apply_to("two_matches", "apple, apple").unwrap_err();
+        let error = apply_to("apple, apple").unwrap_err();
         assert!(error.contains("`fruit`") && error.contains("2 places"), "{error}");
     }
 
     #[test]
     fn no_match_is_an_error_that_names_the_correction() {
-        let error = apply_to("no_match", "plum").unwrap_err();
+        let error = apply_to("plum").unwrap_err();
         assert!(error.contains("`fruit`") && error.contains("0 places"), "{error}");
     }
 
     #[test]
     fn matches_are_counted_over_all_files() {
-        let root = folder("all_files");
+        let root = folder();
+        let root = root.path();
         fs::write(root.join("here.cpp"), "apple").unwrap();
         fs::write(root.join("moved.cpp"), "apple").unwrap();
-        assert!(corrections::apply(&root, &[&FRUIT]).is_err());
+        assert!(corrections::apply(root, &[&FRUIT]).is_err());
         fs::write(root.join("here.cpp"), "plum").unwrap();
-        corrections::apply(&root, &[&FRUIT]).unwrap();
+        corrections::apply(root, &[&FRUIT]).unwrap();
         assert_eq!(fs::read_to_string(root.join("moved.cpp")).unwrap(), "pear");
     }
 
     #[test]
     fn a_source_that_is_right_is_left_alone() {
-        assert_eq!(apply_to("already", "quince").unwrap(), "quince");
+        assert_eq!(apply_to("quince").unwrap(), "quince");
     }
 
     #[test]
@@ -131,49 +131,71 @@ mod caching {
 
     #[test]
     fn an_entry_is_built_once() {
-        let folder = folder("built_once");
-        assert_eq!(cache::look_up(&folder, "inputs"), None);
-        let entry = cache::get_or_build(&folder, "inputs", |_, kept| write(kept)).unwrap();
-        let again = cache::get_or_build(&folder, "inputs", |_, _| Err("built twice".to_owned())).unwrap();
+        let folder = folder();
+        let folder = folder.path();
+        assert_eq!(cache::look_up(folder, "inputs"), None);
+        let entry = cache::get_or_build(folder, "inputs", |_, kept| write(kept)).unwrap();
+        let again = cache::get_or_build(folder, "inputs", |_, _| Err("built twice".to_owned())).unwrap();
         assert_eq!(entry, again);
-        assert_eq!(cache::look_up(&folder, "inputs"), Some(entry.clone()));
+        assert_eq!(cache::look_up(folder, "inputs"), Some(entry.clone()));
         assert_eq!(fs::read_to_string(entry.join("lib.a")).unwrap(), "whole");
         let key = cache::key("inputs");
-        assert_eq!(names(&folder), [key.clone(), format!("{key}.lock")]);
+        assert_eq!(names(folder), [key.clone(), format!("{key}.lock")]);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_is_neither_read_nor_written() {
+        let folder = folder();
+        let open = folder.path().join("open");
+        let entry = open.join("engine").join(cache::key("inputs"));
+        fs::create_dir_all(&entry).unwrap();
+        fs::write(entry.join(cache::INPUTS), "inputs").unwrap();
+        fs::write(entry.join("lib.a"), "somebody else's").unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = cache::get_or_build(&open.join("engine"), "inputs", |_, kept| write(kept)).unwrap_err();
+        assert!(refused.contains("open has mode 0777") && refused.contains("WEAVE_CACHE_DIR"), "{refused}");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        cache::get_or_build(&link.join("engine"), "inputs", |_, kept| write(kept)).unwrap_err();
+        assert_eq!(names(&open.join("engine")), [cache::key("inputs")]);
+        assert_eq!(fs::read_to_string(entry.join("lib.a")).unwrap(), "somebody else's");
     }
 
     #[test]
     fn other_inputs_are_another_entry() {
-        let folder = folder("other_inputs");
-        let one = cache::get_or_build(&folder, "one", |_, kept| write(kept)).unwrap();
-        let two = cache::get_or_build(&folder, "two", |_, kept| write(kept)).unwrap();
+        let folder = folder();
+        let folder = folder.path();
+        let one = cache::get_or_build(folder, "one", |_, kept| write(kept)).unwrap();
+        let two = cache::get_or_build(folder, "two", |_, kept| write(kept)).unwrap();
         assert_ne!(one, two);
     }
 
     #[test]
     fn a_failed_build_leaves_nothing() {
-        let folder = folder("failed");
-        let failed = cache::get_or_build(&folder, "inputs", |_, kept| {
+        let folder = folder();
+        let folder = folder.path();
+        let failed = cache::get_or_build(folder, "inputs", |_, kept| {
             write(kept)?;
             Err("compiler error".to_owned())
         });
         assert_eq!(failed.unwrap_err(), "compiler error");
-        assert_eq!(cache::look_up(&folder, "inputs"), None);
-        assert_eq!(names(&folder), [format!("{}.lock", cache::key("inputs"))]);
-        cache::get_or_build(&folder, "inputs", |_, kept| write(kept)).unwrap();
+        assert_eq!(cache::look_up(folder, "inputs"), None);
+        assert_eq!(names(folder), [format!("{}.lock", cache::key("inputs"))]);
+        cache::get_or_build(folder, "inputs", |_, kept| write(kept)).unwrap();
     }
 
     #[test]
     fn what_a_killed_build_left_is_removed() {
-        let folder = folder("killed");
+        let folder = folder();
+        let folder = folder.path();
         let left = folder.join(format!("{}.building.1", cache::key("inputs")));
         let of_another = folder.join(format!("{}.building.1", cache::key("other")));
         for path in [&left, &of_another] {
             fs::create_dir_all(path.join("kept")).unwrap();
             fs::write(path.join("kept").join(cache::INPUTS), "inputs").unwrap();
         }
-        assert_eq!(cache::look_up(&folder, "inputs"), None);
-        let entry = cache::get_or_build(&folder, "inputs", |_, kept| write(kept)).unwrap();
+        assert_eq!(cache::look_up(folder, "inputs"), None);
+        let entry = cache::get_or_build(folder, "inputs", |_, kept| write(kept)).unwrap();
         assert_eq!(fs::read_to_string(entry.join("lib.a")).unwrap(), "whole");
         assert!(!left.exists());
         assert!(of_another.exists(), "another build may be at work there");
@@ -181,26 +203,28 @@ mod caching {
 
     #[test]
     fn an_entry_without_its_inputs_is_replaced() {
-        let folder = folder("damaged");
+        let folder = folder();
+        let folder = folder.path();
         let entry = folder.join(cache::key("inputs"));
         fs::create_dir_all(&entry).unwrap();
         fs::write(entry.join("lib.a"), "half").unwrap();
         fs::write(entry.join(cache::INPUTS), "other inputs with the same hash").unwrap();
-        let built = cache::get_or_build(&folder, "inputs", |_, kept| write(kept)).unwrap();
+        let built = cache::get_or_build(folder, "inputs", |_, kept| write(kept)).unwrap();
         assert_eq!(built, entry);
         assert_eq!(fs::read_to_string(entry.join("lib.a")).unwrap(), "whole");
     }
 
     #[test]
     fn of_two_builds_at_once_the_second_waits() {
-        let folder = folder("at_once");
+        let folder = folder();
+        let folder = folder.path();
         let builds = AtomicUsize::new(0);
         let start = Barrier::new(4);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     start.wait();
-                    let built = cache::get_or_build(&folder, "inputs", |_, kept| {
+                    let built = cache::get_or_build(folder, "inputs", |_, kept| {
                         builds.fetch_add(1, Ordering::SeqCst);
                         // Long enough for the others to come along if nothing held them.
                         thread::sleep(std::time::Duration::from_millis(50));
