@@ -413,8 +413,8 @@ fn what_an_image_takes_in_memory_is_known_before_it_is_made() {
         let estimate: u64 = words.split(' ').next().unwrap().parse().unwrap();
         println!("| {side} | {estimate} | {:.1} |", measured as f64 / f64::from(1 << 20));
         let estimate = estimate << 20;
-        // Memory that was left from the image before is used again, and doesn't show.
-        let slack = (measured / 10).max(16 << 20);
+        // Memory that was left from the image before is used again, and doesn't show: 5 MB more or less, by when it was freed.
+        let slack = (measured / 10).max(20 << 20);
         assert!(
             measured < estimate + slack && estimate < measured + slack,
             "{side}: {estimate}, not {measured}"
