@@ -128,6 +128,10 @@ def main():
     COPY.mkdir(parents=True, exist_ok=True)
     files = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                            capture_output=True, text=True, check=True).stdout.split("\n")
+    # What has been deleted since the last time must not be compiled.
+    for old in COPY.rglob("*"):
+        if old.is_file() and str(old.relative_to(COPY)) not in files:
+            old.unlink()
     for name in filter(None, files):
         source, target = ROOT / name, COPY / name
         if source.exists() and not (target.exists() and source.read_bytes() == target.read_bytes()):
