@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
+use weave_trust::{has_no_such_address, other_localhost};
 
 use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::process;
@@ -254,13 +255,15 @@ fn tcp(config: &Config) -> Option<Finding> {
         Err(error) => return Some(Finding::wrong("tcp", TcpError::Listen(address, error))),
     }
     let who = tcp::who(token.as_ref());
-    let Some(twin) = tcp::twin(address) else {
+    let Some(twin) = other_localhost(address) else {
         return Some(Finding::good("tcp", format_args!("{address}, for {who}")));
     };
     Some(match tcp::is_free(twin) {
         Ok(true) => Finding::good("tcp", format_args!("{address} and {twin}, for {who}")),
         Ok(false) => Finding::wrong("tcp", TcpError::Twin(twin, address, Errno::ADDRINUSE.into())),
-        Err(error) if tcp::is_missing(&error) => Finding::good("tcp", format_args!("{address}, for {who}")),
+        Err(error) if has_no_such_address(&error) => {
+            Finding::good("tcp", format_args!("{address}, for {who}"))
+        }
         Err(error) => Finding::wrong("tcp", TcpError::Twin(twin, address, error)),
     })
 }

@@ -7,13 +7,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketType, bind};
-use weave_trust::{Rules, SecretError, read_secret};
+use weave_trust::{Rules, SecretError, has_no_such_address, other_localhost, read_secret};
 
 use crate::config::Config;
 
@@ -117,26 +117,6 @@ pub const fn who(token: Option<&Token>) -> &'static str {
     }
 }
 
-/// The other address that clients may try when they are told `localhost`, if weaved is to be found by that name
-/// at all. Whoever listened there could pass as weaved.
-#[must_use]
-pub fn twin(address: SocketAddr) -> Option<SocketAddr> {
-    let twin = match address.ip().to_canonical() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        // Anything else is not what `localhost` stands for, or, as [::], has both.
-        _ => return None,
-    };
-    Some(SocketAddr::new(twin, address.port()))
-}
-
-/// Whether this machine has no such address, so that nobody can listen there.
-#[must_use]
-pub fn is_missing(error: &io::Error) -> bool {
-    let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
-    none.iter().any(|none| error.raw_os_error() == Some(none.raw_os_error()))
-}
-
 /// Whether nobody listens there, without listening.
 ///
 /// # Errors
@@ -163,12 +143,14 @@ pub fn listen(config: &Config) -> Result<Option<Tcp>, TcpError> {
         tries += 1;
         let first = open(address).map_err(|error| TcpError::Listen(address, error))?;
         let address_found = first.1;
-        let Some(twin) = twin(address_found) else {
+        let Some(twin) = other_localhost(address_found) else {
             return Ok(Some(Tcp { listeners: vec![first], token }));
         };
         match open(twin) {
             Ok(second) => return Ok(Some(Tcp { listeners: vec![first, second], token })),
-            Err(error) if is_missing(&error) => return Ok(Some(Tcp { listeners: vec![first], token })),
+            Err(error) if has_no_such_address(&error) => {
+                return Ok(Some(Tcp { listeners: vec![first], token }));
+            }
             // The port was anybody's choice.
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < TRIES => {}

@@ -5,12 +5,11 @@
 
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use rustix::io::Errno;
-use rustix::net::sockopt::ipv6_v6only;
 use tokio::net::{TcpListener, TcpStream};
 use weave_cli_base::exit::{Exit, Failure};
+use weave_trust::{has_no_such_address, other_localhost};
 
 /// How many ports are tried where any will do.
 const TRIES: usize = 16;
@@ -35,10 +34,10 @@ impl Listeners {
                         .next("choose another with --listen ADDRESS:PORT")
                 });
             let (first, address) = first?;
-            let Some(beside) = beside(address, &first) else { return Ok(Self { first, other: None }) };
+            let Some(beside) = other_localhost(address) else { return Ok(Self { first, other: None }) };
             match TcpListener::bind(beside).await {
                 Ok(other) => return Ok(Self { first, other: Some(other) }),
-                Err(error) if is_not_here(&error) => return Ok(Self { first, other: None }),
+                Err(error) if has_no_such_address(&error) => return Ok(Self { first, other: None }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && listen.port() == 0 && tries > 0 => {
                 }
                 Err(error) => {
@@ -70,27 +69,6 @@ impl Listeners {
             next = other => next,
         }
     }
-}
-
-/// The address of loopback that a listener leaves to others.
-fn beside(address: SocketAddr, listener: &TcpListener) -> Option<SocketAddr> {
-    let ip = match address.ip().to_canonical() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST | Ipv4Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
-        // It may have those of IPv4 as well.
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if ipv6_v6only(listener).unwrap_or(false) => {
-            Ipv4Addr::LOCALHOST.into()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, address.port()))
-}
-
-/// This system has no such address, so nobody else has it either.
-fn is_not_here(error: &io::Error) -> bool {
-    [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT]
-        .map(|errno| Some(errno.raw_os_error()))
-        .contains(&error.raw_os_error())
 }
 
 fn wrong(what: std::fmt::Arguments<'_>) -> Failure {

@@ -8,6 +8,7 @@
 //! | a **folder** on the way to something | it is ours or root's and nobody else may write to it, or it is sticky, as `/tmp` is; so is every folder above it. Each symbolic link on the way is ours or root's |
 //! | a folder **for our files** | the same, and it isn't sticky |
 //! | a **secret file** | it lies in such a folder, is a regular file, ours or root's, and nobody else can read or write it. A group may read a file of root's: so a service gets its secrets |
+//! | a **server** on TCP | nothing tells whose it is; so our own listen at [both addresses](other_localhost) of `localhost` |
 //! | a **server** on a Unix socket | it is ours or root's, or of a user who was named, or of the user to whom root gave the socket's folder in `/run` |
 //!
 //! A group counts as nobody else if it has its owner's name and no other member, as Debian, Ubuntu and Fedora make one for
@@ -20,10 +21,12 @@
 
 mod accounts;
 mod folder;
+mod localhost;
 mod peer;
 mod secret;
 
 pub use accounts::Who;
 pub use folder::{Distrust, Folder, Rules, Why};
+pub use localhost::{has_no_such_address, other_localhost};
 pub use peer::{Peer, Stranger, check_server, peer};
 pub use secret::{SecretError, read_secret};
