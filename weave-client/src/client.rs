@@ -165,6 +165,13 @@ impl Client {
         self.stopper = stopper;
     }
 
+    /// The next request gets this number, and those after it the numbers after it; the first one is 1 otherwise. With a
+    /// number drawn at random a request can be found among those of other clients: see the page `/requests` of the daemon's
+    /// administrative socket. 0 becomes 1.
+    pub fn set_next_request_id(&mut self, next: u64) {
+        self.last_id = next.max(1) - 1;
+    }
+
     /// Where the daemon listens.
     #[must_use]
     pub fn address(&self) -> &Address {

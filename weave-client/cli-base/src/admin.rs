@@ -71,6 +71,37 @@ impl Admin {
     }
 }
 
+impl AdminSocket {
+    /// A page of JSON. `None`: the daemon has no such page, which one of another version may not have.
+    pub(crate) fn ask(&self, page: &str) -> Result<Option<Value>, Failure> {
+        let Self { path: socket, server_uid } = self;
+        let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+        check_server(&stream, socket, *server_uid).map_err(|stranger| match stranger {
+            Stranger::Unknown(error) => unreachable(socket, &error),
+            Stranger::User(uid) => {
+                Error::Stranger { address: socket.as_path().into(), uid, whose: stranger.to_string() }.into()
+            }
+        })?;
+        let text = get(&mut stream, page).map_err(|error| {
+            let what = format_args!("{} doesn't answer: {error}", socket.display());
+            match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
+                io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
+                _ => unreachable(socket, &error),
+            }
+        })?;
+        match text.map(|text| serde_json::from_str(&text)) {
+            None => Ok(None),
+            Some(Ok(json)) => Ok(Some(json)),
+            Some(Err(_)) => Err(self.not_weave()),
+        }
+    }
+
+    pub(crate) fn not_weave(&self) -> Failure {
+        Failure::new(Exit::NotWeave, format_args!("{} doesn't answer with figures", self.path.display()))
+    }
+}
+
 /// The place of the administrative socket if nobody has said another: `weave-admin.sock` for
 /// `weave.sock`, so that several daemons can share a folder.
 fn beside(clients: &Path) -> PathBuf {
@@ -89,28 +120,9 @@ impl Stats {
     /// # Errors
     /// The daemon doesn't answer, or something else does.
     pub fn ask(from: &AdminSocket) -> Result<Self, Failure> {
-        let AdminSocket { path: socket, server_uid } = from;
-        let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
-        check_server(&stream, socket, *server_uid).map_err(|stranger| match stranger {
-            Stranger::Unknown(error) => unreachable(socket, &error),
-            Stranger::User(uid) => {
-                Error::Stranger { address: socket.into(), uid, whose: stranger.to_string() }.into()
-            }
-        })?;
-        let text = get(&mut stream, "/stats").map_err(|error| {
-            let what = format_args!("{} doesn't answer: {error}", socket.display());
-            match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
-                io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
-                _ => unreachable(socket, &error),
-            }
-        })?;
-        match serde_json::from_str(&text) {
-            Ok(all @ Value::Object(_)) => Ok(Self(all)),
-            _ => Err(Failure::new(
-                Exit::NotWeave,
-                format_args!("{} doesn't answer with figures", socket.display()),
-            )),
+        match from.ask("/stats")? {
+            Some(all @ Value::Object(_)) => Ok(Self(all)),
+            _ => Err(from.not_weave()),
         }
     }
 
@@ -175,7 +187,7 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         .next("weaved says at its start where its administrative socket is")
 }
 
-fn get(stream: &mut UnixStream, page: &str) -> io::Result<String> {
+fn get(stream: &mut UnixStream, page: &str) -> io::Result<Option<String>> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
@@ -187,7 +199,8 @@ fn get(stream: &mut UnixStream, page: &str) -> io::Result<String> {
     }
     let text = String::from_utf8_lossy(&bytes);
     match text.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(Some(body.to_owned())),
+        Some((head, _)) if head.starts_with("HTTP/1.1 404 ") => Ok(None),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no administrative socket")),
     }
 }

@@ -1,7 +1,8 @@
 //! What the `weave` command and its gateway share, so that either is compiled without the other.
 //!
 //! Lowest first: [`exit`] says how a command ends, [`console`] writes and reads, [`daemon`] finds the daemon and
-//! [`admin`] asks it for statistics; [`arguments`] has what several commands' arguments share; [`image`] is an
+//! [`admin`] asks it for statistics, [`model`]
+//! what it draws with, and [`requests`] how far it is; [`arguments`] has what several commands' arguments share; [`image`] is an
 //! image with what made it, and [`png_file`] the file that says so.
 
 #![forbid(unsafe_code)]
@@ -13,4 +14,8 @@ pub mod console;
 pub mod daemon;
 pub mod exit;
 pub mod image;
+#[cfg(unix)]
+pub mod model;
 pub mod png_file;
+#[cfg(unix)]
+pub mod requests;
