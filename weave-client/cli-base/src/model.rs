@@ -29,7 +29,7 @@ pub struct Defaults {
     /// Denoising steps: 1 to 100.
     pub steps: u32,
     /// Guidance scale: 0 to 20.
-    pub cfg: f32,
+    pub cfg_scale: f32,
 }
 
 impl Model {
@@ -47,8 +47,8 @@ impl Model {
     /// The defaults; the seed is drawn.
     #[must_use]
     pub const fn params(&self) -> Params {
-        let Defaults { width, height, steps, cfg } = self.defaults;
-        Params { width, height, steps, cfg_scale: cfg, seed: 0 }
+        let Defaults { width, height, steps, cfg_scale } = self.defaults;
+        Params { width, height, steps, cfg_scale, seed: 0 }
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_page_is_read() {
         let page = r#"{"name":"demo model","toy":true,"draws":"coloured shapes","later":1,
-            "defaults":{"width":128,"height":128,"steps":8,"cfg":1.0}}"#;
+            "defaults":{"width":128,"height":128,"steps":8,"cfg_scale":1.0}}"#;
         let model: Model = serde_json::from_str(page).unwrap();
         assert_eq!((model.name.as_str(), model.toy), ("demo model", true));
         assert_eq!(model.params(), Params { width: 128, height: 128, steps: 8, cfg_scale: 1.0, seed: 0 });
