@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := build
 .PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
 	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
-	api deny spec example dissector haproxy kubernetes conform mutants simulate fuzz fuzz-smoke units bare-metal \
+	api deny spec example dissector haproxy kubernetes prometheus conform mutants simulate fuzz fuzz-smoke units bare-metal \
 	big-endian check-demo reliability bench instructions tools tools-test fetch
 
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
@@ -81,7 +81,7 @@ demo: tools ## build everything and draw one image with the demo model
 # Each string is a step; the lanes of a step, compute and wait, run beside each other.
 test: tools-test fetch ## run every check, print the time of each
 	@.ci/test "deny lint unit" \
-		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes conform mutants" \
+		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes prometheus conform mutants" \
 		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
 # The gateway takes as many crates again as all of this.
@@ -140,6 +140,9 @@ haproxy: programs ## test HAProxy in front of three weaved, with one killed, sto
 
 kubernetes: programs ## check the Kubernetes manifests, and run what they start, without a cluster
 	WEAVE=target/example/debug/weave WEAVED=target/example/debug/weaved weave-daemon/deploy/kubernetes/check
+
+prometheus: programs ## check alert rules, dashboard and the unit that writes the metrics
+	WEAVED=target/example/debug/weaved python3 -B weave-daemon/deploy/prometheus/test_prometheus.py
 
 conform: ## run weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
 	conformance/run
