@@ -192,7 +192,7 @@ fn run() -> Result<(), Failure> {
         log::warn!("{name} is not a setting of weaved; `weaved --help` lists them");
     }
     let (model, profile) = if config.engine == EngineKind::Pattern {
-        ("test pictures".to_owned(), Profile::PATTERN)
+        (format!("the {}", Profile::PATTERN), Profile::PATTERN)
     } else {
         find_model(&mut config)?
     };
@@ -274,7 +274,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
+                let Some(setting) = SETTINGS.iter().find(|setting| setting.has_flag(&name)) else {
                     return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
                 };
                 let value = match parser.optional_value() {
@@ -313,17 +313,17 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     Ok(Some((command, Sources { flags, file, bare })))
 }
 
+/// What to do for more than a toy.
+const REAL_ONE: &str = "set model or diffusion_model for SD 3.5";
+
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
 fn find_model(config: &mut Config) -> Result<(String, Profile), Failure> {
     if let Some(found) = config.model.check().map_err(Failure::Model)? {
-        return Ok((found.to_string(), config.model.profile(Some(&found))));
+        let profile = config.model.profile(Some(&found));
+        return Ok((format!("{profile} ({found})"), profile));
     }
     if !config.worker_command.is_empty() {
-        return Ok((
-            "the demo model of worker_command (coloured shapes only; set model or diffusion_model for SD 3.5)"
-                .to_owned(),
-            Profile::DEMO,
-        ));
+        return Ok((format!("worker_command's {}; {REAL_ONE}", Profile::DEMO), Profile::DEMO));
     }
     #[cfg(feature = "sdcpp")]
     {
@@ -334,8 +334,7 @@ fn find_model(config: &mut Config) -> Result<(String, Profile), Failure> {
         config.model.clip_l = Some(files.clip_l);
         config.model.taesd = Some(files.taesd);
     }
-    let words = "the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)";
-    Ok((words.to_owned(), Profile::DEMO))
+    Ok((format!("the built-in {}; {REAL_ONE}", Profile::DEMO), Profile::DEMO))
 }
 
 fn serve(mut config: Config, model: &str, profile: Profile, sources: Sources) -> Result<(), Failure> {

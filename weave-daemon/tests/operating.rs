@@ -528,12 +528,8 @@ fn the_metrics_are_what_prometheus_reads_and_counters_never_fall() {
 #[test]
 fn it_is_shown_how_far_each_worker_is() {
     for isolation in ["process", "thread"] {
-        let daemon = Daemon::pattern(&[
-            "--faults=slow=0.05",
-            "--abandoned=cancel",
-            "--workers=2",
-            &format!("--isolation={isolation}"),
-        ]);
+        let daemon =
+            Daemon::pattern(&["--faults=slow=0.05", "--workers=2", &format!("--isolation={isolation}")]);
         let of = |name: &str| {
             let all = metrics(&daemon);
             [0, 1].map(|worker| all[&format!("weave_worker_{name}{{worker=\"{worker}\"}}")])
@@ -563,6 +559,7 @@ fn it_is_shown_how_far_each_worker_is() {
 fn what_happens_is_counted_once_and_under_its_name() {
     let daemon = Daemon::pattern(&[
         "--faults=fail@fail,crash@crash,hang@hang,slow=0.05",
+        "--abandoned=finish",
         "--generation-timeout=2",
         "--cancel-timeout=0.1",
         "--queue=2",
@@ -733,6 +730,25 @@ fn the_daemon_says_what_it_draws_with() {
     let defaults = serde_json::json!({"width": 512, "height": 512, "steps": 28, "cfg_scale": 7.0});
     assert_eq!(model["defaults"], defaults);
     assert_eq!(metrics(&daemon)["weave_admin_requests_total{page=\"/model\"}"], 1.0);
+}
+
+#[test]
+fn what_clients_are_told_to_ask_for_is_set_and_set_again_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weaved.toml");
+    fs::write(&file, "default_size = \"256x192\"\ndefault_cfg = 3.5\n").unwrap();
+    let flags = ["--config", file.to_str().unwrap(), "--default-steps=12"];
+    let daemon = Daemon::pattern(&flags);
+    assert!(daemon.log.all().contains(", with the test pattern, a toy that draws"), "{}", daemon.log.all());
+    let defaults = || page(&daemon, "/model")["defaults"].clone();
+    let of = |width, height, steps, cfg_scale| serde_json::json!({"width": width, "height": height, "steps": steps, "cfg_scale": cfg_scale});
+    assert_eq!(defaults(), of(256, 192, 12, 3.5));
+    let (code, text) = check(&[&["--engine=pattern", "--socket=/tmp/x.sock"], &flags[..]].concat());
+    assert!(text.contains("ok    defaults: 256x192, 12 steps, cfg_scale 3.5, "), "{code:?} {text}");
+    fs::write(&file, "default_steps = 13\n").unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.log.wait("settings reloaded: default_size, default_cfg_scale changed");
+    assert_eq!(defaults(), of(512, 512, 12, 7.0));
 }
 
 #[test]

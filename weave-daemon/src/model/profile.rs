@@ -1,5 +1,6 @@
 //! What people call a model, and what to ask of it where nobody says otherwise.
 
+use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -53,12 +54,29 @@ impl Profile {
     pub const PATTERN: Self = Self {
         name: "test pattern",
         toy: true,
-        draws: Some("a checkerboard or a gradient, whatever the prompt says"),
+        draws: Some("a checkerboard or a gradient instead of what the prompt says"),
         defaults: Defaults::square(512, 28, 7.0),
     };
 
     const fn real(name: &'static str, steps: u32, cfg_scale: f32) -> Self {
         Self { name, toy: false, draws: None, defaults: Defaults::square(512, steps, cfg_scale) }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        match self.draws {
+            Some(draws) if self.toy => write!(f, ", a toy that draws {draws}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Defaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { width, height, steps, cfg_scale } = self;
+        write!(f, "{width}x{height}, {steps} steps, cfg_scale {cfg_scale}")
     }
 }
 
@@ -73,9 +91,7 @@ impl ModelFiles {
             Some(Family::Sd35Large) if is_turbo => Profile::real("Stable Diffusion 3.5 Large Turbo", 4, 1.0),
             Some(Family::Sd35Large) => Profile::real("Stable Diffusion 3.5 Large", 28, 3.5),
             Some(Family::Sd3Medium) => Profile::real("Stable Diffusion 3 Medium", 28, 7.0),
-            Some(Family::Other) | None => {
-                Profile::real("Stable Diffusion 3.5, of a size of its own", 28, 4.5)
-            }
+            Some(Family::Other) | None => Profile::real("Stable Diffusion 3.5 of a size of its own", 28, 4.5),
         }
     }
 }

@@ -121,7 +121,10 @@ impl Operator {
                     kind: "application/json",
                     body: metrics::json(router.counters(), counters, &gauges()),
                 },
-                "/model" => Page::json(&model),
+                "/model" => {
+                    let defaults = view.config.defaults(model.defaults);
+                    Page::json(&Profile { defaults, ..*model })
+                }
                 "/requests" => Page::json(&pages::Requests::of(router, &view.slots.progress(), now)),
                 "/healthz" => Page::words(200, "the event loop turns"),
                 "/readyz" if is_draining => Page::words(503, "not ready: stopping"),
