@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-/// Ends a [`Client`](crate::Client)'s call from another thread, by closing its connection: a daemon
-/// with `abandoned = "cancel"` then cancels the image. Clones are one and the same.
+/// Ends a [`Client`](crate::Client)'s call from another thread, by closing its connection: the
+/// daemon then cancels the image, unless its `abandoned` is `finish`. Clones are one and the same.
 #[derive(Clone, Default)]
 pub struct Stopper(Arc<Shared>);
 

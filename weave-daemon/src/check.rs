@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use weave_trust::{has_no_such_address, other_localhost};
 
 use crate::config::{Config, EngineKind, Isolation, Sandbox};
+use crate::model::Profile;
 use crate::process;
 use crate::socket::{SocketError, check_folder, default_path};
 use crate::tcp::{self, TcpError};
@@ -71,7 +72,11 @@ impl fmt::Display for Finding {
 #[must_use]
 pub fn all(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    model(config, &mut findings);
+    if let Some(model) = model(config, &mut findings) {
+        let defaults = config.defaults(model.defaults);
+        let text = format_args!("{defaults}, for clients that name none, with {}", model.name);
+        findings.push(Finding::good("defaults", text));
+    }
     findings.push(device(config));
     findings.extend(sandbox(config));
     findings.extend(config.tuning.without_effect().map(|what| Finding::note("tuning", what)));
@@ -89,7 +94,8 @@ pub fn all(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn model(config: &Config, findings: &mut Vec<Finding>) {
+/// Gives what the images are made with, where that is known.
+fn model(config: &Config, findings: &mut Vec<Finding>) -> Option<Profile> {
     if !config.worker_command.is_empty() {
         findings.push(match process::check_command(config) {
             Ok(()) => Finding::good("worker_command", config.worker_command.join(" ")),
@@ -97,25 +103,26 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
         });
     }
     if config.engine == EngineKind::Pattern {
-        findings.push(Finding::good("engine", "pattern: test pictures, no model"));
-        return;
+        findings.push(Finding::good("engine", format_args!("pattern: the {}", Profile::PATTERN)));
+        return Some(Profile::PATTERN);
     }
     if config.worker_command.is_empty() && cfg!(not(feature = "sdcpp")) {
         findings
             .push(Finding::wrong("engine", "this weaved was built without the sdcpp engine; use pattern"));
-        return;
+        return None;
     }
-    match config.model.check() {
+    let profile = match config.model.check() {
         Err(error) => {
             findings.push(Finding::wrong("model", error));
-            return;
+            return None;
         }
-        Ok(None) => {}
+        Ok(None) => config.model.profile(None),
         Ok(Some(found)) => {
             let gigabytes = found.bytes() as f64 / 1e9;
             findings.push(Finding::good("model", format_args!("{found}; {gigabytes:.1} GB of weights")));
+            config.model.profile(Some(&found))
         }
-    }
+    };
     for (name, path) in config.model.parts() {
         let Some(path) = path else { continue };
         let size = fs::metadata(path).map_or(0, |file| file.len());
@@ -141,6 +148,7 @@ fn model(config: &Config, findings: &mut Vec<Finding>) {
             Err(error) => Finding::wrong("model", error),
         });
     }
+    Some(profile)
 }
 
 fn device(config: &Config) -> Finding {

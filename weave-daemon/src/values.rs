@@ -101,7 +101,11 @@ pub(crate) fn unless<T>(
     word: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Option<T>, String> {
-    move |text| if text == word { Ok(None) } else { parse(text).map(Some) }
+    move |text| match parse(text) {
+        _ if text == word => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(reason) => Err(format!("{reason}, or {word}")),
+    }
 }
 
 /// Any value that can be printed.

@@ -79,6 +79,19 @@ fn what_cannot_be_used_is_named_with_its_place() {
         ("tcp", "127.0.0.1", "an address and a port"),
         ("allow-remote", "yes", "one of true, false"),
         ("sandbox", "maybe", "one of on, off, require"),
+        (
+            "default-size",
+            "100x100",
+            "WIDTHxHEIGHT, each 64 to 2048 and a multiple of 64, such as 512x768, or auto",
+        ),
+        ("default-size", "512", "WIDTHxHEIGHT"),
+        ("default-size", "512x0", "WIDTHxHEIGHT"),
+        ("default-size", "4096x64", "WIDTHxHEIGHT"),
+        ("default-steps", "101", "a whole number from 1 to 100, or auto"),
+        ("default-steps", "0", "a whole number from 1 to 100"),
+        ("default-cfg-scale", "20.5", "a number from 0 to 20, or auto"),
+        ("default-cfg", "NaN", "default_cfg_scale is \"NaN\", must be a number from 0 to 20"),
+        ("default_cfg", "1", "there is no flag --default_cfg"),
     ] {
         let error = resolve(&[(name, value)], &[], None).unwrap_err();
         assert!(error.contains(words), "{error}");
@@ -90,12 +103,26 @@ fn what_cannot_be_used_is_named_with_its_place() {
 }
 
 #[test]
+fn a_setting_with_another_name_is_taken_under_both() {
+    let of = |config: Config| config.default_cfg_scale;
+    for name in ["default_cfg_scale", "default_cfg"] {
+        let (_folder, file) = toml(&format!("{name} = 2.5\n"));
+        assert_eq!(of(resolve(&[], &[], Some(&file)).unwrap()), Some(2.5));
+        let variable = format!("WEAVE_{}", name.to_uppercase());
+        assert_eq!(of(resolve(&[], &[(&variable, "3")], Some(&file)).unwrap()), Some(3.0));
+        assert_eq!(unknown_variables([OsString::from(variable)].into_iter()).count(), 0);
+        let flag = name.replace('_', "-");
+        assert_eq!(of(resolve(&[(&flag, "auto")], &[], Some(&file)).unwrap()), None);
+    }
+}
+
+#[test]
 fn settings_survive_the_way_to_a_worker() {
     let (_folder, file) = toml(
         "engine = \"pattern\"\npattern = \"gradient\"\nfaults = \"fail@3,crash@boom,slow=0.25\"\n\
          allow_uids = \"1,2\"\nallow_gids = 3\ntrusted_folders = \"/a,/b\"\ntcp = \"[::1]:0\"\nallow_remote = true\ntoken_file = \"/t\"\n\
          sandbox = \"off\"\ndiffusion_model = \"/m\"\nthreads = 3\nflash_attention = true\n\
-         generation_timeout = 1.5\nlog = \"debug\"\n",
+         generation_timeout = 1.5\nlog = \"debug\"\ndefault_size = \"64x128\"\ndefault_steps = 9\n",
     );
     let config = resolve(&[], &[], Some(&file)).unwrap();
     let flags = config.to_flags();

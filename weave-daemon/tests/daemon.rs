@@ -4,7 +4,7 @@ mod harness;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
@@ -167,11 +167,11 @@ fn a_worker_that_is_not_needed_gives_its_memory_back() {
 }
 
 #[test]
-fn a_client_that_is_gone_takes_its_running_request_with_it_if_that_is_wanted() {
+fn a_client_that_is_gone_takes_its_running_request_with_it() {
     for isolation in ["process", "thread"] {
         // Twenty seconds each, if they were finished.
         let isolation = format!("--isolation={isolation}");
-        let daemon = Daemon::pattern(&["--abandoned=cancel", "--faults=slow=0.2,hang@stop", &isolation]);
+        let daemon = Daemon::pattern(&["--faults=slow=0.2,hang@stop", &isolation]);
         daemon.assert_serves();
         let workers = daemon.workers();
         for id in 1..=3 {
@@ -189,8 +189,7 @@ fn a_client_that_is_gone_takes_its_running_request_with_it_if_that_is_wanted() {
 
 #[test]
 fn a_worker_that_does_not_give_up_is_ended() {
-    let daemon =
-        Daemon::pattern(&["--abandoned=cancel", "--faults=hang@stop", "--cancel-timeout=0.1", "--workers=2"]);
+    let daemon = Daemon::pattern(&["--faults=hang@stop", "--cancel-timeout=0.1", "--workers=2"]);
     let mut leaving = daemon.connect();
     leaving.send(1, "stop", 1);
     daemon.log.wait("1 steps");
@@ -295,7 +294,7 @@ fn what_a_vanished_client_had_in_the_queue_is_not_generated() {
 
 #[test]
 fn a_client_that_has_said_its_last_still_gets_its_answers() {
-    let daemon = Daemon::pattern(&[]);
+    let daemon = Daemon::pattern(&["--faults=slow=0.2", "--tcp=127.0.0.1:0"]);
     let mut client = daemon.connect();
     for id in 1..=3 {
         client.send(id, "last words", id);
@@ -305,6 +304,13 @@ fn a_client_that_has_said_its_last_still_gets_its_answers() {
         client.expect_gradient(id, "last words", id);
     }
     client.expect_close();
+
+    let mut far = TcpStream::connect(daemon.tcp_address()).unwrap();
+    far.write_all(&request(4, "last words", 4)).unwrap();
+    far.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    far.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(&harness::gradient("last words", 4)));
 }
 
 #[test]
@@ -534,7 +540,7 @@ fn sigterm_waits_for_nothing_that_nobody_waits_for() {
     waiting.expect_close();
 
     // A worker was told to cancel a request, and doesn't.
-    let flags = ["--abandoned=cancel", "--cancel-timeout=3600", "--faults=hang@stop", for_ever];
+    let flags = ["--cancel-timeout=3600", "--faults=hang@stop", for_ever];
     let mut daemon = Daemon::pattern(&flags);
     let (mut leaving, mut waiting) = (daemon.connect(), daemon.connect());
     leaving.send(1, "stop", 1);

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use allocator::Watched;
 use files::*;
-use weave_daemon::model::ModelFiles;
 use weave_daemon::model::header::{Header, HeaderError, MAX_HEADER, MAX_TENSORS};
 use weave_daemon::model::part::{Kind, Part, Tensors};
+use weave_daemon::model::{ModelFiles, Profile};
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -109,10 +109,16 @@ fn every_set_up_is_recognised() {
     let tiny = shelf.put(F16, "taesd.safetensors", &taesd(16));
     let llama = shelf.put(Q5_K, "t5.gguf", &t5(4096, 10_240, 64, true));
 
-    for (name, shape, words) in [
-        ("large", LARGE, "SD 3.5 Large or Large Turbo, 38 blocks"),
-        ("medium", MEDIUM, "SD 3.5 Medium, 24 blocks"),
-        ("sd3", SD3_MEDIUM, "SD 3 Medium, 24 blocks"),
+    for (name, shape, words, profile) in [
+        ("large", LARGE, "SD 3.5 Large or Large Turbo, 38 blocks", ("Stable Diffusion 3.5 Large", 28, 3.5)),
+        (
+            "turbo",
+            LARGE,
+            "SD 3.5 Large or Large Turbo, 38 blocks",
+            ("Stable Diffusion 3.5 Large Turbo", 4, 1.0),
+        ),
+        ("medium", MEDIUM, "SD 3.5 Medium, 24 blocks", ("Stable Diffusion 3.5 Medium", 40, 4.5)),
+        ("sd3", SD3_MEDIUM, "SD 3 Medium, 24 blocks", ("Stable Diffusion 3 Medium", 28, 7.0)),
     ] {
         // One file with everything.
         let all = shelf.put(F16, &format!("{name}-all"), &checkpoint(shape, true));
@@ -122,6 +128,10 @@ fn every_set_up_is_recognised() {
                 "{words}, f16; CLIP-L, f16 in the checkpoint; CLIP-G, f16 in the checkpoint; T5-XXL, f16 in the checkpoint; the VAE, f16 in the checkpoint"
             )
         );
+        let files = set(&[("model", &all)]);
+        let Profile { name: called, toy, draws, defaults } = files.profile(files.check().unwrap().as_ref());
+        assert_eq!((called, defaults.steps, defaults.cfg_scale), profile);
+        assert_eq!((toy, draws, defaults.width, defaults.height), (false, None, 512, 512));
         // The diffusion model with the VAE, which is what is published, and encoders beside it.
         let main = shelf.put(F16, name, &checkpoint(shape, false));
         assert_eq!(
@@ -161,6 +171,8 @@ fn every_set_up_is_recognised() {
         }
     }
     assert!(ModelFiles::default().check().unwrap().is_none(), "that is the demo model");
+    let demo = ModelFiles::default().profile(None);
+    assert_eq!((demo, demo.name, demo.toy), (Profile::DEMO, "demo model", true));
 }
 
 #[test]

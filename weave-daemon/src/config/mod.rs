@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::Tuning;
-use crate::model::ModelFiles;
+use crate::model::{Defaults, ModelFiles};
 use crate::router::{Abandoned, Limits};
 use crate::socket::Access;
 use weave_trust::Rules;
@@ -105,6 +105,12 @@ pub struct Config {
     pub worker_command: Vec<String>,
     /// Model files; none at all means the demo model.
     pub model: ModelFiles,
+    /// Width and height of an image for clients that name none; `None`: what suits the model.
+    pub default_size: Option<(u32, u32)>,
+    /// The same for denoising steps.
+    pub default_steps: Option<u32>,
+    /// The same for the guidance scale.
+    pub default_cfg_scale: Option<f32>,
     /// CPU threads of the engine; `None`: half of the processors.
     pub threads: Option<u16>,
     /// What trades the engine's memory, time and pixels against each other.
@@ -165,6 +171,9 @@ impl Default for Config {
             isolation: Isolation::Process,
             worker_command: Vec::new(),
             model: ModelFiles::default(),
+            default_size: None,
+            default_steps: None,
+            default_cfg_scale: None,
             threads: None,
             tuning: Tuning::default(),
             workers: 1,
@@ -178,8 +187,9 @@ impl Default for Config {
             generation_timeout: Duration::from_secs(3600),
             stall_timeout: Duration::from_secs(30),
             busy_stall_timeout: Duration::from_secs(5),
-            abandoned: Abandoned::Finish,
-            cancel_timeout: Duration::from_secs(5),
+            abandoned: Abandoned::Cancel,
+            // More than a step takes on most machines: a worker that is killed has to load its model again.
+            cancel_timeout: Duration::from_secs(30),
             worker_idle_timeout: None,
             drain_timeout: Duration::from_secs(60),
             log: log::LevelFilter::Info,
@@ -223,6 +233,18 @@ impl Config {
                 Sandbox::Off
             }),
             threads: self.threads.unwrap_or_else(half_of_the_processors),
+        }
+    }
+
+    /// What clients are to ask for where nobody says otherwise, given what suits the model.
+    #[must_use]
+    pub fn defaults(&self, model: Defaults) -> Defaults {
+        let (width, height) = self.default_size.unwrap_or((model.width, model.height));
+        Defaults {
+            width,
+            height,
+            steps: self.default_steps.unwrap_or(model.steps),
+            cfg_scale: self.default_cfg_scale.unwrap_or(model.cfg_scale),
         }
     }
 

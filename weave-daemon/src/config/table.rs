@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use log::LevelFilter;
+use weave_core::limits::{MAX_CFG_SCALE, MAX_SIDE, MAX_STEPS, MIN_CFG_SCALE, MIN_SIDE, MIN_STEPS, SIDE_STEP};
 
 use super::{AdminSocket, Config, EngineKind, Isolation, Sandbox};
 use crate::engine::pattern::{Faults, Look};
@@ -18,6 +19,8 @@ use crate::values::{
 pub struct Setting {
     /// The name in the TOML file; flag and variable are made from it.
     pub name: &'static str,
+    /// Another name that is taken for it, in the same three ways.
+    pub alias: Option<&'static str>,
     /// What stands for the value in the help text; empty for a switch, which needs none.
     pub value: &'static str,
     /// One line for the help text.
@@ -35,6 +38,25 @@ impl Setting {
     #[must_use]
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
+    }
+
+    /// Whether this is one of its names in a file.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.alias == Some(name)
+    }
+
+    /// Whether this is one of its names on the command line, without the dashes.
+    #[must_use]
+    pub fn has_flag(&self, flag: &str) -> bool {
+        self.is_called(&flag.replace('-', "_")) && !flag.contains('_')
+    }
+
+    /// Whether this is one of its names in the environment.
+    #[must_use]
+    pub fn has_variable(&self, variable: &str) -> bool {
+        let is = |name: &str| variable.strip_prefix("WEAVE_").is_some_and(|rest| rest == name.to_uppercase());
+        is(self.name) || self.alias.is_some_and(is)
     }
 
     /// Whether the flag alone means yes.
@@ -68,6 +90,7 @@ macro_rules! setting {
     ($name:ident, $($field:ident).+, $value:literal, [$($flag:ident)?], $help:literal, $parse:expr, $show:expr) => {
         Setting {
             name: stringify!($name),
+            alias: None,
             value: $value,
             help: $help,
             live: setting!(@live $($flag)?),
@@ -216,6 +239,33 @@ pub const SETTINGS: &[Setting] = &[
         some(path),
         if_set(shown_path)
     ),
+    setting!(
+        default_size,
+        "WIDTHxHEIGHT",
+        [live],
+        "image size for clients that name none, each side 64 to 2048 and a multiple of 64, or auto [auto: what suits the model]",
+        unless(tuning::AUTO, size),
+        or(tuning::AUTO, |(width, height): &(u32, u32)| Some(format!("{width}x{height}")))
+    ),
+    setting!(
+        default_steps,
+        "N",
+        [live],
+        "denoising steps for clients that name none, 1 to 100, or auto [auto: what suits the model]",
+        unless(tuning::AUTO, count(MIN_STEPS..=MAX_STEPS)),
+        or(tuning::AUTO, shown)
+    ),
+    Setting {
+        alias: Some("default_cfg"),
+        ..setting!(
+            default_cfg_scale,
+            "X",
+            [live],
+            "guidance scale for clients that name none, 0 to 20, or auto; default_cfg is the same [auto: what suits the model]",
+            unless(tuning::AUTO, number(MIN_CFG_SCALE..=MAX_CFG_SCALE)),
+            or(tuning::AUTO, shown)
+        )
+    },
     setting!(
         preset,
         tuning.preset,
@@ -500,7 +550,7 @@ pub const SETTINGS: &[Setting] = &[
         abandoned,
         "WHAT",
         [live],
-        "running request of a client that has disconnected: finish or cancel it [finish]",
+        "running request of a client that has disconnected: finish or cancel it [cancel]",
         one_of(ABANDONED),
         name_in(ABANDONED)
     ),
@@ -508,7 +558,7 @@ pub const SETTINGS: &[Setting] = &[
         cancel_timeout,
         "SECONDS",
         [live],
-        "cancel timeout: kills a worker that takes longer to cancel a request [5]",
+        "cancel timeout: kills a worker that takes longer to cancel a request, such as for one step of the engine [30]",
         seconds,
         shown_seconds
     ),
@@ -591,6 +641,14 @@ fn shown_admin_socket(socket: &AdminSocket) -> Option<String> {
         AdminSocket::Off => Some("off".to_owned()),
         AdminSocket::At(path) => shown_path(path),
     }
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let is_side = |side: &u32| (MIN_SIDE..=MAX_SIDE).contains(side) && side.is_multiple_of(SIDE_STEP);
+    let side = |text: &str| text.parse().ok().filter(is_side);
+    text.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?))).ok_or_else(|| {
+        format!("WIDTHxHEIGHT, each {MIN_SIDE} to {MAX_SIDE} and a multiple of {SIDE_STEP}, such as 512x768")
+    })
 }
 
 fn words(text: &str) -> Result<Vec<String>, String> {
