@@ -125,6 +125,67 @@ fn who_holds_a_worker_by_not_reading_has_less_time_once_others_wait() {
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
 }
 
+/// How an image is read that somebody else waits behind.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    kilobytes_per_second: usize,
+    /// `--busy-stall-timeout`, in seconds.
+    limit: u32,
+    is_tcp: bool,
+}
+
+impl Reader {
+    /// Reads so, and whether it was cut off within `limits` busy stall timeouts.
+    fn is_cut_off_within(self, limits: u32) -> bool {
+        let Self { kilobytes_per_second, limit, is_tcp } = self;
+        let limit_flag = format!("--busy-stall-timeout={limit}");
+        let tcp: &[_] = if is_tcp { &["--tcp=127.0.0.1:0"] } else { &[] };
+        let daemon = Daemon::pattern(&[&[&*limit_flag], tcp].concat());
+        let mut slow = if is_tcp { from(1, &daemon.tcp_address()) } else { daemon.connect() };
+        slow.write(&sized_request(1, "large", 1, 2048, 2048, 1));
+        slow.stream.read_exact(&mut [0; 48]).unwrap();
+        let mut waiting = daemon.connect();
+        waiting.send(3, "waits", 3);
+        let started = Instant::now();
+        // As much as is due by now, every hundredth of a second.
+        let mut read = 0;
+        let mut piece = vec![0; 100_000];
+        while started.elapsed() < Duration::from_secs((limit * limits).into()) {
+            let due = usize::try_from(started.elapsed().as_millis()).unwrap() * kilobytes_per_second - read;
+            let due = due.min(piece.len());
+            read += slow.stream.read(&mut piece[..due]).unwrap_or(0);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let is_cut_off = metric(&daemon, "weave_connections_cut_total{reason=\"stalled\"}") > 0.0;
+        if is_cut_off {
+            waiting.expect_gradient(3, "waits", 3);
+        }
+        is_cut_off
+    }
+}
+
+#[test]
+fn who_reads_slowly_but_enough_is_not_cut_off_though_others_wait() {
+    std::thread::scope(|scope| {
+        for is_tcp in [false, true] {
+            for (kilobytes_per_second, limit, limits, is_cut_off) in [
+                // A limit of 4 seconds asks for 16 kB/s, one of 1 second for 66.
+                (20, 4, 2, false),
+                (100, 1, 5, false),
+                (300, 1, 5, false),
+                (1000, 1, 5, false),
+                (10, 1, 6, true),
+                (0, 1, 3, true),
+            ] {
+                let reader = Reader { kilobytes_per_second, limit, is_tcp };
+                scope.spawn(move || {
+                    assert_eq!(reader.is_cut_off_within(limits), is_cut_off, "{reader:?}");
+                });
+            }
+        }
+    });
+}
+
 #[test]
 fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     let daemon = Daemon::pattern(&["--stall-timeout=0.3"]);

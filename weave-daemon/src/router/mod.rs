@@ -5,7 +5,7 @@
 //!
 //! - *What happened*: [`displaced_by`](Router::displaced_by), [`accept`](Router::accept), [`client_received`](Router::client_received),
 //!   [`client_eof`](Router::client_eof), [`client_gone`](Router::client_gone),
-//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
+//!   [`client_wrote`](Router::client_wrote), [`client_holds`](Router::client_holds), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
 //!   [`worker_wrote`](Router::worker_wrote), [`worker_received`](Router::worker_received),
 //!   [`worker_spoke`](Router::worker_spoke), [`worker_down`](Router::worker_down), [`tick`](Router::tick).
 //! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker that it
@@ -18,7 +18,7 @@
 //! 1. Report what happened, socket by socket, until each would block or has had its turn.
 //! 2. Call [`tick`](Router::tick).
 //! 3. Call [`next_action`](Router::next_action) until it has none. Carry out an
-//!    [`Order`](Action::Order) at once; put who is to be [looked](Action::Look) at on the list of
+//!    [`Order`](Action::Order) and a [`Measure`](Action::Measure) at once; put who is to be [looked](Action::Look) at on the list of
 //!    those who are ready. A client that is ready is read into `client_spare` and written from
 //!    `client_output`, a worker is written from `worker_output` and read as `worker_input` says.
 //! 4. Sleep until [`wake_at`](Router::wake_at), unless somebody is ready.
@@ -88,7 +88,7 @@ use crate::counters::Counters;
 use crate::repeats::Repeats;
 use agenda::Due;
 use answer::{Heard, Violation};
-use connection::{Pressure, State};
+use connection::{Clock, Pressure, Progress, State};
 pub use interface::{
     Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Unread, User, Who,
     WorkerId, WorkerInput,
@@ -277,7 +277,8 @@ impl Router {
         {
             self.requests.connections[id].push_head(head, worker);
         }
-        if self.requests.connections[id].time_output(now) {
+        if self.requests.connections[id].time_output(now) == Clock::Begins {
+            self.shared.agenda.measure(id);
             self.rearm_client(id);
         }
         let connection = &self.requests.connections[id];
@@ -295,9 +296,25 @@ impl Router {
     /// The client's socket took `n` of the bytes.
     pub fn client_wrote(&mut self, id: ClientId, n: usize, now: Instant) {
         self.shared.counters.bytes_out += n as u64;
-        self.requests.connections[id].wrote(n, now);
+        if self.requests.connections[id].wrote(n, now) == Clock::Begins {
+            self.shared.agenda.measure(id);
+        }
         // Input that was held back for want of room can go on.
         self.take_requests(id, now);
+    }
+
+    /// The answer to [`Action::Measure`]: the system still has `held` bytes of what was written to this client, about.
+    /// `None`: it can't say.
+    pub fn client_holds(&mut self, id: ClientId, held: Option<usize>, now: Instant) {
+        match self.requests.connections[id].measured(held, now) {
+            Progress::Unasked => {}
+            Progress::Enough => self.rearm_client(id),
+            Progress::TooLittle => {
+                self.requests.log_close(id, connection::Timeout::Stall, &mut self.shared, now);
+                self.close(id, now);
+                self.settle(now);
+            }
+        }
     }
 
     /// So many of the worker's bytes went to the client, or were dropped for want of one.
@@ -309,7 +326,9 @@ impl Router {
         let (left, task) = (*left, busy.task);
         if let Some(client) = client {
             self.shared.counters.bytes_out += n as u64;
-            self.requests.connections[client].took_pixels(n, left, now);
+            if self.requests.connections[client].took_pixels(n, left, now) == Clock::Begins {
+                self.shared.agenda.measure(client);
+            }
         } else {
             self.shared.counters.bytes_dropped += n as u64;
             busy.deadline = now + self.shared.limits.stall;
@@ -491,7 +510,11 @@ impl Router {
 
     fn client_timed_out(&mut self, id: ClientId, why: connection::Timeout, now: Instant) {
         match why {
-            connection::Timeout::Stall | connection::Timeout::Idle => {
+            connection::Timeout::Stall => {
+                self.requests.connections[id].ask();
+                self.shared.agenda.measure(id);
+            }
+            connection::Timeout::Idle => {
                 self.requests.log_close(id, why, &mut self.shared, now);
                 self.close(id, now);
             }

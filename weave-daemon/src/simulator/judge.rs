@@ -74,7 +74,7 @@ impl Judge {
         report: &mut Report,
     ) {
         if client.manners == Manners::Good {
-            client.room = 1 << 16;
+            let _ = client.make_room(1 << 16);
         }
         while piece.len() > 0 {
             match (client.reading, piece) {
