@@ -206,25 +206,65 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
 // ------------------------------------------------------------------------------------ number
 
 #[test]
-fn one_connection_has_no_more_requests_under_way_than_it_may() {
-    let daemon = Daemon::pattern(&["--in-flight=2", "--faults=hang@stop"]);
+fn who_sends_more_than_may_be_under_way_is_read_when_there_is_room() {
+    let daemon = Daemon::pattern(&["--in-flight=2", "--frame-timeout=0.2", "--faults=hang@stop"]);
     let (mut greedy, mut other) = (daemon.connect(), daemon.connect());
     greedy.send(1, "stop", 1);
     daemon.log.wait("request 1:");
-    greedy.send(2, "waits", 2);
-    greedy.send(3, "too many", 3);
-    let text = greedy.expect_error(3, ErrorCode::Busy);
-    assert_eq!(text, "2 requests of this connection are not answered yet, at most 2 may be");
-    assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"in_flight\"}"), 1.0);
-    // Others have their own.
-    other.send(4, "mine", 4);
-    wait_until_read(&daemon, 4 * request(1, "stop", 1).len());
+    // More than one read takes, and the end of it in the middle of a frame.
+    let many: Vec<_> = (2..=200).flat_map(|id| request(id, "waits", id)).collect();
+    let (most, rest) = many.split_at(many.len() - 10);
+    greedy.write(most);
+    other.send(201, "mine", 201);
+    let waiting = || metric(&daemon, "weave_queue_length");
+    eventually("one of each waits", || waiting() == 2.0);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(waiting(), 2.0);
     daemon.kill_worker();
     greedy.expect_error(1, ErrorCode::GpuError);
-    greedy.expect_gradient(2, "waits", 2);
-    other.expect_gradient(4, "mine", 4);
-    greedy.send(5, "room again", 5);
-    greedy.expect_gradient(5, "room again", 5);
+    other.expect_gradient(201, "mine", 201);
+    greedy.write(rest);
+    (2..=200).for_each(|id| greedy.expect_gradient(id, "waits", id));
+    assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"half_frame\"}"), 0.0);
+}
+
+#[test]
+fn fifty_requests_at_once_get_fifty_images_if_the_queue_has_room() {
+    let daemon = Daemon::pattern(&[]);
+    let mut client = daemon.connect();
+    client.write(&(1..=50).flat_map(|id| request(id, "many", id)).collect::<Vec<_>>());
+    (1..=50).for_each(|id| client.expect_gradient(id, "many", id));
+
+    // If not, those beyond it are told at once.
+    let daemon = Daemon::pattern(&["--queue=8", "--faults=hang@stop"]);
+    let mut client = daemon.connect();
+    client.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    client.write(&(2..=50).flat_map(|id| request(id, "many", id)).collect::<Vec<_>>());
+    for id in 10..=50 {
+        let text = client.expect_error(id, ErrorCode::Busy);
+        assert_eq!(text, "the queue is full: 8 requests wait, at most 8 may; try again later");
+    }
+    daemon.kill_worker();
+    client.expect_error(1, ErrorCode::GpuError);
+    (2..10).for_each(|id| client.expect_gradient(id, "many", id));
+}
+
+#[test]
+fn who_is_gone_is_noticed_though_it_is_not_read() {
+    let daemon = Daemon::pattern(&["--in-flight=1", "--tcp=127.0.0.1:0", "--faults=hang@stop"]);
+    let many = [request(1, "stop", 1), request(2, "never read", 1)].concat();
+    let address = daemon.tcp_address();
+    for connect in [&|| daemon.connect(), &|| from(1, &address)] as [&dyn Fn() -> Client; 2] {
+        let mut client = connect();
+        client.write(&many);
+        daemon.log.wait("request 1:");
+        eventually("it is there", || metric(&daemon, "weave_connections") == 1.0);
+        // Over TCP without a word: what it sent is not read, and what is sent to it has nowhere to go.
+        rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        eventually("it is gone", || metric(&daemon, "weave_connections") == 0.0);
+    }
 }
 
 #[test]

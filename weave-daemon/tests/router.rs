@@ -570,15 +570,60 @@ fn who_talks_and_asks_for_nothing_makes_room() {
 #[test]
 fn one_client_has_no_more_requests_under_way_than_it_may() {
     let mut world = World::with(Limits { in_flight: 2, ..LIMITS });
-    let client = world.client(&[1, 2, 3]);
-    assert_eq!(world.client_reads(client, 0).0, [(3, ErrorCode::Busy)]);
+    let client = world.client(&[]);
+    // Three and a half at once. Two are under way; what is read of the others stays where it is, and no more is read.
+    let half = &request(6)[..40];
+    world.send(client, &[request(1), request(2), request(5), half.to_vec()].concat());
+    assert!(world.router.client_spare(client).is_empty(), "it is read no further");
+    assert_eq!(world.router.waiting() + world.router.running(), 2);
     let other = world.client(&[4]);
-    assert_eq!(world.client_reads(other, 0).0, []);
+    world.worker_reads(1);
+    // That takes longer than a frame may: nobody is late whom nobody listens to.
+    world.pass(2 * LIMITS.frame);
+    assert_eq!(world.client_reads(client, 0), (vec![], 0, false));
+    world.worker_writes(&failure(1));
+    assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::OutOfMemory)]);
+    assert_eq!(
+        (world.router.waiting(), world.router.running()),
+        (2, 1),
+        "an answer makes room for a request"
+    );
+    world.worker_reads(2);
+    world.worker_writes(&failure(2));
+    assert_eq!(world.client_reads(client, 0).0, [(2, ErrorCode::OutOfMemory)]);
+    world.worker_reads(4);
+    world.worker_writes(&failure(4));
+    world.client_reads(other, 0);
+    world.worker_reads(5);
+    // The half has as long as any other, from now on.
+    world.pass(LIMITS.frame / 2);
+    world.send(client, &request(6)[40..]);
+    assert!(world.router.client_spare(client).is_empty());
+    world.worker_writes(&failure(5));
+    world.client_reads(client, 0);
+    world.worker_reads(6);
+    world.worker_writes(&failure(6));
+    assert_eq!(world.client_reads(client, 0).0, [(6, ErrorCode::OutOfMemory)]);
+    assert!(!world.router.client_spare(client).is_empty());
+}
+
+#[test]
+fn who_has_as_many_under_way_as_it_may_is_read_on_at_the_end_and_with_a_higher_limit() {
+    let few = Limits { in_flight: 1, ..LIMITS };
+    let mut world = World::with(few);
+    let client = world.client(&[]);
+    world.send(client, &[request(1), request(2), request(3)].concat());
+    assert_eq!(world.router.waiting(), 0);
+    world.router.set_limits(Limits { in_flight: 2, ..few }, world.now);
+    assert_eq!(world.router.waiting(), 1);
+    // Who has half-closed is heard all the same.
+    world.router.client_eof(client);
+    world.router.drain(world.now);
+    let busy = [(3, ErrorCode::ShuttingDown), (2, ErrorCode::ShuttingDown)];
+    assert_eq!(world.client_reads(client, 0).0, busy);
     world.worker_reads(1);
     world.worker_writes(&failure(1));
-    world.client_reads(client, 0);
-    world.send(client, &request(5));
-    assert_eq!(world.client_reads(client, 0).0, [], "an answer makes room for a request");
+    assert_eq!(world.client_reads(client, 0), (vec![(1, ErrorCode::OutOfMemory)], 0, true));
 }
 
 #[test]

@@ -160,14 +160,19 @@ impl Connection {
 
     // ---------------------------------------------------------------- input
 
-    /// Whether something is read from the socket.
-    pub(super) fn reads(&self) -> bool {
-        self.state == State::Open && self.takes_error()
+    /// Whether something is read from the socket. `in_flight`: how many requests may be under way.
+    pub(super) fn reads(&self, in_flight: usize) -> bool {
+        self.state == State::Open && self.takes_request(in_flight)
     }
 
     /// Whether frames that were read are looked at.
-    pub(super) fn takes_frames(&self) -> bool {
-        matches!(self.state, State::Open | State::HalfClosed) && self.takes_error()
+    pub(super) fn takes_frames(&self, in_flight: usize) -> bool {
+        matches!(self.state, State::Open | State::HalfClosed) && self.takes_request(in_flight)
+    }
+
+    /// Whether there is room for one more request, and for the error that may answer it.
+    fn takes_request(&self, in_flight: usize) -> bool {
+        self.outstanding < in_flight && self.takes_error()
     }
 
     /// A whole frame has come.
@@ -176,8 +181,8 @@ impl Connection {
     }
 
     /// After all frames that are there were looked at: the clock of the next one runs if it was begun.
-    pub(super) fn time_frame(&mut self, now: Instant) {
-        let is_waited_for = self.reads() && !self.input.is_between_frames();
+    pub(super) fn time_frame(&mut self, in_flight: usize, now: Instant) {
+        let is_waited_for = self.reads(in_flight) && !self.input.is_between_frames();
         self.frame_since = is_waited_for.then(|| self.frame_since.unwrap_or(now));
     }
 

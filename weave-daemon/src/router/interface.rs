@@ -9,7 +9,7 @@ pub use crate::user::User;
 pub struct Limits {
     /// Clients at once.
     pub connections: usize,
-    /// Requests of one client that are not answered yet.
+    /// Requests of one connection that are not answered yet. With so many nothing more is read from it.
     pub in_flight: usize,
     /// Requests that wait, besides those that run.
     pub queue: usize,

@@ -31,7 +31,7 @@
 //! # Memory
 //! Memory is reserved at the start, and what was never needed is never touched. An answer never waits
 //! for memory: a job's own slot holds the error that ends it until the client takes it, and input of a
-//! client whose output is full is not read.
+//! client whose output is full, or that has as many requests under way as it may, is not read.
 //!
 //! # How it is built
 //! Two machines below a coordinator. `requests` knows what is *owed*: connections (`connection`),
@@ -195,6 +195,7 @@ impl Router {
     /// A worker's task keeps the deadline that it was given.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.shared.set_limits(limits, now);
+        self.read_on(now);
     }
 
     /// Takes no new requests, refuses those that wait, lets those that run finish until the drain
@@ -207,6 +208,7 @@ impl Router {
         self.shared.draining = Some(deadline);
         self.shared.agenda.wake_by(deadline);
         self.requests.fail_waiting(Refusal::ShuttingDown, &mut self.shared);
+        self.read_on(now);
     }
 
     /// Refuses what runs, too, and kills the workers.
@@ -243,7 +245,7 @@ impl Router {
     /// Where to read to; empty when nothing should be read now.
     pub fn client_spare(&mut self, id: ClientId) -> &mut [u8] {
         let connection = &mut self.requests.connections[id];
-        if connection.reads() { connection.input.spare() } else { &mut [] }
+        if connection.reads(self.shared.in_flight()) { connection.input.spare() } else { &mut [] }
     }
 
     /// `n` bytes were read into [`client_spare`](Self::client_spare).
@@ -575,6 +577,15 @@ impl Router {
         self.rearm_client(id);
         if self.waiting() > waiting {
             self.settle(now);
+        }
+    }
+
+    /// Connections may have more requests under way than before: those that were not read are.
+    fn read_on(&mut self, now: Instant) {
+        for id in self.requests.connections.ids() {
+            if self.requests.connections[id].state != State::Free {
+                self.take_requests(id, now);
+            }
         }
     }
 

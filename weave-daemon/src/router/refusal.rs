@@ -19,7 +19,6 @@ pub(super) enum Refusal {
     Busy { bound: Bound, user: User },
     ShuttingDown,
     Timeout { limit: Duration },
-    TooManyInFlight { limit: usize },
     QueueWait { limit: Duration },
     NoWorker(Death),
     Quarantined,
@@ -30,7 +29,7 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) const fn code(self) -> ErrorCode {
         match self {
-            Self::Busy { .. } | Self::TooManyInFlight { .. } => ErrorCode::Busy,
+            Self::Busy { .. } => ErrorCode::Busy,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Timeout { .. } | Self::QueueWait { .. } => ErrorCode::Timeout,
             Self::NoWorker(_) | Self::Quarantined | Self::WorkerDied(_) | Self::WorkerViolation => {
@@ -43,7 +42,6 @@ impl Refusal {
         match self {
             Self::Busy { bound: Bound::Each(_), .. } => Reason::QueueShare,
             Self::Busy { .. } => Reason::QueueFull,
-            Self::TooManyInFlight { .. } => Reason::InFlight,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Timeout { .. } => Reason::TooSlow,
             Self::QueueWait { .. } => Reason::QueueWait,
@@ -69,9 +67,7 @@ impl Refusal {
             Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => log::Level::Warn,
             Self::QueueWait { .. } | Self::NoWorker(_) => log::Level::Info,
             // No fault of anybody, and many at once.
-            Self::Busy { .. } | Self::TooManyInFlight { .. } | Self::ShuttingDown | Self::Quarantined => {
-                log::Level::Debug
-            }
+            Self::Busy { .. } | Self::ShuttingDown | Self::Quarantined => log::Level::Debug,
         }
     }
 }
@@ -96,9 +92,6 @@ impl fmt::Display for Refusal {
                 "generation took longer than the server's limit of {} s; ask for fewer steps or a smaller image",
                 limit.as_secs_f32()
             ),
-            Self::TooManyInFlight { limit } => {
-                write!(f, "{limit} requests of this connection are not answered yet, at most {limit} may be")
-            }
             Self::QueueWait { limit } => write!(
                 f,
                 "no worker was free within the server's limit of {} s; try again later",

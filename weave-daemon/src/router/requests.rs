@@ -115,8 +115,8 @@ impl Requests {
         }
     }
 
-    /// Looks at the frames that have arrived, as long as an immediate answer has room. `hopeless`: no
-    /// worker comes up; this is how one of them died.
+    /// Looks at the frames that have arrived, as long as the client may have one more request under way and an immediate
+    /// answer has room. `hopeless`: no worker comes up; this is how one of them died.
     pub(super) fn take_frames(
         &mut self,
         id: ClientId,
@@ -124,6 +124,7 @@ impl Requests {
         shared: &mut Shared,
         now: Instant,
     ) {
+        let in_flight = shared.in_flight();
         let Shared { limits, counters, draining, .. } = shared;
         let mut admission = Admission {
             jobs: &mut self.jobs,
@@ -133,7 +134,7 @@ impl Requests {
             limits,
         };
         let connection = &mut self.connections[id];
-        while connection.takes_frames() {
+        while connection.takes_frames(in_flight) {
             let arrived = match connection.input.next_frame() {
                 Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
@@ -149,7 +150,7 @@ impl Requests {
             counters.frames += 1;
             let (request_id, name) = (arrived.request_id(), connection.name);
             let admitted = match request::parse_arrived(&arrived) {
-                Ok(request) => admission.admit(&request, id, name.user(), connection.outstanding, now),
+                Ok(request) => admission.admit(&request, id, name.user(), now),
                 Err(error) => Err(No::Invalid(error)),
             };
             connection.frame_came(now);
@@ -176,7 +177,7 @@ impl Requests {
                 }
             }
         }
-        connection.time_frame(now);
+        connection.time_frame(in_flight, now);
     }
 
     /// This client's stream can't be read any further: answer, flush, close. Nobody waits for its
@@ -431,16 +432,9 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Puts a request into the queue, or says why not. `outstanding`: what its client has already.
-    fn admit(
-        &mut self,
-        request: &Request<'_>,
-        client: ClientId,
-        user: User,
-        outstanding: usize,
-        now: Instant,
-    ) -> Result<(), No> {
-        self.check(request, outstanding, now).map_err(No::Refused)?;
+    /// Puts a request into the queue, or says why not.
+    fn admit(&mut self, request: &Request<'_>, client: ClientId, user: User, now: Instant) -> Result<(), No> {
+        self.check(request, now).map_err(No::Refused)?;
         let busy = |bound| No::Refused(Refusal::Busy { bound, user });
         if let Some(bound) = self.jobs.bound(client) {
             return Err(busy(bound));
@@ -457,15 +451,13 @@ impl Admission<'_> {
         Ok(())
     }
 
-    fn check(&mut self, request: &Request<'_>, outstanding: usize, now: Instant) -> Result<(), Refusal> {
+    fn check(&mut self, request: &Request<'_>, now: Instant) -> Result<(), Refusal> {
         if self.is_draining {
             Err(Refusal::ShuttingDown)
         } else if self.quarantine.holds(request, now) {
             Err(Refusal::Quarantined)
         } else if let Some(death) = self.hopeless {
             Err(Refusal::NoWorker(death))
-        } else if outstanding >= self.limits.in_flight {
-            Err(Refusal::TooManyInFlight { limit: self.limits.in_flight })
         } else {
             Ok(())
         }
