@@ -83,9 +83,9 @@ DEFECTS = [
      "self.ids().find(|id| matches!(self[*id].life, Life::Idle { .. }))",
      "self.ids().find(|id| matches!(self[*id].life, Life::Idle { .. } | Life::Ending { .. }))"),
     ("a job that nobody has begun is forgotten", SIMULATOR, "mod.rs",
-     "        if let Some(job) = not_begun {\n            self.requests.try_again(job, death, &mut self.shared);\n        }\n",
+     "        if let Some(job) = not_begun {\n            self.requests.try_again(job, death, &mut self.shared, now);\n        }\n",
      "        if let Some(job) = not_begun.filter(|_| id.0 > 0) {\n"
-     "            self.requests.try_again(job, death, &mut self.shared);\n        }\n"),
+     "            self.requests.try_again(job, death, &mut self.shared, now);\n        }\n"),
     ("pixels of a client that has gone stay", SIMULATOR, "mod.rs",
      "                self.pool.discard(id, len, &mut self.shared, now);\n", "                let _ = (len, now);\n"),
 ]

@@ -207,7 +207,7 @@ impl Router {
         let deadline = now + self.shared.limits.drain;
         self.shared.draining = Some(deadline);
         self.shared.agenda.wake_by(deadline);
-        self.requests.fail_waiting(Refusal::ShuttingDown, &mut self.shared);
+        self.requests.fail_waiting(Refusal::ShuttingDown, &mut self.shared, now);
         self.read_on(now);
     }
 
@@ -227,7 +227,7 @@ impl Router {
     /// [`client_gone`](Self::client_gone), then [`accept`](Self::accept).
     pub fn displaced_by(&mut self, user: User, now: Instant) -> Option<ClientId> {
         let id = self.requests.displaced_by(user, now)?;
-        self.requests.log_displaced(id, &mut self.shared);
+        self.requests.log_displaced(id, &mut self.shared, now);
         Some(id)
     }
 
@@ -376,11 +376,11 @@ impl Router {
             _ => (Afterwards::BackOff, None),
         };
         if let Some(job) = not_begun {
-            self.requests.try_again(job, death, &mut self.shared);
+            self.requests.try_again(job, death, &mut self.shared, now);
         }
         self.pool.died(id, death, then, &mut self.shared, now);
         if let Some(death) = self.pool.hopeless() {
-            self.requests.fail_waiting(Refusal::NoWorker(death), &mut self.shared);
+            self.requests.fail_waiting(Refusal::NoWorker(death), &mut self.shared, now);
         }
         self.settle(now);
     }
@@ -496,7 +496,7 @@ impl Router {
         let refusal = Refusal::Timeout { limit: self.shared.limits.generation };
         match why {
             worker::Timeout::Job(Late::Head) => match self.cancel(id, Kill::TooSlow, now) {
-                Some(job) => self.requests.fail(job, refusal, &mut self.shared),
+                Some(job) => self.requests.fail(job, refusal, &mut self.shared, now),
                 None => {
                     log::error!("worker {}: generation timeout; killing it", id.0);
                     self.kill_and_fail(id, refusal, now);
@@ -524,7 +524,7 @@ impl Router {
                 self.requests.frame_timed_out(id, &mut self.shared, now);
                 self.drop_requests(id, now);
             }
-            connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared),
+            connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared, now),
         }
     }
 
@@ -641,7 +641,7 @@ impl Router {
         if let Some(client) = self.requests.end_transfer(job, id, &mut self.shared) {
             self.close(client, now);
         }
-        self.requests.fail(job, refusal, &mut self.shared);
+        self.requests.fail(job, refusal, &mut self.shared, now);
     }
 
     /// Closes a client's connection at once, in the middle of whatever is going out.

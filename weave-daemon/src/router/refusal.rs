@@ -61,15 +61,30 @@ impl Refusal {
         }
     }
 
-    /// How loudly the log says it.
-    pub(super) const fn level(self) -> log::Level {
+    /// How the log says it.
+    pub(super) const fn telling(self) -> Telling {
         match self {
-            Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => log::Level::Warn,
-            Self::QueueWait { .. } | Self::NoWorker(_) => log::Level::Info,
-            // No fault of anybody, and many at once.
-            Self::Busy { .. } | Self::ShuttingDown | Self::Quarantined => log::Level::Debug,
+            // Each of them took a worker's time, or the worker.
+            Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => Telling::Each,
+            Self::Busy { bound: Bound::Each(_), .. } => {
+                Telling::First("the queue has no more room for this user")
+            }
+            Self::Busy { .. } => Telling::First("the queue is full"),
+            Self::ShuttingDown => Telling::First("weaved is shutting down"),
+            Self::QueueWait { .. } => Telling::First("no worker was free in time"),
+            Self::NoWorker(_) => Telling::First("no worker comes up"),
+            Self::Quarantined => Telling::First("it ended two workers before"),
         }
     }
+}
+
+/// How the log tells of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Telling {
+    /// Each time, as a warning.
+    Each,
+    /// The first of its user's; the others are counted, by these words.
+    First(&'static str),
 }
 
 impl fmt::Display for Refusal {

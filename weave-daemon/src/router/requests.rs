@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::time::Instant;
 
+use log::Level;
 use weave_core::error::{self, ErrorCode};
 use weave_core::limits::MAX_ERROR_FRAME;
 use weave_core::request::{self, EmitError, Request, RequestError};
@@ -13,11 +14,11 @@ use super::connection::{Connections, Pressure, State, Timeout};
 use super::interface::{Bound, ClientId, Full, Limits, User, WorkerId};
 use super::jobs::{Job, JobId, Jobs};
 use super::quarantine::Quarantine;
-use super::refusal::{MAX_ATTEMPTS, Refusal};
+use super::refusal::{MAX_ATTEMPTS, Refusal, Telling};
 use super::shared::Shared;
 use super::users::Users;
 use crate::causes::{Cut, Death, Outcome};
-use crate::repeats::About;
+use crate::repeats::{About, Repeats};
 
 /// Why a request gets an error at once.
 enum No {
@@ -32,6 +33,18 @@ impl No {
             Self::Invalid(error) => error.code(),
             Self::Refused(refusal) => refusal.code(),
             Self::Unwritable(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl No {
+    /// How the log tells of it; `None`: not at all. Clients ask so whether somebody is there.
+    const fn telling(&self) -> Option<Telling> {
+        match self {
+            Self::Invalid(RequestError::ModelId(u32::MAX)) => None,
+            Self::Invalid(error) => Some(Telling::First(error.code().name())),
+            Self::Refused(refusal) => Some(refusal.telling()),
+            Self::Unwritable(_) => Some(Telling::Each),
         }
     }
 }
@@ -161,7 +174,10 @@ impl Requests {
                     log::debug!("request {request_id} of {name}: queued");
                 }
                 Err(no) => {
-                    log::debug!("request {request_id} of {name}: {}: {no}", no.code());
+                    let level = no.telling().map_or(Level::Debug, |telling| {
+                        level(telling, &mut shared.repeats, name.user(), now)
+                    });
+                    log::log!(level, "request {request_id} of {name} refused: {}: {no}", no.code());
                     if let No::Refused(refusal) = no {
                         counters.refused(refusal.reason());
                         #[cfg(feature = "simulator")]
@@ -199,13 +215,13 @@ impl Requests {
     // ---------------------------------------------------------------- how jobs end
 
     /// A job's answer is a refusal.
-    pub(super) fn fail(&mut self, id: JobId, refusal: Refusal, shared: &mut Shared) {
+    pub(super) fn fail(&mut self, id: JobId, refusal: Refusal, shared: &mut Shared, now: Instant) {
         let Job { client, asked, .. } = *self.jobs.get(id);
         shared.counters.refused(refusal.reason());
         if let Some(client) = client {
             let name = self.connections[client].name;
-            let (level, code) = (refusal.level(), refusal.code());
-            log::log!(level, "request {} of {name}: {code}: {refusal}", asked.request_id);
+            let level = level(refusal.telling(), &mut shared.repeats, name.user(), now);
+            log::log!(level, "request {} of {name} refused: {}: {refusal}", asked.request_id, refusal.code());
             #[cfg(feature = "simulator")]
             self.refusals.push(super::interface::Refused {
                 client,
@@ -220,9 +236,9 @@ impl Requests {
     }
 
     /// Fails every job that waits for a worker.
-    pub(super) fn fail_waiting(&mut self, refusal: Refusal, shared: &mut Shared) {
+    pub(super) fn fail_waiting(&mut self, refusal: Refusal, shared: &mut Shared, now: Instant) {
         while let Some(job) = self.jobs.take_any() {
-            self.fail(job, refusal, shared);
+            self.fail(job, refusal, shared, now);
         }
     }
 
@@ -307,13 +323,13 @@ impl Requests {
     }
 
     /// A worker died before it had begun with this job: another one can have it.
-    pub(super) fn try_again(&mut self, id: JobId, death: Death, shared: &mut Shared) {
+    pub(super) fn try_again(&mut self, id: JobId, death: Death, shared: &mut Shared, now: Instant) {
         let Job { client, attempts, .. } = *self.jobs.get(id);
         let Some(client) = client else { return self.drop_job(id, shared) };
         if shared.draining.is_some() {
-            self.fail(id, Refusal::ShuttingDown, shared);
+            self.fail(id, Refusal::ShuttingDown, shared, now);
         } else if attempts >= MAX_ATTEMPTS {
-            self.fail(id, Refusal::NoWorker(death), shared);
+            self.fail(id, Refusal::NoWorker(death), shared, now);
         } else {
             shared.counters.retried += 1;
             self.jobs.enqueue_again(id);
@@ -367,8 +383,11 @@ impl Requests {
     }
 
     /// The connection is about to be closed for another user's.
-    pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared) {
-        log::info!("{}: no request, and another user has no place; closing", self.connections[id].name);
+    pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared, now: Instant) {
+        let name = self.connections[id].name;
+        if shared.repeats.is_first(About::Displaced, Some(name.user()), now) {
+            log::info!("{name}: no request, and another user has no place; closing");
+        }
         shared.counters.cut(Cut::Displaced);
     }
 
@@ -403,9 +422,9 @@ impl Requests {
     }
 
     /// This client's oldest request has waited for too long.
-    pub(super) fn queue_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
+    pub(super) fn queue_timed_out(&mut self, id: ClientId, shared: &mut Shared, now: Instant) {
         if let Some(job) = self.jobs.take_queued(id) {
-            self.fail(job, Refusal::QueueWait { limit: shared.limits.queue_wait }, shared);
+            self.fail(job, Refusal::QueueWait { limit: shared.limits.queue_wait }, shared, now);
         }
     }
 
@@ -419,6 +438,15 @@ impl Requests {
         if let Some(Due { at, .. }) = self.due(id, pressure, &shared.limits) {
             shared.agenda.wake_by(at);
         }
+    }
+}
+
+/// How loudly the log tells of a refusal.
+fn level(telling: Telling, repeats: &mut Repeats, user: User, now: Instant) -> Level {
+    match telling {
+        Telling::Each => Level::Warn,
+        Telling::First(why) if repeats.is_first(About::Request(why), Some(user), now) => Level::Info,
+        Telling::First(_) => Level::Debug,
     }
 }
 

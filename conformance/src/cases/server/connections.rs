@@ -130,7 +130,8 @@ pub(super) const CASES: &[Case] = &[
                 .iter_mut()
                 .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), EACH, timeout)))
                 .collect();
-            let joined = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Ok(Times::default())));
+            let joined =
+                readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Ok(Times::default())));
             joined.collect::<Result<Vec<_>, _>>()
         });
         let took = began.elapsed();
@@ -138,7 +139,9 @@ pub(super) const CASES: &[Case] = &[
         server.still_serves()?;
         let first_busy = told.iter().filter_map(|times| times.first_busy).min();
         match (first_busy, told.iter().filter_map(|times| times.last_image).max()) {
-            (None, _) => skip(&format!("the queue could not be filled: 4,000 requests were served in {took:.1?}")),
+            (None, _) => {
+                skip(&format!("the queue could not be filled: 4,000 requests were served in {took:.1?}"))
+            }
             (Some(_), None) => {
                 fail("W1-CON-007", "only BUSY came", "images for the requests that the queue has room for")
             }
@@ -347,14 +350,16 @@ pub(super) const CASES: &[Case] = &[
             Ok(Remark::Pass)
         },
     ),
-    robustness("W1-CON-014a", "500 requests at once on one connection: read later, or BUSY").server(|server| {
-        const REQUESTS: u64 = 500;
-        let requests = (1..=REQUESTS).flat_map(|id| Draft::request(id, "x").bytes()).collect();
-        let mut connection = server.connect()?;
-        let timeout = server.timeout;
-        served_or_busy(&mut connection, requests, REQUESTS, timeout)?;
-        server.barrier(&mut connection).map(|()| Remark::Pass)
-    }),
+    robustness("W1-CON-014a", "500 requests at once on one connection: read later, or BUSY").server(
+        |server| {
+            const REQUESTS: u64 = 500;
+            let requests = (1..=REQUESTS).flat_map(|id| Draft::request(id, "x").bytes()).collect();
+            let mut connection = server.connect()?;
+            let timeout = server.timeout;
+            served_or_busy(&mut connection, requests, REQUESTS, timeout)?;
+            server.barrier(&mut connection).map(|()| Remark::Pass)
+        },
+    ),
 ];
 
 /// When a connection had its first BUSY, and its last image.
@@ -390,7 +395,11 @@ fn served_or_busy(
                     Answer::Error { status: 500, .. } => {}
                     Answer::Error { .. } => {
                         connection.close();
-                        return fail_with("W1-CON-007", format!("the answer is {answer}"), "an image, or BUSY");
+                        return fail_with(
+                            "W1-CON-007",
+                            format!("the answer is {answer}"),
+                            "an image, or BUSY",
+                        );
                     }
                 }
                 continue;
