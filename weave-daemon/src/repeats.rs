@@ -73,7 +73,7 @@ impl About {
             Self::Request(_) => "refused a request",
             Self::Displaced => "made room for another user",
             Self::AdminRequest(_) => "admin: refused a request",
-            Self::Anything => "lines like these",
+            Self::Anything => "refusals and timeouts of more kinds and users than are told apart",
         }
     }
 }

@@ -62,8 +62,13 @@ pub fn run(
     };
     match serve(&mut stream, &mut *engine, &mut control, settle) {
         // The peer may close whenever it likes.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| error.to_string()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        other => other.map_err(|error| match error.raw_os_error() {
+            Some(_) => format!("the connection to whoever gives this worker its requests: {error}"),
+            None => error.to_string(),
+        }),
     }
 }
 

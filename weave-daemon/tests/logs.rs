@@ -237,7 +237,6 @@ fn requests_that_are_refused_leave_a_line_and_fill_no_log() {
         ("refused: UNSUPPORTED_VERSION: version is ", 1),
         ("refused: MALFORMED: ", 1),
         ("refused: INVALID_PROMPT: ", 1),
-        ("refused: GPU_ERROR: the worker was killed", 2),
         ("refused: GPU_ERROR: this very request ended the worker twice", 1),
         ("refused: BUSY: the queue is full: 1 requests wait", 1),
     ] {

@@ -118,7 +118,7 @@ impl fmt::Display for Refusal {
                  operator to look at the server's log"
             ),
             Self::Quarantined => f.write_str(
-                "this very request ended the worker twice and is refused for an hour; ask for another size or prompt",
+                "this very request ended the worker twice and is refused for an hour; change its prompt, size or seed",
             ),
             Self::WorkerDied(death) => {
                 write!(f, "the worker {death} while it generated this image; it is restarted, try again")

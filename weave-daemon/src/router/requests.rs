@@ -155,7 +155,7 @@ impl Requests {
                     let name = connection.name;
                     counters.cut(Cut::Malformed);
                     if shared.repeats.is_first(About::Malformed, Some(name.user()), now) {
-                        log::info!("{name}: can't be followed any further: {error}");
+                        log::info!("{name}: what it sends can't be followed any further: {error}; closing");
                     }
                     return self.reject_stream(id, error.code(), error, shared);
                 }
@@ -221,7 +221,13 @@ impl Requests {
         if let Some(client) = client {
             let name = self.connections[client].name;
             let level = level(refusal.telling(), &mut shared.repeats, name.user(), now);
-            log::log!(level, "request {} of {name} refused: {}: {refusal}", asked.request_id, refusal.code());
+            let refused = if refusal.telling() == Telling::Each { "" } else { " refused" };
+            log::log!(
+                level,
+                "request {} of {name}{refused}: {}: {refusal}",
+                asked.request_id,
+                refusal.code()
+            );
             #[cfg(feature = "simulator")]
             self.refusals.push(super::interface::Refused {
                 client,
@@ -402,7 +408,11 @@ impl Requests {
         } else {
             shared.counters.cut(Cut::Stalled);
             if shared.repeats.is_first(About::StallTimeout, Some(name.user()), now) {
-                log::warn!("{name}: stall timeout, it took too little of its answer; closing");
+                let Limits { stall, busy_stall, .. } = shared.limits;
+                log::warn!(
+                    "{name}: stall timeout, it took too little of its answer; closing (64 KiB are due every {stall:?}, \
+                     every {busy_stall:?} while others wait)"
+                );
             }
         }
     }
