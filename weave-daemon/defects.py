@@ -59,8 +59,8 @@ DEFECTS = [
      "        self.out.capacity() - self.out.len() >= MAX_ERROR_FRAME"),
     ("the queue holds one too many", SIMULATOR, "jobs.rs",
      "self.queued_len - beyond >= self.queue", "self.queued_len - beyond > self.queue"),
-    ("a client has one too many under way", SIMULATOR, "requests.rs",
-     "} else if outstanding >= self.limits.in_flight {", "} else if outstanding > self.limits.in_flight {"),
+    ("a client has one too many under way", SIMULATOR, "connection.rs",
+     "self.outstanding < in_flight && self.takes_error()", "self.outstanding <= in_flight && self.takes_error()"),
     ("a request is tried for ever", TESTS, "requests.rs",
      "} else if attempts >= MAX_ATTEMPTS {", "} else if attempts == 255 {"),
     ("nothing wakes for a worker's deadline", SIMULATOR, "worker.rs",
@@ -83,9 +83,9 @@ DEFECTS = [
      "self.ids().find(|id| matches!(self[*id].life, Life::Idle { .. }))",
      "self.ids().find(|id| matches!(self[*id].life, Life::Idle { .. } | Life::Ending { .. }))"),
     ("a job that nobody has begun is forgotten", SIMULATOR, "mod.rs",
-     "        if let Some(job) = not_begun {\n            self.requests.try_again(job, death, &mut self.shared);\n        }\n",
+     "        if let Some(job) = not_begun {\n            self.requests.try_again(job, death, &mut self.shared, now);\n        }\n",
      "        if let Some(job) = not_begun.filter(|_| id.0 > 0) {\n"
-     "            self.requests.try_again(job, death, &mut self.shared);\n        }\n"),
+     "            self.requests.try_again(job, death, &mut self.shared, now);\n        }\n"),
     ("pixels of a client that has gone stay", SIMULATOR, "mod.rs",
      "                self.pool.discard(id, len, &mut self.shared, now);\n", "                let _ = (len, now);\n"),
 ]

@@ -166,6 +166,8 @@ impl Client {
             match frame(&mut stream, deadline) {
                 Ok(bytes) => requests.push(bytes),
                 Err((bytes, problem)) => {
+                    // If that is not the client under test, it is somebody who has found the port first.
+                    let problem = format!("{problem}{}", stream.origin());
                     let mut failure = Failure::new("W1-HDR-003", problem, "a whole request");
                     failure.received = bytes;
                     return Err(Box::new(failure));

@@ -90,6 +90,17 @@ impl Stream {
         })
     }
 
+    /// Where the other side is, in words, if anybody of this machine may have been it: over TCP.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Unix(_) => String::new(),
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or(String::new(), |peer| format!(" (who came from {peer})"))
+            }
+        }
+    }
+
     /// Ends our direction.
     pub fn end_writing(&self) {
         // A peer that is gone has ended it already.

@@ -4,6 +4,7 @@
 //! the kernel), one request on each, a request's head of 4 KiB at most, and five
 //! seconds for all of it. It may allocate; serving Weave does not wait for it.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
@@ -16,6 +17,7 @@ use weave_core::text::Text;
 
 use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
+use crate::user::User;
 
 /// What can be asked for: all metrics for Prometheus, the same as JSON, what is drawn with, how far each
 /// request is, whether the loop turns, whether requests are taken.
@@ -70,9 +72,23 @@ struct Connection {
     stream: UnixStream,
     until: Instant,
     stage: Stage,
+    /// Whose it is, if the kernel says so.
+    user: Option<User>,
+    /// What it asked for and did not get, until the log has it.
+    refused: Option<Refused>,
     /// The request's head, then the answer.
     bytes: Vec<u8>,
 }
+
+/// A request that got no page.
+struct Refused {
+    status: u16,
+    /// Its first line, as far as it is shown. Empty if it is no line of HTTP: it may be anything, even a prompt.
+    line: String,
+}
+
+/// Bytes of a request's first line that the log shows.
+const SHOWN: usize = 80;
 
 /// The administrative socket and its connections.
 pub(crate) struct Admin {
@@ -129,7 +145,11 @@ impl Admin {
         self.awake = false;
         for _ in 0..ACCEPTS {
             for place in &mut self.connections {
-                place.take_if(|connection| connection.until <= now || !connection.go_on(&mut page));
+                place.take_if(|connection| {
+                    let goes_on = connection.until > now && connection.go_on(&mut page);
+                    connection.tell(repeats, now);
+                    !goes_on
+                });
             }
             if !self.accepting {
                 return;
@@ -144,8 +164,9 @@ impl Admin {
                 Ok(stream) => match Access::default().check(&stream) {
                     Ok(_) => {
                         let bytes = Vec::with_capacity(HEAD_LEN);
+                        let (until, user) = (now + LIMIT, socket::peer_user(&stream));
                         let connection =
-                            Connection { stream, until: now + LIMIT, stage: Stage::Reading, bytes };
+                            Connection { stream, until, stage: Stage::Reading, user, refused: None, bytes };
                         self.connections[free] = Some(connection);
                     }
                     Err(reason) => {
@@ -199,19 +220,44 @@ impl Connection {
         }
     }
 
+    /// Logs that it got no page, or has asked for none in time.
+    fn tell(&mut self, repeats: &mut Repeats, now: Instant) {
+        let by = Name(self.user);
+        if let Some(Refused { status, line }) = self.refused.take() {
+            let reason = reason(status);
+            if repeats.is_first(About::AdminRequest(reason), self.user, now) {
+                let colon = if line.is_empty() { "" } else { ": " };
+                log::info!("admin: refused a request of {by}: {status} {reason}{colon}{line}");
+            }
+        } else if self.until <= now
+            && matches!(self.stage, Stage::Reading)
+            && repeats.is_first(About::AdminRequest("not complete in time"), self.user, now)
+        {
+            log::info!("admin: a request of {by} was not complete within {LIMIT:?}; closing");
+        }
+    }
+
     fn read(&mut self, page: &mut impl FnMut(&str) -> Page) -> io::Result<usize> {
         let mut part = [0; HEAD_LEN];
         let n = self.stream.read(&mut part)?;
         self.bytes.extend_from_slice(&part[..n]);
         let answer = match head(&self.bytes) {
             None if self.bytes.len() < HEAD_LEN => return Ok(n),
-            None => response(
-                &Page::words(431, format!("a request's head has {HEAD_LEN} bytes at most")),
-                Body::Sent,
-                "",
-            ),
+            None => {
+                let page = Page::words(431, format!("a request's head has {HEAD_LEN} bytes at most"));
+                (431, response(&page, Body::Sent, ""))
+            }
             Some(head) => answer(head, page),
         };
+        let (status, answer) = answer;
+        // Not ready is an answer, too.
+        if status >= 400 && status != 503 {
+            let line = self.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let shown = if matches!(status, 404 | 405) { line.len().min(SHOWN) } else { 0 };
+            let line = String::from_utf8_lossy(&line[..shown]).into_owned();
+            self.refused = Some(Refused { status, line });
+        }
         self.bytes = answer;
         self.stage = Stage::Writing(0);
         Ok(n)
@@ -225,24 +271,26 @@ fn head(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..end)
 }
 
-fn answer(head: &[u8], page: &mut impl FnMut(&str) -> Page) -> Vec<u8> {
+/// The answer to a request, and its status.
+fn answer(head: &[u8], page: &mut impl FnMut(&str) -> Page) -> (u16, Vec<u8>) {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = str::from_utf8(line).unwrap_or_default().trim_end_matches('\r');
     let mut words = line.split(' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return response(&Page::words(400, "this socket speaks HTTP/1.1"), Body::Sent, "");
+        return (400, response(&Page::words(400, "this socket speaks HTTP/1.1"), Body::Sent, ""));
     };
     if !version.starts_with("HTTP/1.") {
-        return response(&Page::words(505, "this socket speaks HTTP/1.1"), Body::Sent, "");
+        return (505, response(&Page::words(505, "this socket speaks HTTP/1.1"), Body::Sent, ""));
     }
     if method != "GET" && method != "HEAD" {
         let page = Page::words(405, "only GET and HEAD; nothing can be changed here");
-        return response(&page, Body::Sent, "Allow: GET, HEAD\r\n");
+        return (405, response(&page, Body::Sent, "Allow: GET, HEAD\r\n"));
     }
     let body = if method == "HEAD" { Body::LeftOut } else { Body::Sent };
-    response(&page(target.split('?').next().unwrap_or_default()), body, "")
+    let page = page(target.split('?').next().unwrap_or_default());
+    (page.status, response(&page, body, ""))
 }
 
 /// Whether a page follows its headers, which are the same without it.
@@ -252,9 +300,8 @@ enum Body {
     LeftOut,
 }
 
-fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
-    let Page { status, kind, body } = page;
-    let reason = match status {
+const fn reason(status: u16) -> &'static str {
+    match status {
         200 => "OK",
         400 => "Bad Request",
         404 => "Not Found",
@@ -263,7 +310,24 @@ fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
         500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "HTTP Version Not Supported",
-    };
+    }
+}
+
+/// Who has asked, in words.
+struct Name(Option<User>);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(user) => user.fmt(f),
+            None => f.write_str("somebody"),
+        }
+    }
+}
+
+fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
+    let Page { status, kind, body } = page;
+    let reason = reason(*status);
     let length = body.len();
     let body = if sent == Body::Sent { body } else { "" };
     format!(
@@ -297,7 +361,7 @@ mod tests {
 
     fn ask(head: &str) -> String {
         let page = |path: &str| Page::words(200, format!("page {path}"));
-        String::from_utf8(answer(head.as_bytes(), &mut { page })).unwrap()
+        String::from_utf8(answer(head.as_bytes(), &mut { page }).1).unwrap()
     }
 
     #[test]
@@ -326,6 +390,6 @@ mod tests {
         ] {
             assert!(ask(head).starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         }
-        assert!(answer(b"\xff\xfe / HTTP/1.1", &mut |_| Page::words(200, "")).starts_with(b"HTTP/1.1 400"));
+        assert_eq!(answer(b"\xff\xfe / HTTP/1.1", &mut |_| Page::words(200, "")).0, 400);
     }
 }

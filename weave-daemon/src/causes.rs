@@ -33,8 +33,6 @@ causes! {
         QueueFull = "queue_full",
         /// Its user has as many requests in the queue as one user may.
         QueueShare = "queue_share",
-        /// The connection has as many unanswered requests as it may.
-        InFlight = "in_flight",
         /// It waited in the queue for too long.
         QueueWait = "queue_wait",
         /// Its generation took too long.

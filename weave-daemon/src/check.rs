@@ -14,7 +14,7 @@ use weave_trust::{has_no_such_address, other_localhost};
 
 use crate::config::{Config, EngineKind, Isolation, Sandbox};
 use crate::model::Profile;
-use crate::process;
+use crate::process::{self, Descriptors};
 use crate::socket::{SocketError, check_folder, default_path};
 use crate::tcp::{self, TcpError};
 
@@ -278,11 +278,16 @@ fn tcp(config: &Config) -> Option<Finding> {
 
 fn descriptors(config: &Config) -> Finding {
     match process::descriptors(config) {
-        (need, most) if most < need => Finding::note(
+        Descriptors { own, most, .. } if most <= own => {
+            Finding::wrong("connections", process::too_few(config, own, most))
+        }
+        Descriptors { own, need, most } if most < need => Finding::note(
             "connections",
             format_args!(
-                "up to {} need {need} file descriptors, and the limit is {most}; raise `ulimit -n` or LimitNOFILE=",
-                config.connections
+                "up to {} need {need} file descriptors, and the limit is {most}, so there will be {}; raise `ulimit -n` or \
+                 LimitNOFILE=",
+                config.connections,
+                most - own
             ),
         ),
         _ => Finding::good("connections", format_args!("up to {}", config.connections)),

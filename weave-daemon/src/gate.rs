@@ -208,7 +208,7 @@ impl Waiting {
                     return Some(if bool::from(right) {
                         Ok(())
                     } else {
-                        Err(Refusal::silent("its proof is wrong"))
+                        Err(Refusal::silent("its proof is wrong, for it has another token"))
                     });
                 }
                 Some(_) => {}

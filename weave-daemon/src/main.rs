@@ -92,6 +92,10 @@ enum Failure {
     Worker(String),
     /// What systemd handed over can't be used.
     Handed(String),
+    /// Whoever is to give a worker its requests is not to be trusted.
+    Stranger(String),
+    /// There are too few file descriptors to be had.
+    Descriptors(String),
     /// A device that the settings insist on is missing.
     Devices(String),
     /// The settings insist on the sandbox, and it can't be had.
@@ -116,7 +120,13 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
-            Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Sandbox(_) | Self::Found => 78,
+            Self::Worker(_)
+            | Self::Handed(_)
+            | Self::Descriptors(_)
+            | Self::Devices(_)
+            | Self::Sandbox(_)
+            | Self::Found => 78,
+            Self::Stranger(_) => 77,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -145,6 +155,8 @@ impl fmt::Display for Failure {
             Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
             Self::Worker(error)
             | Self::Handed(error)
+            | Self::Descriptors(error)
+            | Self::Stranger(error)
             | Self::Devices(error)
             | Self::Sandbox(error)
             | Self::NotReady(error)
@@ -338,7 +350,7 @@ fn find_model(config: &mut Config) -> Result<(String, Profile), Failure> {
 }
 
 fn serve(mut config: Config, model: &str, profile: Profile, sources: Sources) -> Result<(), Failure> {
-    process::make_room(&mut config);
+    process::make_room(&mut config).map_err(Failure::Descriptors)?;
     process::check_command(&config).map_err(|error| Failure::Worker(format!("worker_command: {error}")))?;
     if let Err(error) = process::keep_inherited_descriptors() {
         log::info!("workers inherit all descriptors that weaved was started with: {error}");

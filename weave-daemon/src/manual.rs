@@ -11,7 +11,7 @@ const USAGE: [(&str, &str); 7] = [
     ("weaved [serve] [SETTINGS]", "listen for clients, queue their requests, and run them on workers"),
     (
         "weaved worker --connect PATH [SETTINGS]",
-        "connect to a socket and serve the requests on it, until it is closed or standard input ends \
+        "connect to a socket and serve the requests on it, until it is closed, standard input ends or SIGTERM comes \
          (--socket-path is the same)",
     ),
     ("weaved check [SETTINGS]", "check settings, model files, devices and sockets without serving"),

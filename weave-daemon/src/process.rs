@@ -20,8 +20,10 @@ use rustix::process::{
 };
 use weave_core::text::is_shown;
 
+use crate::admin;
 use crate::causes::Death;
-use crate::config::{Config, EngineKind, Isolation, Sandbox};
+use crate::config::{AdminSocket, Config, EngineKind, Isolation, Sandbox};
+use crate::gate;
 use crate::scoreboard::{self, Scoreboard};
 use crate::worker;
 use crate::worker_log::WorkerLog;
@@ -49,23 +51,56 @@ pub fn keep_inherited_descriptors() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Descriptors besides those of clients: standard streams, poll, signals, listeners, the
-/// administrator's connections, and what it takes to start a worker.
-const OWN_DESCRIPTORS: u64 = 32;
+/// Descriptors that serving takes beside those that this process was started with: poll, signals, listeners, the
+/// socket's lock; and one for a moment each: a client that is told that there is no room, and files that are read.
+const OWN_DESCRIPTORS: u64 = 20;
 /// A worker's stream, its log, where it says how far it is, and the two ends of the relay's pipe.
 const DESCRIPTORS_PER_WORKER: u64 = 5;
+/// The other ends of these, and what tells that it has started: needed for a moment, for one worker at a time.
+const DESCRIPTORS_TO_START: u64 = 5;
+/// Two listeners for TCP.
+const DESCRIPTORS_FOR_TCP: u64 = 2;
 
-/// So many descriptors are needed for these settings, and at most so many may be had.
+/// What the settings need of file descriptors, and what there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptors {
+    /// For everything but clients.
+    pub own: u64,
+    /// For everything.
+    pub need: u64,
+    /// How many there may be, if this process raises its limit as far as it may.
+    pub most: u64,
+}
+
+/// How many descriptors this process has open. All that it opens before it asks are closed again.
+fn descriptors_open() -> u64 {
+    // One of them reads the folder.
+    std::fs::read_dir("/proc/self/fd").map_or(3, |folder| (folder.count() as u64).saturating_sub(1))
+}
+
+/// So many descriptors are needed for these settings, and at most so many may be had. To be asked before anything is
+/// opened to serve.
 #[must_use]
-pub fn descriptors(config: &Config) -> (u64, u64) {
-    let need = config.connections as u64 + config.workers as u64 * DESCRIPTORS_PER_WORKER + OWN_DESCRIPTORS;
-    (need, getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX))
+pub fn descriptors(config: &Config) -> Descriptors {
+    let admin = if config.admin_socket == AdminSocket::Off { 0 } else { admin::CONNECTIONS as u64 };
+    let tcp = match (config.tcp, &config.token_file) {
+        (None, _) => 0,
+        (Some(_), None) => DESCRIPTORS_FOR_TCP,
+        (Some(_), Some(_)) => DESCRIPTORS_FOR_TCP + gate::PLACES as u64,
+    };
+    let workers = config.workers as u64 * DESCRIPTORS_PER_WORKER + DESCRIPTORS_TO_START;
+    let own = descriptors_open() + OWN_DESCRIPTORS + workers + admin + tcp;
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    Descriptors { own, need: own + config.connections as u64, most }
 }
 
 /// Sees to it that clients can't take the descriptors that workers need: raises the limit as far as
 /// it may be raised, and has fewer clients if that is not enough.
-pub fn make_room(config: &mut Config) {
-    let (need, most) = descriptors(config);
+///
+/// # Errors
+/// There would be none for a single client.
+pub fn make_room(config: &mut Config) -> Result<(), String> {
+    let Descriptors { own, need, most } = descriptors(config);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < need) {
         let raised = Rlimit { current: Some(need.min(most)), ..limit };
@@ -74,9 +109,11 @@ pub fn make_room(config: &mut Config) {
         }
     }
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if allowed <= own {
+        return Err(too_few(config, own, allowed));
+    }
     if allowed < need {
-        let short = usize::try_from(need - allowed).unwrap_or(usize::MAX);
-        let connections = config.connections.saturating_sub(short).max(1);
+        let connections = usize::try_from(allowed - own).unwrap_or(usize::MAX);
         log::warn!(
             "{} connections need {need} file descriptors, and the limit is {allowed} (`ulimit -n`, LimitNOFILE=): \
              accepting at most {connections}",
@@ -84,6 +121,18 @@ pub fn make_room(config: &mut Config) {
         );
         config.connections = connections;
     }
+    Ok(())
+}
+
+/// That a limit on descriptors is too low to serve anybody, in words.
+#[must_use]
+pub fn too_few(config: &Config, own: u64, allowed: u64) -> String {
+    let Config { connections, .. } = config;
+    let (least, all) = (own + 1, own + *connections as u64);
+    format!(
+        "the limit on file descriptors is {allowed}; weaved needs at least {least} with these settings, and {all} for all \
+         {connections} connections: raise it (`ulimit -n {all}`, LimitNOFILE={all})"
+    )
 }
 
 /// Room for an image that was not relayed yet, unless the system allows less (`net.core.wmem_max`): the largest but

@@ -36,6 +36,12 @@ pub enum About {
     StallTimeout,
     /// A connection without requests.
     IdleTimeout,
+    /// A request that was refused, for this reason.
+    Request(&'static str),
+    /// A connection that made room for another user.
+    Displaced,
+    /// A request to the administrative socket that got no page, for this reason.
+    AdminRequest(&'static str),
     /// Anything of these, when there are too many to be told apart.
     Anything,
 }
@@ -43,7 +49,11 @@ pub enum About {
 impl About {
     const fn level(self) -> Level {
         match self {
-            Self::Malformed | Self::IdleTimeout => Level::Info,
+            Self::Malformed
+            | Self::IdleTimeout
+            | Self::Request(_)
+            | Self::Displaced
+            | Self::AdminRequest(_) => Level::Info,
             _ => Level::Warn,
         }
     }
@@ -60,7 +70,10 @@ impl About {
             Self::FrameTimeout => "frame timeout",
             Self::StallTimeout => "stall timeout",
             Self::IdleTimeout => "idle timeout",
-            Self::Anything => "lines like these",
+            Self::Request(_) => "refused a request",
+            Self::Displaced => "made room for another user",
+            Self::AdminRequest(_) => "admin: refused a request",
+            Self::Anything => "refusals and timeouts of more kinds and users than are told apart",
         }
     }
 }
@@ -143,7 +156,7 @@ impl Entry {
         let Self { about, by, more, .. } = self;
         if *more > 0 {
             let why = match about {
-                About::Refused(why) => why,
+                About::Refused(why) | About::Request(why) | About::AdminRequest(why) => why,
                 _ => "",
             };
             let (words, comma) = (about.words(), if why.is_empty() { "" } else { ", " });

@@ -16,6 +16,28 @@ pub enum Stream {
     Tcp(TcpStream),
 }
 
+impl Stream {
+    /// Bytes that the system still has of what was written, about. To a Unix socket: memory of whole pieces that the
+    /// peer has not read to their end. To a TCP one: what the peer's system has not acknowledged. `None` where it can't
+    /// be asked.
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "neither std nor rustix has this question")]
+    pub fn unsent(&self) -> Option<usize> {
+        use std::os::fd::AsRawFd;
+
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `self` lives; the kernel writes one int to `bytes`.
+        let done = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == 0 { usize::try_from(bytes).ok() } else { None }
+    }
+
+    /// Nobody says it here.
+    #[cfg(not(target_os = "linux"))]
+    pub const fn unsent(&self) -> Option<usize> {
+        None
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {

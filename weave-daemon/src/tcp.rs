@@ -63,7 +63,17 @@ impl fmt::Display for TcpError {
                  (umask 077; openssl rand -hex 32 >FILE)",
                 path.display()
             ),
-            Self::Listen(address, error) => write!(f, "can't listen on TCP at {address}: {error}"),
+            Self::Listen(address, error) => {
+                let todo = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "; another program has this port: end it, or take another port"
+                    }
+                    io::ErrorKind::AddrNotAvailable => "; this machine has no such address: see `ip address`",
+                    io::ErrorKind::PermissionDenied => "; take a port above 1023",
+                    _ => "",
+                };
+                write!(f, "can't listen on TCP at {address}: {error}{todo}")
+            }
             Self::Twin(twin, address, error) => write!(
                 f,
                 "can't listen on TCP at {twin} beside {address}: {error}; whoever listens there could answer to \

@@ -1,28 +1,35 @@
 //! `weaved worker`: what comes before its engine.
 
-use std::io::Read;
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 #[cfg(target_os = "linux")]
 use rustix::process::set_parent_process_death_signal;
 use rustix::process::{Signal, getpid, kill_process};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use weave_daemon::config::{Config, ConfigError, Sandbox};
 use weave_daemon::sandbox::{self, Rules};
 use weave_daemon::scoreboard::{self, Control};
 use weave_daemon::worker::{self, Settled};
+use weave_trust::check_server;
 
 use crate::Failure;
 
 /// Serves whoever has started this process, or listens at `connect`.
 pub(crate) fn serve(config: &Config, connect: Option<PathBuf>) -> Result<(), Failure> {
+    // Who was started by hand may be stopped by hand. A daemon's own worker is ended by the daemon.
+    let stop = connect.as_ref().map(|_| Stop::new()).transpose();
+    let stop = stop.map_err(|error| Failure::Other(format!("can't wait for signals: {error}")))?;
     let stream = match &connect {
-        Some(path) => UnixStream::connect(path)
-            .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?,
+        Some(path) => connect_to(path)?,
         None => {
             // Also while this process itself is stopped. If it can't be had, the stream's end does it.
             #[cfg(target_os = "linux")]
@@ -57,12 +64,87 @@ pub(crate) fn serve(config: &Config, connect: Option<PathBuf>) -> Result<(), Fai
         thread::spawn(|| {
             let mut input = std::io::stdin().lock();
             while matches!(input.read(&mut [0; 256]), Ok(1..)) {}
+            log::warn!(
+                "standard input has ended, and so does this worker: whoever starts one with --connect keeps its standard \
+                 input open as long as it is to run"
+            );
             std::process::exit(0);
         });
     } else {
         thread::spawn(move || end_with(&other_end));
     }
-    worker::run(config, stream, control, &settle).map_err(Failure::Other)
+    match stop {
+        None => worker::run(config, stream, control, &settle),
+        Some(stop) => worker::run(config, Stoppable { stream, stop }, control, &settle),
+    }
+    .map_err(Failure::Other)
+}
+
+/// Connects to whoever is to give this worker its requests, if that may be trusted with what it draws.
+fn connect_to(path: &Path) -> Result<UnixStream, Failure> {
+    let stream = UnixStream::connect(path)
+        .map_err(|error| Failure::Other(format!("can't connect to {}: {error}", path.display())))?;
+    check_server(&stream, path, None).map_err(|stranger| {
+        let path = path.display();
+        Failure::Stranger(format!("{path} {stranger}; start this worker as the user whose socket it is"))
+    })?;
+    Ok(stream)
+}
+
+/// SIGTERM and SIGINT: the first one ends this process after its image, the second one at once.
+struct Stop(UnixStream);
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        theirs.set_nonblocking(true)?;
+        let came = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: whether it came before is asked before it has come.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&came))?;
+            signal_hook::flag::register(signal, Arc::clone(&came))?;
+            signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+        }
+        Ok(Self(ours))
+    }
+}
+
+/// A stream that has no more to read once this process is to stop.
+struct Stoppable {
+    stream: UnixStream,
+    stop: Stop,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready =
+                [PollFd::new(&self.stop.0, PollFlags::IN), PollFd::new(&self.stream, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if !ready[0].revents().is_empty() {
+                log::info!("told to stop: no request is under way");
+                return Ok(0);
+            }
+            return self.stream.read(buf);
+        }
+    }
+}
+
+impl Write for Stoppable {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// `weaved worker --try-sandbox`: whether all of it can be had here, asked before anybody is served.

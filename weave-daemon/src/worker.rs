@@ -4,7 +4,6 @@
 //! from the buffer that the engine made them in: head and buffer in one vectored write, no copy.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use weave_core::error::{self, ErrorCode};
@@ -46,7 +45,7 @@ pub const fn stay_open() -> Result<Settled, String> {
 /// The engine can't be made, or the stream failed, or `settle` did.
 pub fn run(
     config: &Config,
-    mut stream: UnixStream,
+    mut stream: impl Read + Write,
     mut control: Control,
     settle: Settle<'_>,
 ) -> Result<(), String> {
@@ -63,8 +62,13 @@ pub fn run(
     };
     match serve(&mut stream, &mut *engine, &mut control, settle) {
         // The peer may close whenever it likes.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| error.to_string()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        other => other.map_err(|error| match error.raw_os_error() {
+            Some(_) => format!("the connection to whoever gives this worker its requests: {error}"),
+            None => error.to_string(),
+        }),
     }
 }
 
@@ -96,7 +100,11 @@ pub fn serve(
                 control.next_request();
                 match request::parse_arrived(&arrived) {
                     Ok(request) => answer(stream, engine, &request, control)?,
-                    Err(error) => refuse(stream, arrived.request_id(), error.code(), &error)?,
+                    Err(error) => {
+                        let (id, code) = (arrived.request_id(), error.code());
+                        log::warn!("request {id} refused: {code}: {error}");
+                        refuse(stream, id, code, &error)?;
+                    }
                 }
             }
             Ok(None) => {
@@ -112,7 +120,8 @@ pub fn serve(
             }
             Err(error) => {
                 refuse(stream, 0, error.code(), &error)?;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                let why = format!("can't follow what whoever gives this worker its requests sends: {error}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }
     }
@@ -194,6 +203,8 @@ fn used_seed(asked: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+
+    use std::os::unix::net::UnixStream;
 
     use weave_core::request::Prompts;
     use weave_core::response::ImageSize;

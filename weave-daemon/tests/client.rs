@@ -50,11 +50,13 @@ fn several_requests_get_each_its_own_answer() {
 
 #[test]
 fn what_the_daemon_does_not_take_of_one_client_is_busy() {
-    let daemon = Daemon::pattern(&["--in-flight=2", "--faults=hang@stop"]);
+    let daemon = Daemon::pattern(&["--queue=1", "--faults=hang@stop"]);
     let mut client = client(&daemon);
-    let ids = [(); 3].map(|()| client.send(&PARAMS, "stop").unwrap());
+    let first = client.send(&PARAMS, "stop").unwrap();
+    daemon.log.wait(&format!("request {first}:"));
+    let ids = [(); 2].map(|()| client.send(&PARAMS, "stop").unwrap());
     let answer = client.receive().unwrap();
-    assert_eq!(answer.request_id, ids[2]);
+    assert_eq!(answer.request_id, ids[1]);
     assert!(matches!(answer.result, Err(Error::Refused(refusal)) if refusal.code == ErrorCode::Busy));
     assert_eq!(client.in_flight(), 2);
     daemon.kill_worker();

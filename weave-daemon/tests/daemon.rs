@@ -659,6 +659,7 @@ fn a_worker_serves_a_socket_that_somebody_else_listens_on() {
             .arg(&socket)
             .args(["--engine=pattern", "--pattern=gradient", "--faults=hang@hang"])
             .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stdin = child.stdin.take();
@@ -673,13 +674,91 @@ fn a_worker_serves_a_socket_that_somebody_else_listens_on() {
     drop(client);
     assert_eq!(wait(&mut child).code(), Some(0));
     drop(stdin);
-    // And so does the end of its standard input, even while it generates.
+    // And so does the end of its standard input, even while it generates. It says why.
     let (mut child, stdin, mut client) = start("--socket-path");
     client.send(1, "hang", 1);
     client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(client.stream.read(&mut [0]).is_err(), "it hangs");
     drop(stdin);
     assert_eq!(wait(&mut child).code(), Some(0));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("WARN  standard input has ended, and so does this worker"), "{said}");
+}
+
+#[test]
+fn a_worker_that_somebody_started_finishes_its_image_when_it_is_told_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("parent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    for (sandbox, signal) in [("on", Signal::TERM), ("off", Signal::INT)] {
+        let start = || {
+            let mut command = weaved();
+            command.args(["worker", "--engine=pattern", "--pattern=gradient", "--faults=slow=0.2,hang@hang"]);
+            command.arg(format!("--sandbox={sandbox}")).arg("--connect").arg(&socket);
+            let child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let log = harness::Log::default();
+            (child, log, Client::new(listener.accept().unwrap().0))
+        };
+        let (mut child, log, mut client) = start();
+        log.follow(child.stderr.take().unwrap());
+        client.write(&sized_request(1, "slow", 1, 64, 64, 4));
+        log.wait("request 1:");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        client.expect_gradient(1, "slow", 1);
+        client.expect_close();
+        assert_eq!(wait(&mut child).code(), Some(0), "{}", log.all());
+        log.wait("told to stop: no request is under way");
+
+        // One that has nothing to do ends at once; one that is told twice, too.
+        let (mut child, _, mut client) = start();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        client.expect_close();
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let (mut child, log, mut client) = start();
+        log.follow(child.stderr.take().unwrap());
+        client.send(1, "hang", 1);
+        log.wait("request 1:");
+        for _ in 0..2 {
+            rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(wait(&mut child).code(), Some(128 + signal.as_raw()), "{}", log.all());
+    }
+}
+
+#[test]
+fn a_worker_asks_whose_socket_it_is_before_it_serves_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can listen as somebody else");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("parent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let stranger = rustix::process::Uid::from_raw(4242);
+    let listens = std::thread::spawn(move || {
+        // This thread's alone. The kernel notes who listens, and once more who listens again.
+        rustix::thread::set_thread_res_uid(stranger, stranger, stranger).unwrap();
+        rustix::net::listen(&listener, 8).unwrap();
+        listener
+    });
+    let listener = listens.join().unwrap();
+    let output = weaved()
+        .args(["worker", "--engine=pattern", "--connect"])
+        .arg(&socket)
+        .stdin(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(77), "{text}");
+    let words = format!("weaved: {} belongs to uid 4242, neither to root nor to ", socket.display());
+    assert!(text.starts_with(&words), "{text}");
+    assert!(text.contains("start this worker as the user whose socket it is"), "{text}");
+    // It has said nothing there.
+    let mut said = Vec::new();
+    listener.accept().unwrap().0.read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"");
 }
 
 #[test]

@@ -125,6 +125,67 @@ fn who_holds_a_worker_by_not_reading_has_less_time_once_others_wait() {
     assert!(rest.len() < 2048 * 2048 * 3, "it was cut off");
 }
 
+/// How an image is read that somebody else waits behind.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    kilobytes_per_second: usize,
+    /// `--busy-stall-timeout`, in seconds.
+    limit: u32,
+    is_tcp: bool,
+}
+
+impl Reader {
+    /// Reads so, and whether it was cut off within `limits` busy stall timeouts.
+    fn is_cut_off_within(self, limits: u32) -> bool {
+        let Self { kilobytes_per_second, limit, is_tcp } = self;
+        let limit_flag = format!("--busy-stall-timeout={limit}");
+        let tcp: &[_] = if is_tcp { &["--tcp=127.0.0.1:0"] } else { &[] };
+        let daemon = Daemon::pattern(&[&[&*limit_flag], tcp].concat());
+        let mut slow = if is_tcp { from(1, &daemon.tcp_address()) } else { daemon.connect() };
+        slow.write(&sized_request(1, "large", 1, 2048, 2048, 1));
+        slow.stream.read_exact(&mut [0; 48]).unwrap();
+        let mut waiting = daemon.connect();
+        waiting.send(3, "waits", 3);
+        let started = Instant::now();
+        // As much as is due by now, every hundredth of a second.
+        let mut read = 0;
+        let mut piece = vec![0; 100_000];
+        while started.elapsed() < Duration::from_secs((limit * limits).into()) {
+            let due = usize::try_from(started.elapsed().as_millis()).unwrap() * kilobytes_per_second - read;
+            let due = due.min(piece.len());
+            read += slow.stream.read(&mut piece[..due]).unwrap_or(0);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let is_cut_off = metric(&daemon, "weave_connections_cut_total{reason=\"stalled\"}") > 0.0;
+        if is_cut_off {
+            waiting.expect_gradient(3, "waits", 3);
+        }
+        is_cut_off
+    }
+}
+
+#[test]
+fn who_reads_slowly_but_enough_is_not_cut_off_though_others_wait() {
+    std::thread::scope(|scope| {
+        for is_tcp in [false, true] {
+            for (kilobytes_per_second, limit, limits, is_cut_off) in [
+                // A limit of 4 seconds asks for 16 kB/s, one of 1 second for 66.
+                (20, 4, 2, false),
+                (100, 1, 5, false),
+                (300, 1, 5, false),
+                (1000, 1, 5, false),
+                (10, 1, 6, true),
+                (0, 1, 3, true),
+            ] {
+                let reader = Reader { kilobytes_per_second, limit, is_tcp };
+                scope.spawn(move || {
+                    assert_eq!(reader.is_cut_off_within(limits), is_cut_off, "{reader:?}");
+                });
+            }
+        }
+    });
+}
+
 #[test]
 fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
     let daemon = Daemon::pattern(&["--stall-timeout=0.3"]);
@@ -145,25 +206,65 @@ fn a_worker_that_stands_still_in_the_middle_of_an_image_is_ended() {
 // ------------------------------------------------------------------------------------ number
 
 #[test]
-fn one_connection_has_no_more_requests_under_way_than_it_may() {
-    let daemon = Daemon::pattern(&["--in-flight=2", "--faults=hang@stop"]);
+fn who_sends_more_than_may_be_under_way_is_read_when_there_is_room() {
+    let daemon = Daemon::pattern(&["--in-flight=2", "--frame-timeout=0.2", "--faults=hang@stop"]);
     let (mut greedy, mut other) = (daemon.connect(), daemon.connect());
     greedy.send(1, "stop", 1);
     daemon.log.wait("request 1:");
-    greedy.send(2, "waits", 2);
-    greedy.send(3, "too many", 3);
-    let text = greedy.expect_error(3, ErrorCode::Busy);
-    assert_eq!(text, "2 requests of this connection are not answered yet, at most 2 may be");
-    assert_eq!(metric(&daemon, "weave_refusals_total{reason=\"in_flight\"}"), 1.0);
-    // Others have their own.
-    other.send(4, "mine", 4);
-    wait_until_read(&daemon, 4 * request(1, "stop", 1).len());
+    // More than one read takes, and the end of it in the middle of a frame.
+    let many: Vec<_> = (2..=200).flat_map(|id| request(id, "waits", id)).collect();
+    let (most, rest) = many.split_at(many.len() - 10);
+    greedy.write(most);
+    other.send(201, "mine", 201);
+    let waiting = || metric(&daemon, "weave_queue_length");
+    eventually("one of each waits", || waiting() == 2.0);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(waiting(), 2.0);
     daemon.kill_worker();
     greedy.expect_error(1, ErrorCode::GpuError);
-    greedy.expect_gradient(2, "waits", 2);
-    other.expect_gradient(4, "mine", 4);
-    greedy.send(5, "room again", 5);
-    greedy.expect_gradient(5, "room again", 5);
+    other.expect_gradient(201, "mine", 201);
+    greedy.write(rest);
+    (2..=200).for_each(|id| greedy.expect_gradient(id, "waits", id));
+    assert_eq!(metric(&daemon, "weave_connections_cut_total{reason=\"half_frame\"}"), 0.0);
+}
+
+#[test]
+fn fifty_requests_at_once_get_fifty_images_if_the_queue_has_room() {
+    let daemon = Daemon::pattern(&[]);
+    let mut client = daemon.connect();
+    client.write(&(1..=50).flat_map(|id| request(id, "many", id)).collect::<Vec<_>>());
+    (1..=50).for_each(|id| client.expect_gradient(id, "many", id));
+
+    // If not, those beyond it are told at once.
+    let daemon = Daemon::pattern(&["--queue=8", "--faults=hang@stop"]);
+    let mut client = daemon.connect();
+    client.send(1, "stop", 1);
+    daemon.log.wait("request 1:");
+    client.write(&(2..=50).flat_map(|id| request(id, "many", id)).collect::<Vec<_>>());
+    for id in 10..=50 {
+        let text = client.expect_error(id, ErrorCode::Busy);
+        assert_eq!(text, "the queue is full: 8 requests wait, at most 8 may; try again later");
+    }
+    daemon.kill_worker();
+    client.expect_error(1, ErrorCode::GpuError);
+    (2..10).for_each(|id| client.expect_gradient(id, "many", id));
+}
+
+#[test]
+fn who_is_gone_is_noticed_though_it_is_not_read() {
+    let daemon = Daemon::pattern(&["--in-flight=1", "--tcp=127.0.0.1:0", "--faults=hang@stop"]);
+    let many = [request(1, "stop", 1), request(2, "never read", 1)].concat();
+    let address = daemon.tcp_address();
+    for connect in [&|| daemon.connect(), &|| from(1, &address)] as [&dyn Fn() -> Client; 2] {
+        let mut client = connect();
+        client.write(&many);
+        daemon.log.wait("request 1:");
+        eventually("it is there", || metric(&daemon, "weave_connections") == 1.0);
+        // Over TCP without a word: what it sent is not read, and what is sent to it has nowhere to go.
+        rustix::net::sockopt::set_socket_linger(&client.stream, Some(Duration::ZERO)).unwrap();
+        drop(client);
+        eventually("it is gone", || metric(&daemon, "weave_connections") == 0.0);
+    }
 }
 
 #[test]

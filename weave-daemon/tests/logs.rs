@@ -9,8 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use harness::{Daemon, eventually, metric};
+use harness::{Answer, Daemon, admin, eventually, metric, request, say};
 use rustix::process::Signal;
+use weave_core::error::ErrorCode;
 use weave_core::text::is_shown;
 
 /// A program that writes what these lines of shell write before it is a worker.
@@ -185,4 +186,105 @@ fn clients_for_whom_there_is_no_place_fill_no_log() {
     let lines = told(&daemon, "refused a connection");
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("WARN  refused a connection: all 1 connections are taken"), "{lines:?}");
+}
+
+/// Requests that are refused: each kind is told once for each user, with its reason, without its prompt.
+#[test]
+fn requests_that_are_refused_leave_a_line_and_fill_no_log() {
+    let mut daemon = Daemon::pattern(&["--queue=1", "--faults=hang@stop,crash@boom"]);
+    let uid = rustix::process::geteuid().as_raw();
+    let mut client = daemon.connect();
+    let wrong = |id: u64, at: usize| {
+        let mut frame = request(id, "a secret", 1);
+        frame[at] ^= 0x55;
+        frame
+    };
+    // steps, width, model_id, msg_type, version; a payload that is too short; a prompt that is no UTF-8.
+    let mut no_text = request(8, "a secret", 1);
+    *no_text.last_mut().unwrap() = 0xff;
+    let mut short = request(9, "a secret", 1)[..40].to_vec();
+    short[8..12].copy_from_slice(&24_u32.to_be_bytes());
+    let all = [wrong(1, 38), wrong(2, 28), wrong(3, 24), wrong(4, 6), wrong(5, 5), short, no_text];
+    for _ in 0..3 {
+        for frame in &all {
+            client.write(frame);
+            assert!(matches!(client.answer(), Some(Answer::Error { .. })));
+        }
+    }
+    // Two that end a worker, and are in quarantine then.
+    for id in 21..=24 {
+        client.send(id, "boom", 1);
+        client.expect_error(id, ErrorCode::GpuError);
+    }
+    // One runs, one waits, and there is no more room.
+    client.send(31, "stop", 1);
+    daemon.log.wait("request 31:");
+    for id in 32..=35 {
+        client.send(id, "a secret", 1);
+    }
+    for id in 33..=35 {
+        client.expect_error(id, ErrorCode::Busy);
+    }
+    // Asking whether somebody is there is no fault.
+    client.write(&weave_core::request::probe(40));
+    client.expect_error(40, ErrorCode::InvalidModelId);
+    let lines = told(&daemon, " refused: ");
+    for (words, times) in [
+        ("refused: INVALID_STEPS: steps is ", 1),
+        ("refused: INVALID_DIMENSIONS: width is ", 1),
+        ("refused: INVALID_MODEL_ID: model_id is ", 1),
+        ("refused: UNSUPPORTED_TYPE: msg_type is ", 1),
+        ("refused: UNSUPPORTED_VERSION: version is ", 1),
+        ("refused: MALFORMED: ", 1),
+        ("refused: INVALID_PROMPT: ", 1),
+        ("refused: GPU_ERROR: this very request ended the worker twice", 1),
+        ("refused: BUSY: the queue is full: 1 requests wait", 1),
+    ] {
+        let told: Vec<_> = lines.iter().filter(|line| line.contains(words)).collect();
+        assert_eq!(told.len(), times, "{words}: {lines:#?}");
+        assert!(told[0].contains(&format!("of connection 1 (uid {uid}) ")), "{told:?}");
+    }
+    daemon.signal(Signal::TERM);
+    client.expect_error(32, ErrorCode::ShuttingDown);
+    daemon.log.wait("request 32 of connection 1");
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+    daemon.log.wait("stopped;");
+    let more = told(&daemon, "more of uid");
+    for (why, times) in [("INVALID_STEPS", 2), ("it ended two workers before", 1), ("the queue is full", 2)] {
+        let line = format!("INFO  refused a request, {why}: {times} more of uid {uid} in the last minute");
+        assert!(more.contains(&line), "{line}: {more:#?}");
+    }
+    let log = daemon.log.all();
+    assert!(!log.contains("secret") && !log.contains("boom"), "{log}");
+}
+
+/// What is refused on the administrative socket.
+#[test]
+fn the_administrative_socket_tells_whom_it_refuses() {
+    let daemon = Daemon::pattern(&[]);
+    let socket = admin(&daemon);
+    let uid = rustix::process::geteuid().as_raw();
+    for _ in 0..3 {
+        say(&socket, b"GET /metricz HTTP/1.1\r\n\r\n");
+        say(&socket, b"POST /stats HTTP/1.1\r\n\r\n");
+        say(&socket, b"what?\r\n\r\n");
+        say(&socket, &[b'x'; 5000]);
+        // A client that has taken the wrong socket.
+        say(&socket, &[request(1, "a secret\n\n", 1), b"\n\n".to_vec()].concat());
+    }
+    for line in [
+        "404 Not Found: GET /metricz HTTP/1.1",
+        "405 Method Not Allowed: POST /stats HTTP/1.1",
+        "400 Bad Request",
+        "431 Request Header Fields Too Large",
+    ] {
+        let line = format!("INFO  admin: refused a request of uid {uid}: {line}");
+        daemon.log.wait(&line);
+        assert_eq!(told(&daemon, &line).len(), 1, "{}", daemon.log.all());
+    }
+    let half = UnixStream::connect(&socket).unwrap();
+    (&half).write_all(b"GET /stats").unwrap();
+    daemon.log.wait(&format!("INFO  admin: a request of uid {uid} was not complete within 5s; closing"));
+    assert!(!daemon.log.all().contains("secret"));
 }

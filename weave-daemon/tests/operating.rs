@@ -1035,7 +1035,9 @@ fn lines_about_a_request_say_whose_it_is() {
     client.write(&bad);
     client.expect_error(8, ErrorCode::InvalidSteps);
     client.expect_error(7, ErrorCode::Timeout);
-    daemon.log.wait(&format!("DEBUG request 8 of connection 2 (uid {uid}): INVALID_STEPS: steps is 0"));
+    daemon
+        .log
+        .wait(&format!("INFO  request 8 of connection 2 (uid {uid}) refused: INVALID_STEPS: steps is 0"));
     daemon.log.wait(&format!("WARN  request 7 of connection 2 (uid {uid}): TIMEOUT: generation took longer"));
 }
 

@@ -741,3 +741,30 @@ fn the_largest_image_arrives_whole() {
         }
     });
 }
+
+/// The minute of real time that no other test waits for.
+#[test]
+fn what_repeats_itself_is_told_once_a_minute_while_the_daemon_runs() {
+    let daemon = Daemon::pattern(&[]);
+    let uid = rustix::process::geteuid().as_raw();
+    let mut client = daemon.connect();
+    let refused = |client: &mut harness::Client, times: u64| {
+        for id in 1..=times {
+            let mut frame = request(id, "bad", 1);
+            frame[39] = 0;
+            client.write(&frame);
+            client.expect_error(id, ErrorCode::InvalidSteps);
+        }
+    };
+    refused(&mut client, 5);
+    std::thread::sleep(Duration::from_secs(50));
+    assert!(!daemon.log.all().contains("in the last minute"));
+    let line =
+        |times| format!("refused a request, INVALID_STEPS: {times} more of uid {uid} in the last minute");
+    daemon.log.wait(&line(4));
+    // Those of the next minute are counted, too, until one was quiet.
+    refused(&mut client, 3);
+    assert_eq!(daemon.log.all().matches("refused: INVALID_STEPS").count(), 1);
+    std::thread::sleep(Duration::from_secs(50));
+    daemon.log.wait(&line(3));
+}

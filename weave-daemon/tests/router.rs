@@ -9,8 +9,8 @@ use weave_core::request::{Params, Prompts, Request};
 use weave_core::response::{ImageSize, ResponseHead};
 use weave_daemon::causes::Death;
 use weave_daemon::router::{
-    Abandoned, Action, Bound, ClientId, ClientOutput, Full, Limits, Order, Router, Unread, User, Who,
-    WorkerId, WorkerInput,
+    Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Router, Unread,
+    User, Who, WorkerId, WorkerInput,
 };
 
 const WORKER: WorkerId = WorkerId(0);
@@ -37,6 +37,10 @@ const LIMITS: Limits = Limits {
 struct World {
     router: Router,
     now: Instant,
+    /// What the system has of that which clients have not read, if it can say.
+    held: Option<usize>,
+    /// What was to be done, and was not asked for yet.
+    actions: Vec<Action>,
 }
 
 impl World {
@@ -46,7 +50,7 @@ impl World {
 
     fn with(limits: Limits) -> Self {
         let now = Instant::now();
-        let mut world = Self { router: Router::new(limits, now), now };
+        let mut world = Self { router: Router::new(limits, now), now, held: Some(0), actions: Vec::new() };
         world.router.tick(now);
         assert_eq!(world.router.next_action(), Some(Action::Order(WORKER, Order::Start)));
         world.router.worker_up(WORKER, now);
@@ -62,7 +66,17 @@ impl World {
     }
 
     fn actions(&mut self) -> Vec<Action> {
-        std::iter::from_fn(|| self.router.next_action()).collect()
+        self.take_actions();
+        std::mem::take(&mut self.actions)
+    }
+
+    fn take_actions(&mut self) {
+        while let Some(action) = self.router.next_action() {
+            match action {
+                Action::Measure(client) => self.router.client_holds(client, self.held, self.now),
+                other => self.actions.push(other),
+            }
+        }
     }
 
     /// Who waits, in the order in which the router says that they have their turn.
@@ -71,8 +85,10 @@ impl World {
     }
 
     fn pass(&mut self, time: Duration) {
+        self.take_actions();
         self.now += time;
         self.router.tick(self.now);
+        self.take_actions();
     }
 
     fn client(&mut self, ids: &[u64]) -> ClientId {
@@ -564,15 +580,60 @@ fn who_talks_and_asks_for_nothing_makes_room() {
 #[test]
 fn one_client_has_no_more_requests_under_way_than_it_may() {
     let mut world = World::with(Limits { in_flight: 2, ..LIMITS });
-    let client = world.client(&[1, 2, 3]);
-    assert_eq!(world.client_reads(client, 0).0, [(3, ErrorCode::Busy)]);
+    let client = world.client(&[]);
+    // Three and a half at once. Two are under way; what is read of the others stays where it is, and no more is read.
+    let half = &request(6)[..40];
+    world.send(client, &[request(1), request(2), request(5), half.to_vec()].concat());
+    assert!(world.router.client_spare(client).is_empty(), "it is read no further");
+    assert_eq!(world.router.waiting() + world.router.running(), 2);
     let other = world.client(&[4]);
-    assert_eq!(world.client_reads(other, 0).0, []);
+    world.worker_reads(1);
+    // That takes longer than a frame may: nobody is late whom nobody listens to.
+    world.pass(2 * LIMITS.frame);
+    assert_eq!(world.client_reads(client, 0), (vec![], 0, false));
+    world.worker_writes(&failure(1));
+    assert_eq!(world.client_reads(client, 0).0, [(1, ErrorCode::OutOfMemory)]);
+    assert_eq!(
+        (world.router.waiting(), world.router.running()),
+        (2, 1),
+        "an answer makes room for a request"
+    );
+    world.worker_reads(2);
+    world.worker_writes(&failure(2));
+    assert_eq!(world.client_reads(client, 0).0, [(2, ErrorCode::OutOfMemory)]);
+    world.worker_reads(4);
+    world.worker_writes(&failure(4));
+    world.client_reads(other, 0);
+    world.worker_reads(5);
+    // The half has as long as any other, from now on.
+    world.pass(LIMITS.frame / 2);
+    world.send(client, &request(6)[40..]);
+    assert!(world.router.client_spare(client).is_empty());
+    world.worker_writes(&failure(5));
+    world.client_reads(client, 0);
+    world.worker_reads(6);
+    world.worker_writes(&failure(6));
+    assert_eq!(world.client_reads(client, 0).0, [(6, ErrorCode::OutOfMemory)]);
+    assert!(!world.router.client_spare(client).is_empty());
+}
+
+#[test]
+fn who_has_as_many_under_way_as_it_may_is_read_on_at_the_end_and_with_a_higher_limit() {
+    let few = Limits { in_flight: 1, ..LIMITS };
+    let mut world = World::with(few);
+    let client = world.client(&[]);
+    world.send(client, &[request(1), request(2), request(3)].concat());
+    assert_eq!(world.router.waiting(), 0);
+    world.router.set_limits(Limits { in_flight: 2, ..few }, world.now);
+    assert_eq!(world.router.waiting(), 1);
+    // Who has half-closed is heard all the same.
+    world.router.client_eof(client);
+    world.router.drain(world.now);
+    let busy = [(3, ErrorCode::ShuttingDown), (2, ErrorCode::ShuttingDown)];
+    assert_eq!(world.client_reads(client, 0).0, busy);
     world.worker_reads(1);
     world.worker_writes(&failure(1));
-    world.client_reads(client, 0);
-    world.send(client, &request(5));
-    assert_eq!(world.client_reads(client, 0).0, [], "an answer makes room for a request");
+    assert_eq!(world.client_reads(client, 0), (vec![(1, ErrorCode::OutOfMemory)], 0, true));
 }
 
 #[test]
@@ -640,6 +701,45 @@ fn who_takes_an_image_slowly_has_less_time_while_others_wait() {
             world.worker_reads(2);
         }
     }
+}
+
+/// Whether a client is cut off that has 100 bytes of an image, while another one waits, and of whose output the system
+/// has so much less after each busy stall timeout.
+fn is_cut_off(less: &[usize], can_say: bool) -> bool {
+    let mut world = World::new();
+    let mut held = 1_000_000;
+    let answer = |held| can_say.then_some(held);
+    world.held = answer(held);
+    let slow = world.client(&[1]);
+    world.worker_reads(1);
+    world.worker_writes(&head(1, 64));
+    world.client_reads(slow, 100);
+    world.client(&[2]);
+    less.iter().any(|less| {
+        world.pass(LIMITS.busy_stall.checked_sub(Duration::from_millis(1)).unwrap());
+        assert!(!world.client_reads(slow, 0).2, "too early");
+        held -= less;
+        world.held = answer(held);
+        world.pass(Duration::from_millis(1));
+        world.client_reads(slow, 0).2
+    })
+}
+
+#[test]
+fn what_the_system_still_has_tells_who_reads_slowly_from_who_does_not_read() {
+    const ENOUGH: usize = LEAST_PROGRESS;
+    // Nothing, and what nobody can tell from nothing.
+    assert!(is_cut_off(&[0], true));
+    assert!(is_cut_off(&[ENOUGH], false));
+    assert!(is_cut_off(&[ENOUGH, 0], true));
+    assert!(!is_cut_off(&[ENOUGH; 10], true));
+    // The system counts in pieces: too little is made up for by too much.
+    assert!(!is_cut_off(&[ENOUGH / 2, 2 * ENOUGH, ENOUGH / 2, ENOUGH, ENOUGH, ENOUGH], true));
+    assert!(!is_cut_off(&[1], true));
+    assert!(is_cut_off(&[1, ENOUGH - 2], true));
+    assert!(is_cut_off(&[ENOUGH / 2; 2], true));
+    // What was too much is not saved up.
+    assert!(is_cut_off(&[5 * ENOUGH, ENOUGH / 2, ENOUGH / 2], true));
 }
 
 #[test]

@@ -316,3 +316,84 @@ fn connections_that_are_gone_before_they_are_accepted_harm_nobody() {
     });
     daemon.assert_serves();
 }
+
+/// weaved with so many descriptors, as `ulimit` with these flags allows them.
+fn with_descriptors(ulimit: &str, socket: &std::path::Path, flags: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit {ulimit} && exec \"$@\""), "sh", env!("CARGO_BIN_EXE_weaved")]);
+    command
+        .args(["--no-config", "--engine=pattern", "--pattern=gradient", "--socket"])
+        .arg(socket)
+        .args(flags);
+    command
+}
+
+/// What stands behind `words` in a line.
+fn number_after(line: &str, words: &str) -> usize {
+    let digits: String = line.split(words).nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[test]
+fn with_too_few_descriptors_weaved_says_how_many_it_needs_and_with_enough_it_keeps_its_word() {
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let token = harness::token_file(folder.path(), harness::DIGITS);
+    let tcp = ["--tcp=127.0.0.1:0", "--token-file", &token];
+    for (flags, lowest) in [(&[][..], 16), (&tcp[..], 60)] {
+        let mut least = 0;
+        for limit in [lowest, lowest + 4, lowest + 12, lowest + 21] {
+            let output = with_descriptors(&format!("-n {limit}"), &socket, flags).output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{limit}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let told = number_after(&text, "weaved needs at least ");
+            assert!(least == 0 || least == told, "{text}");
+            assert_eq!(number_after(&text, "LimitNOFILE="), told + 255, "{text}");
+            least = told;
+        }
+        for limit in [least - 1, least, least + 1, least + 10] {
+            let mut command = with_descriptors(&format!("-n {limit}"), &socket, flags);
+            if limit < least {
+                assert_eq!(command.output().unwrap().status.code(), Some(78), "{limit}");
+                continue;
+            }
+            let daemon = Daemon::run(&mut command, &socket);
+            let promised = number_after(&daemon.log.wait("accepting at most"), "accepting at most ");
+            assert_eq!(promised, limit - least + 1);
+            // All of them at once, with everything else that there may be.
+            let _asking: Vec<_> =
+                (0..7).map(|_| UnixStream::connect(harness::admin(&daemon)).unwrap()).collect();
+            let mut clients: Vec<_> = (0..promised).map(|_| daemon.connect()).collect();
+            if let [_, ..] = flags {
+                let address = daemon.tcp_address();
+                clients.truncate(promised);
+                for _ in 0..64 {
+                    std::mem::forget(TcpStream::connect(&address).unwrap());
+                }
+            }
+            for (client, seed) in clients.iter_mut().zip(1..) {
+                client.send(seed, "promised", seed);
+                client.expect_gradient(seed, "promised", seed);
+            }
+            // Also when its worker has to be started anew.
+            daemon.kill_worker();
+            clients[0].send(1, "again", 1);
+            clients[0].expect_gradient(1, "again", 1);
+            let mut beyond = daemon.connect();
+            beyond.expect_error(0, weave_core::error::ErrorCode::Busy);
+            assert!(!daemon.log.all().contains("can't accept"), "{}", daemon.log.all());
+            assert!(!daemon.log.all().contains("can't start"), "{}", daemon.log.all());
+        }
+    }
+}
+
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_may_be() {
+    let folder = private_folder();
+    let socket = folder.path().join("weave.sock");
+    let daemon = Daemon::run(&mut with_descriptors("-S -n 20", &socket, &["--connections=300"]), &socket);
+    assert!(!daemon.log.all().contains("file descriptors"), "{}", daemon.log.all());
+    assert!(harness::metric(&daemon, "process_max_fds") > 300.0);
+    daemon.assert_serves();
+}

@@ -305,7 +305,7 @@ fn what_was_overheard_opens_nothing() {
     // All at once, and at the pace of the conversation.
     let answer = told(connect(address), &said);
     assert!(answer.len() <= 143 && !answer.windows(4).any(|bytes| bytes == b"WEVE"), "{answer:?}");
-    daemon.log.wait("its proof is wrong (1 so far)");
+    daemon.log.wait("its proof is wrong, for it has another token (1 so far)");
     let stream = connect(address);
     (&stream).write_all(&said[..78]).unwrap();
     (&stream).read_exact(&mut [0; 143]).unwrap();

@@ -494,7 +494,7 @@ pub const SETTINGS: &[Setting] = &[
         in_flight,
         "N",
         [live],
-        "limit on unanswered requests per connection, 1 to 4096 [32]",
+        "requests under way per connection, 1 to 4096: with so many no more are read from it [32]",
         count(1..=4096),
         shown
     ),

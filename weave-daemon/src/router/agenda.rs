@@ -17,6 +17,8 @@ pub(super) struct Agenda {
     looks: VecDeque<Who>,
     clients: Box<[bool]>,
     workers: Box<[Entry]>,
+    measures: VecDeque<ClientId>,
+    measured: Box<[bool]>,
     /// Not later than anything that is due.
     wake_at: Option<Instant>,
 }
@@ -34,6 +36,8 @@ impl Agenda {
             looks: VecDeque::with_capacity(connections + workers),
             clients: vec![false; connections].into(),
             workers: vec![Entry::default(); workers].into(),
+            measures: VecDeque::with_capacity(connections),
+            measured: vec![false; connections].into(),
             wake_at: None,
         }
     }
@@ -52,6 +56,13 @@ impl Agenda {
         }
     }
 
+    /// The driver has to ask how much of its output this client has not taken.
+    pub(super) fn measure(&mut self, id: ClientId) {
+        if !std::mem::replace(&mut self.measured[id.0], true) {
+            self.measures.push_back(id);
+        }
+    }
+
     pub(super) fn order(&mut self, id: WorkerId, order: Order) {
         self.workers[id.0].order = Some(order);
         self.mark_worker(id);
@@ -63,6 +74,10 @@ impl Agenda {
     }
 
     pub(super) fn next(&mut self) -> Option<Action> {
+        if let Some(id) = self.measures.pop_front() {
+            self.measured[id.0] = false;
+            return Some(Action::Measure(id));
+        }
         let who = self.looks.pop_front()?;
         match who {
             Who::Client(id) => self.clients[id.0] = false,

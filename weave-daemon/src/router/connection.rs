@@ -63,6 +63,23 @@ pub(super) enum Pressure {
     OthersWait,
 }
 
+/// Whether a stall clock has just begun to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// What the client's socket holds at this time is to be measured.
+    Begins,
+    AsItWas,
+}
+
+/// Whether a client takes its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Its stall timeout has not passed.
+    Unasked,
+    Enough,
+    TooLittle,
+}
+
 /// What a connection runs out of time for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timeout {
@@ -93,8 +110,14 @@ pub(super) struct Connection {
     pub(super) outstanding: usize,
     /// Since when output has been waiting with less than [`LEAST_PROGRESS`] taken.
     pub(super) stalled_since: Option<Instant>,
-    /// Bytes taken since then.
+    /// Bytes that its socket took since then, or since [`held`](Self::held) was measured.
     taken: usize,
+    /// What its socket had of them already when that began, once it was [measured](Self::measured).
+    held: Option<usize>,
+    /// What the stall timeouts before this one lacked of [`LEAST_PROGRESS`] each.
+    lacking: usize,
+    /// The stall timeout has passed, and the system is asked whether the client has taken enough all the same.
+    is_asked: bool,
     /// Since when the frame that is being read could have been complete. The clock runs only while
     /// input is read.
     frame_since: Option<Instant>,
@@ -116,6 +139,9 @@ impl Connection {
             outstanding: 0,
             stalled_since: None,
             taken: 0,
+            held: None,
+            lacking: 0,
+            is_asked: false,
             frame_since: None,
             active_at: now,
             opened_at: now,
@@ -128,20 +154,25 @@ impl Connection {
         self.input.reset();
         self.out.clear();
         (self.written, self.relay, self.outstanding) = (0, None, 0);
-        (self.stalled_since, self.frame_since) = (None, None);
+        (self.stalled_since, self.frame_since, self.is_asked) = (None, None, false);
         (self.active_at, self.opened_at) = (now, now);
     }
 
     // ---------------------------------------------------------------- input
 
-    /// Whether something is read from the socket.
-    pub(super) fn reads(&self) -> bool {
-        self.state == State::Open && self.takes_error()
+    /// Whether something is read from the socket. `in_flight`: how many requests may be under way.
+    pub(super) fn reads(&self, in_flight: usize) -> bool {
+        self.state == State::Open && self.takes_request(in_flight)
     }
 
     /// Whether frames that were read are looked at.
-    pub(super) fn takes_frames(&self) -> bool {
-        matches!(self.state, State::Open | State::HalfClosed) && self.takes_error()
+    pub(super) fn takes_frames(&self, in_flight: usize) -> bool {
+        matches!(self.state, State::Open | State::HalfClosed) && self.takes_request(in_flight)
+    }
+
+    /// Whether there is room for one more request, and for the error that may answer it.
+    fn takes_request(&self, in_flight: usize) -> bool {
+        self.outstanding < in_flight && self.takes_error()
     }
 
     /// A whole frame has come.
@@ -150,8 +181,8 @@ impl Connection {
     }
 
     /// After all frames that are there were looked at: the clock of the next one runs if it was begun.
-    pub(super) fn time_frame(&mut self, now: Instant) {
-        let is_waited_for = self.reads() && !self.input.is_between_frames();
+    pub(super) fn time_frame(&mut self, in_flight: usize, now: Instant) {
+        let is_waited_for = self.reads(in_flight) && !self.input.is_between_frames();
         self.frame_since = is_waited_for.then(|| self.frame_since.unwrap_or(now));
     }
 
@@ -195,42 +226,76 @@ impl Connection {
         self.frame_since = None;
     }
 
-    /// If output waits whose stall clock does not run yet, it runs from now on.
-    pub(super) fn time_output(&mut self, now: Instant) -> bool {
-        let begins = !self.out.is_empty() && self.stalled_since.is_none();
-        if begins {
-            (self.stalled_since, self.taken) = (Some(now), 0);
+    /// If output waits whose stall clock does not run yet, it runs from now on. Whether it begins so.
+    pub(super) fn time_output(&mut self, now: Instant) -> Clock {
+        if self.out.is_empty() || self.stalled_since.is_some() {
+            return Clock::AsItWas;
         }
-        begins
+        self.begin_stall(now)
+    }
+
+    /// The stall clock begins, or begins anew.
+    const fn begin_stall(&mut self, now: Instant) -> Clock {
+        (self.stalled_since, self.taken, self.held) = (Some(now), 0, None);
+        (self.lacking, self.is_asked) = (0, false);
+        Clock::Begins
     }
 
     /// So many bytes of the output were written.
-    pub(super) fn wrote(&mut self, n: usize, now: Instant) {
+    pub(super) fn wrote(&mut self, n: usize, now: Instant) -> Clock {
         self.written += n;
         if self.written >= self.out.len() {
             self.out.clear();
             self.written = 0;
         }
-        self.took(n, now);
+        self.took(n, now)
     }
 
-    /// The client took so many bytes of an image; so many are left.
-    pub(super) fn took_pixels(&mut self, n: usize, left: usize, now: Instant) {
+    /// So many bytes of an image were written; so many are left.
+    pub(super) fn took_pixels(&mut self, n: usize, left: usize, now: Instant) -> Clock {
         if left == 0 {
             self.relay = None;
         }
-        self.took(n, now);
+        self.took(n, now)
     }
 
-    /// The client took so many bytes. If that is enough, its stall clock begins anew.
-    fn took(&mut self, n: usize, now: Instant) {
+    /// The client's socket took so many bytes. If that is enough, its stall clock begins anew.
+    fn took(&mut self, n: usize, now: Instant) -> Clock {
         self.active_at = now;
         self.taken = self.taken.saturating_add(n);
         if self.out.is_empty() && self.relay.is_none() {
-            self.stalled_since = None;
+            (self.stalled_since, self.is_asked) = (None, false);
         } else if self.taken >= LEAST_PROGRESS {
-            (self.stalled_since, self.taken) = (Some(now), 0);
+            return self.begin_stall(now);
         }
+        Clock::AsItWas
+    }
+
+    /// The stall timeout has passed. What the client has really taken is to be asked.
+    pub(super) const fn ask(&mut self) {
+        self.is_asked = true;
+    }
+
+    /// The system still has so many bytes of the output; `None`: it can't say. Whether the client has taken enough, if
+    /// that was the question.
+    ///
+    /// The system frees what it has in pieces of up to [`LEAST_PROGRESS`], so that a timeout may seem to have too
+    /// little of what the next one has too much of. What one lacks is carried on to the next: who takes nothing is
+    /// found out at once, and who takes too little soon.
+    pub(super) fn measured(&mut self, held: Option<usize>, now: Instant) -> Progress {
+        let before = std::mem::replace(&mut self.held, held);
+        let taken = std::mem::take(&mut self.taken);
+        if !std::mem::take(&mut self.is_asked) {
+            return Progress::Unasked;
+        }
+        let (Some(before), Some(held)) = (before, held) else { return Progress::TooLittle };
+        let took = before.saturating_add(taken).saturating_sub(held);
+        self.lacking = (self.lacking + LEAST_PROGRESS).saturating_sub(took);
+        if took == 0 || self.lacking >= LEAST_PROGRESS {
+            return Progress::TooLittle;
+        }
+        self.stalled_since = Some(now);
+        Progress::Enough
     }
 
     // ---------------------------------------------------------------- endings
@@ -244,7 +309,7 @@ impl Connection {
     pub(super) fn end(&mut self) -> Option<WorkerId> {
         self.end_input();
         self.out.clear();
-        (self.written, self.stalled_since) = (0, None);
+        (self.written, self.stalled_since, self.is_asked) = (0, None, false);
         self.relay.take()
     }
 
@@ -284,7 +349,7 @@ impl Connection {
                 first = Some(Due { at, why });
             }
         };
-        consider(self.stalled_since, stall, Timeout::Stall);
+        consider(self.stalled_since.filter(|_| !self.is_asked), stall, Timeout::Stall);
         consider(self.frame_since, limits.frame, Timeout::Frame);
         consider(self.idle_since(), limits.idle, Timeout::Idle);
         consider(waits_since, limits.queue_wait, Timeout::Queue);

@@ -9,7 +9,7 @@ pub use crate::user::User;
 pub struct Limits {
     /// Clients at once.
     pub connections: usize,
-    /// Requests of one client that are not answered yet.
+    /// Requests of one connection that are not answered yet. With so many nothing more is read from it.
     pub in_flight: usize,
     /// Requests that wait, besides those that run.
     pub queue: usize,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub queue_wait: Duration,
     /// Generation timeout: a worker has a request, and the head of its response has not come.
     pub generation: Duration,
-    /// Stall timeout: output is waiting, and fewer than [`LEAST_PROGRESS`] bytes were read since.
+    /// Stall timeout: output is waiting, and fewer than [`LEAST_PROGRESS`] bytes were taken since.
     pub stall: Duration,
     /// Stall timeout while this client's image keeps a worker from another client's request.
     pub busy_stall: Duration,
@@ -70,7 +70,8 @@ pub struct Full {
     pub user: User,
 }
 
-/// What a client has to take of an image within the stall timeout, in bytes.
+/// What a client has to take of an image within the stall timeout, in bytes. Also what the system's answer to
+/// [`Action::Measure`] may be off by: it counts in the pieces in which it keeps what was written.
 pub const LEAST_PROGRESS: usize = 64 * 1024;
 
 /// A place in the table of connections.
@@ -134,6 +135,10 @@ pub enum Action {
     Look(Who),
     /// Give this worker's process an order.
     Order(WorkerId, Order),
+    /// Ask the system how much it still has of what was written to this client, and report it at once with
+    /// [`Router::client_holds`](super::Router::client_holds). A socket that can be written to says little of a
+    /// slow peer: it is called writable only when much of it is free.
+    Measure(ClientId),
 }
 
 /// What a client's socket should be given next.

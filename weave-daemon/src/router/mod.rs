@@ -5,7 +5,7 @@
 //!
 //! - *What happened*: [`displaced_by`](Router::displaced_by), [`accept`](Router::accept), [`client_received`](Router::client_received),
 //!   [`client_eof`](Router::client_eof), [`client_gone`](Router::client_gone),
-//!   [`client_wrote`](Router::client_wrote), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
+//!   [`client_wrote`](Router::client_wrote), [`client_holds`](Router::client_holds), [`relayed`](Router::relayed), [`worker_up`](Router::worker_up),
 //!   [`worker_wrote`](Router::worker_wrote), [`worker_received`](Router::worker_received),
 //!   [`worker_spoke`](Router::worker_spoke), [`worker_down`](Router::worker_down), [`tick`](Router::tick).
 //! - *What to do next*, polled: [`next_action`](Router::next_action), and for every client or worker that it
@@ -18,7 +18,7 @@
 //! 1. Report what happened, socket by socket, until each would block or has had its turn.
 //! 2. Call [`tick`](Router::tick).
 //! 3. Call [`next_action`](Router::next_action) until it has none. Carry out an
-//!    [`Order`](Action::Order) at once; put who is to be [looked](Action::Look) at on the list of
+//!    [`Order`](Action::Order) and a [`Measure`](Action::Measure) at once; put who is to be [looked](Action::Look) at on the list of
 //!    those who are ready. A client that is ready is read into `client_spare` and written from
 //!    `client_output`, a worker is written from `worker_output` and read as `worker_input` says.
 //! 4. Sleep until [`wake_at`](Router::wake_at), unless somebody is ready.
@@ -31,7 +31,7 @@
 //! # Memory
 //! Memory is reserved at the start, and what was never needed is never touched. An answer never waits
 //! for memory: a job's own slot holds the error that ends it until the client takes it, and input of a
-//! client whose output is full is not read.
+//! client whose output is full, or that has as many requests under way as it may, is not read.
 //!
 //! # How it is built
 //! Two machines below a coordinator. `requests` knows what is *owed*: connections (`connection`),
@@ -88,7 +88,7 @@ use crate::counters::Counters;
 use crate::repeats::Repeats;
 use agenda::Due;
 use answer::{Heard, Violation};
-use connection::{Pressure, State};
+use connection::{Clock, Pressure, Progress, State};
 pub use interface::{
     Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Running, Unread,
     User, Waiting, Who, WorkerId, WorkerInput,
@@ -222,6 +222,7 @@ impl Router {
     /// A worker's task keeps the deadline that it was given.
     pub fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.shared.set_limits(limits, now);
+        self.read_on(now);
     }
 
     /// Takes no new requests, refuses those that wait, lets those that run finish until the drain
@@ -233,7 +234,8 @@ impl Router {
         let deadline = now + self.shared.limits.drain;
         self.shared.draining = Some(deadline);
         self.shared.agenda.wake_by(deadline);
-        self.requests.fail_waiting(Refusal::ShuttingDown, &mut self.shared);
+        self.requests.fail_waiting(Refusal::ShuttingDown, &mut self.shared, now);
+        self.read_on(now);
     }
 
     /// Refuses what runs, too, and kills the workers.
@@ -252,7 +254,7 @@ impl Router {
     /// [`client_gone`](Self::client_gone), then [`accept`](Self::accept).
     pub fn displaced_by(&mut self, user: User, now: Instant) -> Option<ClientId> {
         let id = self.requests.displaced_by(user, now)?;
-        self.requests.log_displaced(id, &mut self.shared);
+        self.requests.log_displaced(id, &mut self.shared, now);
         Some(id)
     }
 
@@ -270,7 +272,7 @@ impl Router {
     /// Where to read to; empty when nothing should be read now.
     pub fn client_spare(&mut self, id: ClientId) -> &mut [u8] {
         let connection = &mut self.requests.connections[id];
-        if connection.reads() { connection.input.spare() } else { &mut [] }
+        if connection.reads(self.shared.in_flight()) { connection.input.spare() } else { &mut [] }
     }
 
     /// `n` bytes were read into [`client_spare`](Self::client_spare).
@@ -304,7 +306,8 @@ impl Router {
         {
             self.requests.connections[id].push_head(head, worker);
         }
-        if self.requests.connections[id].time_output(now) {
+        if self.requests.connections[id].time_output(now) == Clock::Begins {
+            self.shared.agenda.measure(id);
             self.rearm_client(id);
         }
         let connection = &self.requests.connections[id];
@@ -322,9 +325,25 @@ impl Router {
     /// The client's socket took `n` of the bytes.
     pub fn client_wrote(&mut self, id: ClientId, n: usize, now: Instant) {
         self.shared.counters.bytes_out += n as u64;
-        self.requests.connections[id].wrote(n, now);
+        if self.requests.connections[id].wrote(n, now) == Clock::Begins {
+            self.shared.agenda.measure(id);
+        }
         // Input that was held back for want of room can go on.
         self.take_requests(id, now);
+    }
+
+    /// The answer to [`Action::Measure`]: the system still has `held` bytes of what was written to this client, about.
+    /// `None`: it can't say.
+    pub fn client_holds(&mut self, id: ClientId, held: Option<usize>, now: Instant) {
+        match self.requests.connections[id].measured(held, now) {
+            Progress::Unasked => {}
+            Progress::Enough => self.rearm_client(id),
+            Progress::TooLittle => {
+                self.requests.log_close(id, connection::Timeout::Stall, &mut self.shared, now);
+                self.close(id, now);
+                self.settle(now);
+            }
+        }
     }
 
     /// So many of the worker's bytes went to the client, or were dropped for want of one.
@@ -336,7 +355,9 @@ impl Router {
         let (left, task) = (*left, busy.task);
         if let Some(client) = client {
             self.shared.counters.bytes_out += n as u64;
-            self.requests.connections[client].took_pixels(n, left, now);
+            if self.requests.connections[client].took_pixels(n, left, now) == Clock::Begins {
+                self.shared.agenda.measure(client);
+            }
         } else {
             self.shared.counters.bytes_dropped += n as u64;
             busy.deadline = now + self.shared.limits.stall;
@@ -382,11 +403,11 @@ impl Router {
             _ => (Afterwards::BackOff, None),
         };
         if let Some(job) = not_begun {
-            self.requests.try_again(job, death, &mut self.shared);
+            self.requests.try_again(job, death, &mut self.shared, now);
         }
         self.pool.died(id, death, then, &mut self.shared, now);
         if let Some(death) = self.pool.hopeless() {
-            self.requests.fail_waiting(Refusal::NoWorker(death), &mut self.shared);
+            self.requests.fail_waiting(Refusal::NoWorker(death), &mut self.shared, now);
         }
         self.settle(now);
     }
@@ -502,7 +523,7 @@ impl Router {
         let refusal = Refusal::Timeout { limit: self.shared.limits.generation };
         match why {
             worker::Timeout::Job(Late::Head) => match self.cancel(id, Kill::TooSlow, now) {
-                Some(job) => self.requests.fail(job, refusal, &mut self.shared),
+                Some(job) => self.requests.fail(job, refusal, &mut self.shared, now),
                 None => {
                     log::error!("worker {}: generation timeout; killing it", id.0);
                     self.kill_and_fail(id, refusal, now);
@@ -518,7 +539,11 @@ impl Router {
 
     fn client_timed_out(&mut self, id: ClientId, why: connection::Timeout, now: Instant) {
         match why {
-            connection::Timeout::Stall | connection::Timeout::Idle => {
+            connection::Timeout::Stall => {
+                self.requests.connections[id].ask();
+                self.shared.agenda.measure(id);
+            }
+            connection::Timeout::Idle => {
                 self.requests.log_close(id, why, &mut self.shared, now);
                 self.close(id, now);
             }
@@ -526,7 +551,7 @@ impl Router {
                 self.requests.frame_timed_out(id, &mut self.shared, now);
                 self.drop_requests(id, now);
             }
-            connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared),
+            connection::Timeout::Queue => self.requests.queue_timed_out(id, &mut self.shared, now),
         }
     }
 
@@ -582,6 +607,15 @@ impl Router {
         }
     }
 
+    /// Connections may have more requests under way than before: those that were not read are.
+    fn read_on(&mut self, now: Instant) {
+        for id in self.requests.connections.ids() {
+            if self.requests.connections[id].state != State::Free {
+                self.take_requests(id, now);
+            }
+        }
+    }
+
     /// Who gets what this worker sends.
     fn audience(&self, id: WorkerId) -> Option<ClientId> {
         self.pool.audience(id, &self.requests.jobs)
@@ -634,7 +668,7 @@ impl Router {
         if let Some(client) = self.requests.end_transfer(job, id, &mut self.shared) {
             self.close(client, now);
         }
-        self.requests.fail(job, refusal, &mut self.shared);
+        self.requests.fail(job, refusal, &mut self.shared, now);
     }
 
     /// Closes a client's connection at once, in the middle of whatever is going out.

@@ -19,7 +19,6 @@ pub(super) enum Refusal {
     Busy { bound: Bound, user: User },
     ShuttingDown,
     Timeout { limit: Duration },
-    TooManyInFlight { limit: usize },
     QueueWait { limit: Duration },
     NoWorker(Death),
     Quarantined,
@@ -30,7 +29,7 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) const fn code(self) -> ErrorCode {
         match self {
-            Self::Busy { .. } | Self::TooManyInFlight { .. } => ErrorCode::Busy,
+            Self::Busy { .. } => ErrorCode::Busy,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Timeout { .. } | Self::QueueWait { .. } => ErrorCode::Timeout,
             Self::NoWorker(_) | Self::Quarantined | Self::WorkerDied(_) | Self::WorkerViolation => {
@@ -43,7 +42,6 @@ impl Refusal {
         match self {
             Self::Busy { bound: Bound::Each(_), .. } => Reason::QueueShare,
             Self::Busy { .. } => Reason::QueueFull,
-            Self::TooManyInFlight { .. } => Reason::InFlight,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::Timeout { .. } => Reason::TooSlow,
             Self::QueueWait { .. } => Reason::QueueWait,
@@ -63,17 +61,30 @@ impl Refusal {
         }
     }
 
-    /// How loudly the log says it.
-    pub(super) const fn level(self) -> log::Level {
+    /// How the log says it.
+    pub(super) const fn telling(self) -> Telling {
         match self {
-            Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => log::Level::Warn,
-            Self::QueueWait { .. } | Self::NoWorker(_) => log::Level::Info,
-            // No fault of anybody, and many at once.
-            Self::Busy { .. } | Self::TooManyInFlight { .. } | Self::ShuttingDown | Self::Quarantined => {
-                log::Level::Debug
+            // Each of them took a worker's time, or the worker.
+            Self::Timeout { .. } | Self::WorkerDied(_) | Self::WorkerViolation => Telling::Each,
+            Self::Busy { bound: Bound::Each(_), .. } => {
+                Telling::First("the queue has no more room for this user")
             }
+            Self::Busy { .. } => Telling::First("the queue is full"),
+            Self::ShuttingDown => Telling::First("weaved is shutting down"),
+            Self::QueueWait { .. } => Telling::First("no worker was free in time"),
+            Self::NoWorker(_) => Telling::First("no worker comes up"),
+            Self::Quarantined => Telling::First("it ended two workers before"),
         }
     }
+}
+
+/// How the log tells of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Telling {
+    /// Each time, as a warning.
+    Each,
+    /// The first of its user's; the others are counted, by these words.
+    First(&'static str),
 }
 
 impl fmt::Display for Refusal {
@@ -96,9 +107,6 @@ impl fmt::Display for Refusal {
                 "generation took longer than the server's limit of {} s; ask for fewer steps or a smaller image",
                 limit.as_secs_f32()
             ),
-            Self::TooManyInFlight { limit } => {
-                write!(f, "{limit} requests of this connection are not answered yet, at most {limit} may be")
-            }
             Self::QueueWait { limit } => write!(
                 f,
                 "no worker was free within the server's limit of {} s; try again later",
@@ -110,7 +118,7 @@ impl fmt::Display for Refusal {
                  operator to look at the server's log"
             ),
             Self::Quarantined => f.write_str(
-                "this very request ended the worker twice and is refused for an hour; ask for another size or prompt",
+                "this very request ended the worker twice and is refused for an hour; change its prompt, size or seed",
             ),
             Self::WorkerDied(death) => {
                 write!(f, "the worker {death} while it generated this image; it is restarted, try again")

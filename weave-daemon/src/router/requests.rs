@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::time::Instant;
 
+use log::Level;
 use weave_core::error::{self, ErrorCode};
 use weave_core::limits::MAX_ERROR_FRAME;
 use weave_core::request::{self, EmitError, Request, RequestError};
@@ -13,11 +14,11 @@ use super::connection::{Connections, Pressure, State, Timeout};
 use super::interface::{Bound, ClientId, Full, Limits, User, WorkerId};
 use super::jobs::{Job, JobId, Jobs};
 use super::quarantine::Quarantine;
-use super::refusal::{MAX_ATTEMPTS, Refusal};
+use super::refusal::{MAX_ATTEMPTS, Refusal, Telling};
 use super::shared::Shared;
 use super::users::Users;
 use crate::causes::{Cut, Death, Outcome};
-use crate::repeats::About;
+use crate::repeats::{About, Repeats};
 
 /// Why a request gets an error at once.
 enum No {
@@ -32,6 +33,18 @@ impl No {
             Self::Invalid(error) => error.code(),
             Self::Refused(refusal) => refusal.code(),
             Self::Unwritable(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl No {
+    /// How the log tells of it; `None`: not at all. Clients ask so whether somebody is there.
+    const fn telling(&self) -> Option<Telling> {
+        match self {
+            Self::Invalid(RequestError::ModelId(u32::MAX)) => None,
+            Self::Invalid(error) => Some(Telling::First(error.code().name())),
+            Self::Refused(refusal) => Some(refusal.telling()),
+            Self::Unwritable(_) => Some(Telling::Each),
         }
     }
 }
@@ -115,8 +128,8 @@ impl Requests {
         }
     }
 
-    /// Looks at the frames that have arrived, as long as an immediate answer has room. `hopeless`: no
-    /// worker comes up; this is how one of them died.
+    /// Looks at the frames that have arrived, as long as the client may have one more request under way and an immediate
+    /// answer has room. `hopeless`: no worker comes up; this is how one of them died.
     pub(super) fn take_frames(
         &mut self,
         id: ClientId,
@@ -124,6 +137,7 @@ impl Requests {
         shared: &mut Shared,
         now: Instant,
     ) {
+        let in_flight = shared.in_flight();
         let Shared { limits, counters, draining, .. } = shared;
         let mut admission = Admission {
             jobs: &mut self.jobs,
@@ -133,7 +147,7 @@ impl Requests {
             limits,
         };
         let connection = &mut self.connections[id];
-        while connection.takes_frames() {
+        while connection.takes_frames(in_flight) {
             let arrived = match connection.input.next_frame() {
                 Ok(Some(arrived)) => arrived,
                 Ok(None) => break,
@@ -141,7 +155,7 @@ impl Requests {
                     let name = connection.name;
                     counters.cut(Cut::Malformed);
                     if shared.repeats.is_first(About::Malformed, Some(name.user()), now) {
-                        log::info!("{name}: can't be followed any further: {error}");
+                        log::info!("{name}: what it sends can't be followed any further: {error}; closing");
                     }
                     return self.reject_stream(id, error.code(), error, shared);
                 }
@@ -149,7 +163,7 @@ impl Requests {
             counters.frames += 1;
             let (request_id, name) = (arrived.request_id(), connection.name);
             let admitted = match request::parse_arrived(&arrived) {
-                Ok(request) => admission.admit(&request, id, name.user(), connection.outstanding, now),
+                Ok(request) => admission.admit(&request, id, name.user(), now),
                 Err(error) => Err(No::Invalid(error)),
             };
             connection.frame_came(now);
@@ -160,7 +174,10 @@ impl Requests {
                     log::debug!("request {request_id} of {name}: queued");
                 }
                 Err(no) => {
-                    log::debug!("request {request_id} of {name}: {}: {no}", no.code());
+                    let level = no.telling().map_or(Level::Debug, |telling| {
+                        level(telling, &mut shared.repeats, name.user(), now)
+                    });
+                    log::log!(level, "request {request_id} of {name} refused: {}: {no}", no.code());
                     if let No::Refused(refusal) = no {
                         counters.refused(refusal.reason());
                         #[cfg(feature = "simulator")]
@@ -176,7 +193,7 @@ impl Requests {
                 }
             }
         }
-        connection.time_frame(now);
+        connection.time_frame(in_flight, now);
     }
 
     /// This client's stream can't be read any further: answer, flush, close. Nobody waits for its
@@ -198,13 +215,19 @@ impl Requests {
     // ---------------------------------------------------------------- how jobs end
 
     /// A job's answer is a refusal.
-    pub(super) fn fail(&mut self, id: JobId, refusal: Refusal, shared: &mut Shared) {
+    pub(super) fn fail(&mut self, id: JobId, refusal: Refusal, shared: &mut Shared, now: Instant) {
         let Job { client, asked, .. } = *self.jobs.get(id);
         shared.counters.refused(refusal.reason());
         if let Some(client) = client {
             let name = self.connections[client].name;
-            let (level, code) = (refusal.level(), refusal.code());
-            log::log!(level, "request {} of {name}: {code}: {refusal}", asked.request_id);
+            let level = level(refusal.telling(), &mut shared.repeats, name.user(), now);
+            let refused = if refusal.telling() == Telling::Each { "" } else { " refused" };
+            log::log!(
+                level,
+                "request {} of {name}{refused}: {}: {refusal}",
+                asked.request_id,
+                refusal.code()
+            );
             #[cfg(feature = "simulator")]
             self.refusals.push(super::interface::Refused {
                 client,
@@ -219,9 +242,9 @@ impl Requests {
     }
 
     /// Fails every job that waits for a worker.
-    pub(super) fn fail_waiting(&mut self, refusal: Refusal, shared: &mut Shared) {
+    pub(super) fn fail_waiting(&mut self, refusal: Refusal, shared: &mut Shared, now: Instant) {
         while let Some(job) = self.jobs.take_any() {
-            self.fail(job, refusal, shared);
+            self.fail(job, refusal, shared, now);
         }
     }
 
@@ -306,13 +329,13 @@ impl Requests {
     }
 
     /// A worker died before it had begun with this job: another one can have it.
-    pub(super) fn try_again(&mut self, id: JobId, death: Death, shared: &mut Shared) {
+    pub(super) fn try_again(&mut self, id: JobId, death: Death, shared: &mut Shared, now: Instant) {
         let Job { client, attempts, .. } = *self.jobs.get(id);
         let Some(client) = client else { return self.drop_job(id, shared) };
         if shared.draining.is_some() {
-            self.fail(id, Refusal::ShuttingDown, shared);
+            self.fail(id, Refusal::ShuttingDown, shared, now);
         } else if attempts >= MAX_ATTEMPTS {
-            self.fail(id, Refusal::NoWorker(death), shared);
+            self.fail(id, Refusal::NoWorker(death), shared, now);
         } else {
             shared.counters.retried += 1;
             self.jobs.enqueue_again(id);
@@ -366,8 +389,11 @@ impl Requests {
     }
 
     /// The connection is about to be closed for another user's.
-    pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared) {
-        log::info!("{}: no request, and another user has no place; closing", self.connections[id].name);
+    pub(super) fn log_displaced(&self, id: ClientId, shared: &mut Shared, now: Instant) {
+        let name = self.connections[id].name;
+        if shared.repeats.is_first(About::Displaced, Some(name.user()), now) {
+            log::info!("{name}: no request, and another user has no place; closing");
+        }
         shared.counters.cut(Cut::Displaced);
     }
 
@@ -382,7 +408,11 @@ impl Requests {
         } else {
             shared.counters.cut(Cut::Stalled);
             if shared.repeats.is_first(About::StallTimeout, Some(name.user()), now) {
-                log::warn!("{name}: stall timeout, it took too little of its answer; closing");
+                let Limits { stall, busy_stall, .. } = shared.limits;
+                log::warn!(
+                    "{name}: stall timeout, it took too little of its answer; closing (64 KiB are due every {stall:?}, \
+                     every {busy_stall:?} while others wait)"
+                );
             }
         }
     }
@@ -402,9 +432,9 @@ impl Requests {
     }
 
     /// This client's oldest request has waited for too long.
-    pub(super) fn queue_timed_out(&mut self, id: ClientId, shared: &mut Shared) {
+    pub(super) fn queue_timed_out(&mut self, id: ClientId, shared: &mut Shared, now: Instant) {
         if let Some(job) = self.jobs.take_queued(id) {
-            self.fail(job, Refusal::QueueWait { limit: shared.limits.queue_wait }, shared);
+            self.fail(job, Refusal::QueueWait { limit: shared.limits.queue_wait }, shared, now);
         }
     }
 
@@ -421,6 +451,15 @@ impl Requests {
     }
 }
 
+/// How loudly the log tells of a refusal.
+fn level(telling: Telling, repeats: &mut Repeats, user: User, now: Instant) -> Level {
+    match telling {
+        Telling::Each => Level::Warn,
+        Telling::First(why) if repeats.is_first(About::Request(why), Some(user), now) => Level::Info,
+        Telling::First(_) => Level::Debug,
+    }
+}
+
 /// What decides whether a request gets a place in the queue.
 struct Admission<'a> {
     jobs: &'a mut Jobs,
@@ -431,16 +470,9 @@ struct Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// Puts a request into the queue, or says why not. `outstanding`: what its client has already.
-    fn admit(
-        &mut self,
-        request: &Request<'_>,
-        client: ClientId,
-        user: User,
-        outstanding: usize,
-        now: Instant,
-    ) -> Result<(), No> {
-        self.check(request, outstanding, now).map_err(No::Refused)?;
+    /// Puts a request into the queue, or says why not.
+    fn admit(&mut self, request: &Request<'_>, client: ClientId, user: User, now: Instant) -> Result<(), No> {
+        self.check(request, now).map_err(No::Refused)?;
         let busy = |bound| No::Refused(Refusal::Busy { bound, user });
         if let Some(bound) = self.jobs.bound(client) {
             return Err(busy(bound));
@@ -457,15 +489,13 @@ impl Admission<'_> {
         Ok(())
     }
 
-    fn check(&mut self, request: &Request<'_>, outstanding: usize, now: Instant) -> Result<(), Refusal> {
+    fn check(&mut self, request: &Request<'_>, now: Instant) -> Result<(), Refusal> {
         if self.is_draining {
             Err(Refusal::ShuttingDown)
         } else if self.quarantine.holds(request, now) {
             Err(Refusal::Quarantined)
         } else if let Some(death) = self.hopeless {
             Err(Refusal::NoWorker(death))
-        } else if outstanding >= self.limits.in_flight {
-            Err(Refusal::TooManyInFlight { limit: self.limits.in_flight })
         } else {
             Ok(())
         }

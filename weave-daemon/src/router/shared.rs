@@ -23,6 +23,11 @@ impl Shared {
         Self { limits, agenda, counters: Counters::default(), repeats: Repeats::default(), draining: None }
     }
 
+    /// Requests of one connection that may be under way. At the end all that come are refused at once, and take no place.
+    pub(super) const fn in_flight(&self) -> usize {
+        if self.draining.is_some() { usize::MAX } else { self.limits.in_flight }
+    }
+
     /// Takes other limits, besides those that memory was taken for and those that workers start with.
     pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
         let Limits { connections, queue, workers, warm_up, .. } = self.limits;

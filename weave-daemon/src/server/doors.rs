@@ -185,8 +185,9 @@ impl Doors {
             Some(Shown::Token(mut stream, user)) => match registry.deregister(&mut stream) {
                 Ok(()) => tcp.let_in.push(Newcomer { stream: Stream::Tcp(stream), user }),
                 Err(error) => {
+                    counters.refused_error += 1;
                     if repeats.is_first(About::Unwatched, Some(user), now) {
-                        log::warn!("can't watch a connection: {error}");
+                        log::warn!("can't watch a connection of {user}: {error}; closing it");
                     }
                 }
             },

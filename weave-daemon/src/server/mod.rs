@@ -240,6 +240,10 @@ impl Server {
         while let Some(action) = self.router.next_action() {
             match action {
                 Action::Look(who) => self.ready.push(who),
+                Action::Measure(id) => {
+                    let held = self.clients[id.0].as_ref().and_then(|client| client.stream.unsent());
+                    self.router.client_holds(id, held, now);
+                }
                 Action::Order(id, Order::Start) => self.start(id, now),
                 Action::Order(id, Order::Kill) => self.kill(id, now),
                 Action::Order(id, Order::Cancel(nth)) => self.slots.cancel(id, nth),

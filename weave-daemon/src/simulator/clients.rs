@@ -84,6 +84,10 @@ pub(super) struct Client {
     pub(super) last_is_heard: bool,
     /// Bytes that its side of the socket takes.
     pub(super) room: usize,
+    /// Those that it took and that the client has not read.
+    pub(super) held: usize,
+    /// Those that the client has read since the router asked last.
+    pub(super) has_read: usize,
     pub(super) asked: BTreeMap<u64, Vec<Asked>>,
     /// What has arrived of a frame.
     pub(super) head: Vec<u8>,
@@ -108,6 +112,8 @@ impl Client {
             has_said_its_last: false,
             last_is_heard: false,
             room,
+            held: 0,
+            has_read: 0,
             asked: BTreeMap::new(),
             head: Vec::new(),
             reading: Reading::Frame,
@@ -264,9 +270,18 @@ impl Client {
         News::Some
     }
 
-    /// Makes room for what comes.
+    /// Its side of the socket takes so many bytes.
+    pub(super) const fn take_in(&mut self, n: usize) {
+        self.room -= n;
+        self.held += n;
+    }
+
+    /// Reads up to `n` bytes. As with a real socket that makes room for more only once little is left.
     pub(super) fn make_room(&mut self, n: usize) -> News {
-        if n == 0 || self.room >= n {
+        let reads = n.min(self.held);
+        self.held -= reads;
+        self.has_read += reads;
+        if n == 0 || self.room >= n || self.held > 0 {
             return News::None;
         }
         self.room = n;

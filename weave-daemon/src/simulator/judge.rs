@@ -74,7 +74,7 @@ impl Judge {
         report: &mut Report,
     ) {
         if client.manners == Manners::Good {
-            client.room = 1 << 16;
+            let _ = client.make_room(1 << 16);
         }
         while piece.len() > 0 {
             match (client.reading, piece) {
@@ -211,7 +211,7 @@ impl Judge {
         let is_harmed = self.harmed.contains(&tag);
         match reason {
             // Limits that were said.
-            Reason::QueueFull | Reason::QueueShare | Reason::InFlight | Reason::QueueWait => true,
+            Reason::QueueFull | Reason::QueueShare | Reason::QueueWait => true,
             // Workers that others had.
             Reason::NoWorker | Reason::Quarantined => true,
             Reason::ShuttingDown => self.is_draining,
@@ -233,7 +233,7 @@ enum Answer {
 /// The code with which the router refuses a request for this reason.
 const fn code_of(reason: Reason) -> ErrorCode {
     match reason {
-        Reason::QueueFull | Reason::QueueShare | Reason::InFlight => ErrorCode::Busy,
+        Reason::QueueFull | Reason::QueueShare => ErrorCode::Busy,
         Reason::ShuttingDown => ErrorCode::ShuttingDown,
         Reason::TooSlow | Reason::QueueWait => ErrorCode::Timeout,
         Reason::NoWorker | Reason::Quarantined | Reason::WorkerDied | Reason::WorkerViolation => {

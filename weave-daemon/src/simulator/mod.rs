@@ -31,9 +31,10 @@ use weave_core::frame::{Split, split};
 use weave_core::limits::MAX_SKIPPED_PAYLOAD;
 use weave_core::request;
 
-use crate::causes::Death;
+use crate::causes::{Cut, Death};
 use crate::router::{
-    Abandoned, Action, ClientId, ClientOutput, Limits, Order, Router, Unread, Who, WorkerId, WorkerInput,
+    Abandoned, Action, ClientId, ClientOutput, LEAST_PROGRESS, Limits, Order, Router, Unread, Who, WorkerId,
+    WorkerInput,
 };
 
 use choices::Luck;
@@ -201,6 +202,7 @@ impl<'a, C: Choices> World<'a, C> {
         while let Some(action) = self.router.next_action() {
             match action {
                 Action::Look(who) => self.mark(who),
+                Action::Measure(id) => self.measure(id),
                 Action::Order(id, Order::Start) => self.start(id),
                 Action::Order(id, Order::Cancel(nth)) => {
                     let worker = &mut self.workers[id.0];
@@ -326,7 +328,7 @@ impl<'a, C: Choices> World<'a, C> {
                     assert!(!bytes.is_empty(), "a write of nothing");
                     let n = bytes.len().min(client.room).min(cut);
                     let bytes = bytes[..n].to_vec();
-                    client.room -= n;
+                    client.take_in(n);
                     self.receive(id, Piece::Bytes(bytes.into()));
                     self.report.events += 1;
                     self.router.client_wrote(id, n, self.now);
@@ -339,6 +341,23 @@ impl<'a, C: Choices> World<'a, C> {
             }
         }
         self.mark(Who::Client(id));
+    }
+
+    /// The router wants to know how much a client has not read. Nobody may be cut off who has read enough meanwhile.
+    fn measure(&mut self, id: ClientId) {
+        let held = self.clients[id.0].as_ref().map(|client| client.held);
+        let stalled = |router: &Router| router.counters().cuts[Cut::Stalled as usize];
+        let before = stalled(&self.router);
+        self.report.events += 1;
+        self.router.client_holds(id, held, self.now);
+        if let Some(client) = &mut self.clients[id.0] {
+            let has_read = std::mem::take(&mut client.has_read);
+            let is_cut = stalled(&self.router) > before;
+            assert!(
+                !is_cut || has_read < LEAST_PROGRESS,
+                "who has read {has_read} bytes is cut off as stalled"
+            );
+        }
     }
 
     /// The router closes a client's connection.
@@ -494,7 +513,7 @@ impl<'a, C: Choices> World<'a, C> {
             if n == 0 {
                 return false;
             }
-            client.room -= n;
+            client.take_in(n);
         }
         let part = pending.take(n);
         if pending.len() == 0 {

@@ -1,15 +1,17 @@
 //! Section 8 of the specification, connections: what is tried on a server.
 
+use std::collections::BTreeSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::case::{Case, informational, recommended, required, robustness};
-use crate::connection::{Answer, Came};
+use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::Draft;
 use crate::talk::{Expected, Talk};
 use crate::testee::how_it_ended;
-use crate::verdict::{Remark, Verdict, fail, skip};
+use crate::verdict::{Failure, Remark, Verdict, fail, skip};
 use crate::wire::{End, code};
 
 use super::probe::{NO_IMAGE, NOT_OURS};
@@ -113,19 +115,35 @@ pub(super) const CASES: &[Case] = &[
         server.barrier(&mut connection).map(|()| Remark::Pass)
     }),
     required("W1-CON-007a", "full queue: BUSY at once").server(|server| {
-        const REQUESTS: u64 = 4_000;
-        let frames: Vec<Draft> = (1..=REQUESTS).map(|id| Draft::request(id, "x")).collect();
+        // From several connections: a server may read one no further that has many requests under way (W1-CON-014).
+        const CONNECTIONS: usize = 16;
+        const EACH: u64 = 250;
+        let requests: Vec<u8> = (1..=EACH).flat_map(|id| Draft::request(id, "x").bytes()).collect();
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(server.connect()?);
+        }
+        let timeout = server.timeout;
         let began = Instant::now();
-        let answers = server.ask(&frames)?;
+        let told = thread::scope(|scope| {
+            let readers: Vec<_> = connections
+                .iter_mut()
+                .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), EACH, timeout)))
+                .collect();
+            let joined =
+                readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Ok(Times::default())));
+            joined.collect::<Result<Vec<_>, _>>()
+        });
         let took = began.elapsed();
+        let told = told?;
         server.still_serves()?;
-        let busy = code("BUSY");
-        let is_busy = |answer: &Answer| matches!(answer, Answer::Error { code, .. } if *code == busy);
-        let last_image = answers.iter().rposition(|answer| answer.pixels().is_some());
-        match (answers.iter().position(is_busy), last_image) {
-            (None, _) => {
-                skip(&format!("the queue could not be filled: 4,000 requests were served in {took:.1?}"))
-            }
+        let first_busy = told.iter().filter_map(|times| times.first_busy).min();
+        match (first_busy, told.iter().filter_map(|times| times.last_image).max()) {
+            (None, _) => skip(&format!(
+                "the queue could not be filled: of {} requests {} got an image, in {took:.1?}",
+                CONNECTIONS as u64 * EACH,
+                told.iter().map(|times| times.images).sum::<u64>()
+            )),
             (Some(_), None) => {
                 fail("W1-CON-007", "only BUSY came", "images for the requests that the queue has room for")
             }
@@ -334,7 +352,77 @@ pub(super) const CASES: &[Case] = &[
             Ok(Remark::Pass)
         },
     ),
+    robustness("W1-CON-014a", "500 requests at once on one connection: read later, or BUSY").server(
+        |server| {
+            const REQUESTS: u64 = 500;
+            let requests = (1..=REQUESTS).flat_map(|id| Draft::request(id, "x").bytes()).collect();
+            let mut connection = server.connect()?;
+            let timeout = server.timeout;
+            served_or_busy(&mut connection, requests, REQUESTS, timeout)?;
+            server.barrier(&mut connection).map(|()| Remark::Pass)
+        },
+    ),
 ];
+
+/// When a connection had its first BUSY, and its last image.
+#[derive(Default)]
+struct Times {
+    first_busy: Option<Instant>,
+    last_image: Option<Instant>,
+    images: u64,
+}
+
+/// Sends requests with the ids from 1 to `count`, each of which has to be answered once, with an image or with BUSY.
+fn served_or_busy(
+    connection: &mut Connection,
+    requests: Vec<u8>,
+    count: u64,
+    timeout: Duration,
+) -> Result<Times, Box<Failure>> {
+    let busy = code("BUSY");
+    let writer = connection.write_beside(vec![requests], timeout, AfterWriting::Go)?;
+    let mut missing: BTreeSet<u64> = (1..=count).collect();
+    let mut times = Times::default();
+    while !missing.is_empty() {
+        let came = connection.receive().inspect_err(|_| connection.close())?;
+        let problem = match &came {
+            // A connection that there is no place for (W1-CON-008).
+            Came::Answer(Answer::Error { id: 0, code, .. }) if *code == busy => break,
+            Came::Answer(answer) if missing.remove(&answer.id()) => {
+                match answer {
+                    Answer::Error { code, .. } if *code == busy => {
+                        times.first_busy.get_or_insert_with(Instant::now);
+                    }
+                    Answer::Image { .. } => {
+                        times.last_image = Some(Instant::now());
+                        times.images += 1;
+                    }
+                    // A server that can't serve a right request may say so (W1-VAL-003).
+                    Answer::Error { status: 500, .. } => {}
+                    Answer::Error { .. } => {
+                        connection.close();
+                        return fail_with(
+                            "W1-CON-007",
+                            format!("the answer is {answer}"),
+                            "an image, or BUSY",
+                        );
+                    }
+                }
+                continue;
+            }
+            Came::Answer(answer) => format!("an answer that nobody asked for: {answer}"),
+            Came::Close => format!("a close with {} of {count} answers missing", missing.len()),
+        };
+        connection.close();
+        return fail_with("W1-CON-002", problem, "one answer to each request");
+    }
+    let _ = writer.join();
+    Ok(times)
+}
+
+fn fail_with<T>(requirement: &str, problem: String, expected: &str) -> Result<T, Box<Failure>> {
+    Err(Box::new(Failure::new(requirement, problem, expected)))
+}
 
 /// Requests of all kinds, most of them refused, so that no engine is troubled.
 fn mixture(count: u64) -> (Vec<Draft>, Vec<Expected>) {
