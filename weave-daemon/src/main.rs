@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use lexopt::Arg;
 use weave_daemon::config::{
-    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, Sandbox, default_file,
+    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, Sandbox, Setting, default_file,
     unknown_variables,
 };
 use weave_daemon::model::{ModelError, Profile};
@@ -274,7 +274,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                let Some(setting) = SETTINGS.iter().find(|setting| setting.has_flag(&name)) else {
+                let Some(setting) = Setting::find_flag(&name) else {
                     return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
                 };
                 let value = match parser.optional_value() {
