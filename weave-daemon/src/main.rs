@@ -117,7 +117,7 @@ impl Failure {
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
             Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Sandbox(_) | Self::Found => 78,
-            Self::Socket(SocketError::Taken(_)) => 69,
+            Self::Socket(SocketError::Taken(_) | SocketError::Locked(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -468,7 +468,7 @@ fn ask(config: &Config) -> Result<(), Failure> {
     match admin::ask(&path, "/readyz") {
         Ok((200, words)) => tell(&format!("{words}\n")),
         Ok((_, words)) => Err(Failure::NotReady(words)),
-        Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
+        Err(unanswered) => Err(Failure::NotReady(unanswered.to_string())),
     }
 }
 
