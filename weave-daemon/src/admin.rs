@@ -7,14 +7,16 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mio::net::{UnixListener, UnixStream};
+use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use serde::Serialize;
 use weave_core::text::Text;
 
+use crate::door::Door;
 use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
 use crate::user::User;
@@ -31,6 +33,8 @@ const HEAD_LEN: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(5);
 /// Connections that are accepted in one turn.
 const ACCEPTS: usize = 32;
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// What a page says.
 #[derive(Debug)]
@@ -92,9 +96,7 @@ const SHOWN: usize = 80;
 
 /// The administrative socket and its connections.
 pub(crate) struct Admin {
-    listener: UnixListener,
-    /// Its file, where that is ours to remove.
-    _socket: Option<Socket>,
+    door: Door,
     connections: [Option<Connection>; CONNECTIONS],
     first: usize,
     /// The listener may have somebody.
@@ -111,10 +113,27 @@ impl Admin {
         registry: &Registry,
         first: usize,
     ) -> io::Result<Self> {
-        let mut listener = UnixListener::from_std(listener);
-        registry.register(&mut listener, Token(first), Interest::READABLE)?;
+        let door =
+            Door::new(listener, socket, registry, Token(first), "nobody can ask for metrics and health")?;
         let connections = [const { None }; CONNECTIONS];
-        Ok(Self { listener, _socket: socket, connections, first, accepting: true, awake: true })
+        Ok(Self { door, connections, first, accepting: true, awake: true })
+    }
+
+    /// Whether somebody has come, or said something.
+    pub(crate) const fn is_awake(&self) -> bool {
+        self.awake
+    }
+
+    /// Where they come in.
+    pub(crate) const fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Looks whether they still can.
+    pub(crate) fn look(&mut self, registry: &Registry) {
+        if self.door.look(registry) {
+            (self.accepting, self.awake) = (true, true);
+        }
     }
 
     /// One of its tokens has an event.
@@ -155,13 +174,13 @@ impl Admin {
                 return;
             }
             let Some(free) = self.connections.iter().position(Option::is_none) else { return };
-            let accepted = self.listener.accept().and_then(|(mut stream, _)| {
+            let accepted = self.door.accept().and_then(|(mut stream, _)| {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 registry.register(&mut stream, Token(self.first + 1 + free), interest)?;
                 Ok(stream)
             });
             match accepted {
-                Ok(stream) => match Access::default().check(&stream) {
+                Ok(mut stream) => match Access::default().check(&stream) {
                     Ok(_) => {
                         let bytes = Vec::with_capacity(HEAD_LEN);
                         let (until, user) = (now + LIMIT, socket::peer_user(&stream));
@@ -173,6 +192,9 @@ impl Admin {
                         if repeats.is_first(About::AdminRefused, socket::peer_user(&stream), now) {
                             log::warn!("admin: refused a connection: {reason}");
                         }
+                        let words = "only weaved's own user and root may ask here";
+                        // A fresh socket has room for it; if not, closing says enough.
+                        let _ = stream.write(&response(&Page::words(403, words), Body::Sent, ""));
                     }
                 },
                 Err(error) => match error.kind() {
@@ -279,7 +301,8 @@ fn answer(head: &[u8], page: &mut impl FnMut(&str) -> Page) -> (u16, Vec<u8>) {
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return (400, response(&Page::words(400, "this socket speaks HTTP/1.1"), Body::Sent, ""));
+        let words = "this is weaved's administrative socket, which speaks HTTP/1.1: GET /readyz HTTP/1.1";
+        return (400, response(&Page::words(400, words), Body::Sent, ""));
     };
     if !version.starts_with("HTTP/1.") {
         return (505, response(&Page::words(505, "this socket speaks HTTP/1.1"), Body::Sent, ""));
@@ -289,8 +312,21 @@ fn answer(head: &[u8], page: &mut impl FnMut(&str) -> Page) -> (u16, Vec<u8>) {
         return (405, response(&page, Body::Sent, "Allow: GET, HEAD\r\n"));
     }
     let body = if method == "HEAD" { Body::LeftOut } else { Body::Sent };
-    let page = page(target.split('?').next().unwrap_or_default());
+    let page = page(path_of(target));
     (page.status, response(&page, body, ""))
+}
+
+/// The page that is meant: also by the whole address, and with a slash or a query behind it.
+fn path_of(target: &str) -> &str {
+    let target = target.split(['?', '#']).next().unwrap_or_default();
+    let path = match target.split_once("://") {
+        Some((_, place)) if !target.starts_with('/') => place.find('/').map_or("", |at| &place[at..]),
+        _ => target,
+    };
+    match path.trim_end_matches('/') {
+        "" => "/",
+        path => path,
+    }
 }
 
 /// Whether a page follows its headers, which are the same without it.
@@ -304,6 +340,7 @@ const fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",
+        403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         431 => "Request Header Fields Too Large",
@@ -337,21 +374,84 @@ fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Why a daemon's administrative socket has not answered.
+#[derive(Debug)]
+pub struct Unanswered {
+    path: PathBuf,
+    why: io::Error,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, why } = self;
+        let path = path.display();
+        let limit = LIMIT.as_secs();
+        match why.kind() {
+            io::ErrorKind::NotFound => write!(
+                f,
+                "no weaved is running: there is no {path}; start it, or say --socket PATH as it was started with"
+            ),
+            io::ErrorKind::ConnectionRefused => {
+                write!(f, "no weaved is running: {path} is left over from one that has died; start it again")
+            }
+            io::ErrorKind::PermissionDenied => {
+                write!(f, "this user may not ask at {path}; ask as weaved's own user or as root")
+            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => write!(
+                f,
+                "no answer from weaved at {path} within {limit} s; it stands still or has too much to do: restart it if \
+                 that lasts"
+            ),
+            io::ErrorKind::InvalidData => {
+                write!(f, "what answers at {path} is no weaved; set admin_socket to the socket of one")
+            }
+            _ => write!(f, "no weaved answers at {path}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
 /// Asks another daemon's administrative socket. Gives the status and the body, on one line, as it can be shown.
 ///
 /// # Errors
 /// Nobody is there, or not in time, or what is there speaks no HTTP.
-pub fn ask(socket: &Path, target: &str) -> io::Result<(u16, String)> {
-    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream.take(1 << 20).read_to_string(&mut text)?;
+pub fn ask(socket: &Path, target: &str) -> Result<(u16, String), Unanswered> {
+    exchange(socket, target).map_err(|why| Unanswered { path: socket.to_owned(), why })
+}
+
+fn exchange(socket: &Path, target: &str) -> io::Result<(u16, String)> {
+    let until = Instant::now() + LIMIT;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Of connecting too: a daemon that stands still takes nobody from its queue.
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(LIMIT))?;
+    connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let mut stream = std::os::unix::net::UnixStream::from(stream);
+    // Whoever is refused may be told so before it has asked.
+    let asked = stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
+    let (mut answer, mut part) = (Vec::new(), [0; HEAD_LEN]);
+    while answer.len() < MAX_ANSWER {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(n) => answer.extend_from_slice(&part[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !answer.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if answer.is_empty() {
+        asked?;
+    }
+    let text = String::from_utf8_lossy(&answer);
     let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     match (status, text.split_once("\r\n\r\n")) {
         (Some(status), Some((_, body))) => Ok((status, Text::new(body.trim_end().as_bytes()).to_string())),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is no HTTP")),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -378,6 +478,15 @@ mod tests {
             found.starts_with("HTTP/1.1 200 OK\r\n") && found.ends_with("\r\n\r\npage /stats\n"),
             "{found}"
         );
+        for target in
+            ["/stats/", "http://weaved/stats", "http://localhost:80/stats/?x", "/stats#a", "/stats?u=a://b"]
+        {
+            let found = ask(&format!("GET {target} HTTP/1.0\r\nAccept: */*"));
+            assert!(found.ends_with("\r\n\r\npage /stats\n"), "{found}");
+        }
+        for target in ["/", "//", "http://weaved", "http://weaved/", "?x"] {
+            assert!(ask(&format!("GET {target} HTTP/1.1")).ends_with("page /\n"), "{target}");
+        }
         let found = ask("HEAD /stats HTTP/1.0");
         assert!(found.contains("Content-Length: 12\r\n") && found.ends_with("\r\n\r\n"), "{found}");
         for (head, status) in [

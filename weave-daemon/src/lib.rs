@@ -18,6 +18,7 @@
 //! | [`process`] | starts, watches and ends the children that are workers |
 //! | [`sandbox`] | what a worker process gives up |
 //! | [`socket`] | where the Unix socket lies and who may connect |
+//! | `door` | whether the way to a Unix socket is still there |
 //! | [`tcp`] | listening on TCP, and the token |
 //! | [`gate`] | where TCP clients prove that they know the token |
 //! | [`stream`] | a connection of either kind |
@@ -42,6 +43,7 @@ pub mod config;
 pub mod counters;
 #[cfg(feature = "sdcpp")]
 pub mod demo;
+mod door;
 pub mod engine;
 pub mod gate;
 pub mod logger;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use lexopt::Arg;
 use weave_daemon::config::{
-    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, Sandbox, default_file,
+    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, Sandbox, Setting, default_file,
     unknown_variables,
 };
 use weave_daemon::model::{ModelError, Profile};
@@ -127,7 +127,7 @@ impl Failure {
             | Self::Sandbox(_)
             | Self::Found => 78,
             Self::Stranger(_) => 77,
-            Self::Socket(SocketError::Taken(_)) => 69,
+            Self::Socket(SocketError::Taken(_) | SocketError::Locked(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -286,7 +286,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                let Some(setting) = SETTINGS.iter().find(|setting| setting.has_flag(&name)) else {
+                let Some(setting) = Setting::find_flag(&name) else {
                     return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
                 };
                 let value = match parser.optional_value() {
@@ -480,7 +480,7 @@ fn ask(config: &Config) -> Result<(), Failure> {
     match admin::ask(&path, "/readyz") {
         Ok((200, words)) => tell(&format!("{words}\n")),
         Ok((_, words)) => Err(Failure::NotReady(words)),
-        Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
+        Err(unanswered) => Err(Failure::NotReady(unanswered.to_string())),
     }
 }
 

@@ -13,8 +13,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{geteuid, umask};
 use weave_trust::{Distrust, Folder, Peer, Rules, Why, peer};
@@ -28,6 +32,8 @@ pub enum SocketError {
     NoPlace,
     /// Somebody listens there already.
     Taken(PathBuf),
+    /// A daemon that was to listen there lives, but nobody can connect to it.
+    Locked(PathBuf),
     /// Something else is in the socket's place.
     NotASocket(PathBuf),
     /// Others could put their own socket there, or reach ours.
@@ -54,6 +60,13 @@ impl fmt::Display for SocketError {
                     path.display()
                 )
             }
+            Self::Locked(path) => write!(
+                f,
+                "another weaved that was started with {0} still runs, though nobody can connect to it there: it may stand \
+                 still, or its socket was removed or replaced; restart that one, or use another --socket (it holds \
+                 {0}.lock)",
+                path.display()
+            ),
             Self::NotASocket(path) => {
                 write!(f, "{} exists and is not a socket; remove it or use another --socket", path.display())
             }
@@ -227,14 +240,37 @@ pub struct Socket {
     name: OsString,
     /// Device and inode of the file that was made.
     identity: (u64, u64),
+    /// How far it is open.
+    reach: Reach,
     /// Locked as long as this daemon lives.
-    _lock: OwnedFd,
+    lock: OwnedFd,
+}
+
+/// Why a path no longer leads to the socket that was bound there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing is there.
+    Removed,
+    /// Something else is there.
+    Replaced,
+    /// The folder is another one, or none.
+    Folder,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "it was removed",
+            Self::Replaced => "something else is there now",
+            Self::Folder => "its folder was removed, renamed or replaced",
+        })
+    }
 }
 
 impl Socket {
     /// Binds `path`, taking over a socket that a daemon left behind when it died.
     ///
-    /// Changes the process's umask for a moment: to be called before there are other threads.
+    /// Changes the process's umask for a moment: other threads make no files then, or only their own user's.
     ///
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
@@ -281,17 +317,16 @@ impl Socket {
             );
         }
 
-        let mut lock_name = name.to_owned();
-        lock_name.push(".lock");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let lock = openat(&folder, &lock_name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| at("make the lock file of")(error.into()))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(SocketError::Taken(path.to_owned())),
-            Err(error) => return Err(at("lock the lock file of")(error.into())),
-        }
-
+        let until = Instant::now() + LOCK_LIMIT;
+        let lock = loop {
+            match take_lock(&folder, name, path)? {
+                Some(lock) => break lock,
+                None if UnixStream::connect(path).is_ok() => return Err(SocketError::Taken(path.to_owned())),
+                // A daemon that has just died: what it was about to start may have the lock for a moment.
+                None if Instant::now() < until => thread::sleep(LOCK_PAUSE),
+                None => return Err(SocketError::Locked(path.to_owned())),
+            }
+        };
         match folder.kind_of(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at("look at")(error)),
@@ -303,20 +338,100 @@ impl Socket {
                 unlinkat(&folder, name, AtFlags::empty()).map_err(|error| at("remove")(error.into()))?;
             }
         }
-        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        // By its path, which clients use and the kernel tells. Nobody else can have changed where that leads.
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let listener = listener.map_err(at("listen on"))?;
-        listener.set_nonblocking(true).map_err(at("listen on"))?;
+        let listener = listen(path)?;
         let identity = identity(&folder, name).map_err(|error| at("look at")(error.into()))?;
         let (path, name) = (path.to_owned(), name.to_owned());
-        let socket = Self { path, folder, name, identity, _lock: lock };
-        if reach != Reach::Ours {
-            open_to(&socket.path, reach.group(), reach.socket_mode())?;
-        }
+        let socket = Self { path, folder, name, identity, reach, lock };
+        socket.open()?;
         Ok((socket, listener))
     }
+
+    /// Lets those in who may connect.
+    fn open(&self) -> Result<(), SocketError> {
+        match self.reach {
+            Reach::Ours => Ok(()),
+            reach => open_to(&self.path, reach.group(), reach.socket_mode()),
+        }
+    }
+
+    /// Where clients look for it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its path still leads to it.
+    ///
+    /// # Errors
+    /// [`Lost`]: why not.
+    pub fn look(&self) -> Result<(), Lost> {
+        let ours = self.folder.metadata();
+        let is_ours = |found: Metadata| (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+        if !fs::symlink_metadata(folder_of(&self.path)).is_ok_and(is_ours) {
+            return Err(Lost::Folder);
+        }
+        match identity(&self.folder, &self.name) {
+            Ok(found) if found == self.identity => Ok(()),
+            Err(Errno::NOENT) => Err(Lost::Removed),
+            _ => Err(Lost::Replaced),
+        }
+    }
+
+    /// Makes a socket anew that was [removed](Lost::Removed), with the same lock and mode.
+    ///
+    /// # Errors
+    /// [`SocketError`]: another daemon has been started in the meantime, or what the operating system says.
+    pub fn bind_again(&mut self) -> Result<UnixListener, SocketError> {
+        let at = |what, error: Errno| SocketError::Io(what, self.path.clone(), error.into());
+        let lock = fstat(&self.lock).map_err(|error| at("look at the lock file of", error))?;
+        // Whoever removes all that is in the folder removes that one, too.
+        let has_lock =
+            identity(&self.folder, &lock_name(&self.name)).is_ok_and(|found| found == identity_of(&lock));
+        if !has_lock {
+            let lock = take_lock(&self.folder, &self.name, &self.path)?;
+            self.lock = lock.ok_or_else(|| SocketError::Locked(self.path.clone()))?;
+        }
+        let listener = listen(&self.path)?;
+        self.identity = identity(&self.folder, &self.name).map_err(|error| at("look at", error))?;
+        self.open()?;
+        Ok(listener)
+    }
+}
+
+/// How long a daemon that is dying may keep its lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two tries to have it.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+fn lock_name(name: &OsStr) -> OsString {
+    let mut lock_name = name.to_owned();
+    lock_name.push(".lock");
+    lock_name
+}
+
+/// Takes the lock for the socket of this name. `None`: another daemon has it.
+fn take_lock(folder: &Folder, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>, SocketError> {
+    let at = |what| move |error: Errno| SocketError::Io(what, path.to_owned(), error.into());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = openat(folder, lock_name(name), flags, Mode::RUSR | Mode::WUSR)
+        .map_err(at("make the lock file of"))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(at("lock the lock file of")(error)),
+    }
+}
+
+/// Listens where nothing is, for our own user alone.
+fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let at = |error| SocketError::Io("listen on", path.to_owned(), error);
+    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    // By its path, which clients use and the kernel tells. Nobody else can have changed where that leads.
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener.map_err(at)?;
+    listener.set_nonblocking(true).map_err(at)?;
+    Ok(listener)
 }
 
 impl Drop for Socket {
@@ -334,8 +449,12 @@ impl Drop for Socket {
     clippy::unnecessary_cast,
     reason = "other systems have other types for these"
 )]
+fn identity_of(found: &Stat) -> (u64, u64) {
+    (found.st_dev as u64, found.st_ino as u64)
+}
+
 fn identity(folder: &Folder, name: &OsStr) -> Result<(u64, u64), Errno> {
-    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| (found.st_dev as u64, found.st_ino as u64))
+    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| identity_of(&found))
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -99,6 +99,8 @@ pub struct Status {
     pub answered: u64,
     /// Whether a worker is there to take a request.
     pub worker: bool,
+    /// Who can't come in.
+    pub lost: Option<&'static str>,
 }
 
 /// Tells systemd how the daemon is. Without `NOTIFY_SOCKET` it does nothing.
@@ -174,11 +176,15 @@ impl Notifier {
             Some((told, _)) if told == status => self.status_at = None,
             Some((_, then)) if then + STATUS_PAUSE > now => self.status_at = Some(then + STATUS_PAUSE),
             _ => {
-                let Status { running, waiting, answered, worker } = status;
-                let mut line = heapless::String::<128>::new();
+                let Status { running, waiting, answered, worker, lost } = status;
+                let mut line = heapless::String::<192>::new();
                 let worker = if worker { "" } else { "no worker is up; " };
+                let (lost, then) = lost.map_or(("", ""), |lost| (lost, "; "));
                 // It is made for far longer numbers than there are.
-                let _ = write!(line, "{worker}{running} running, {waiting} waiting, {answered} answered");
+                let _ = write!(
+                    line,
+                    "{lost}{then}{worker}{running} running, {waiting} waiting, {answered} answered"
+                );
                 self.send(&[NotifyState::Status(&line)]);
                 (self.told, self.status_at) = (Some((status, now)), None);
             }

@@ -101,10 +101,9 @@ pub(crate) fn unless<T>(
     word: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Option<T>, String> {
-    move |text| match parse(text) {
-        _ if text == word => Ok(None),
-        Ok(value) => Ok(Some(value)),
-        Err(reason) => Err(format!("{reason}, or {word}")),
+    move |text| match text == word {
+        true => Ok(None),
+        false => parse(text).map(Some).map_err(|error| format!("{word}, or {error}")),
     }
 }
 

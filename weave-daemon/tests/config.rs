@@ -82,15 +82,15 @@ fn what_cannot_be_used_is_named_with_its_place() {
         (
             "default-size",
             "100x100",
-            "WIDTHxHEIGHT, each 64 to 2048 and a multiple of 64, such as 512x768, or auto",
+            "auto, or WIDTHxHEIGHT, each 64 to 2048 and a multiple of 64, such as 512x768",
         ),
         ("default-size", "512", "WIDTHxHEIGHT"),
         ("default-size", "512x0", "WIDTHxHEIGHT"),
         ("default-size", "4096x64", "WIDTHxHEIGHT"),
-        ("default-steps", "101", "a whole number from 1 to 100, or auto"),
+        ("default-steps", "101", "auto, or a whole number from 1 to 100"),
         ("default-steps", "0", "a whole number from 1 to 100"),
-        ("default-cfg-scale", "20.5", "a number from 0 to 20, or auto"),
-        ("default-cfg", "NaN", "default_cfg_scale is \"NaN\", must be a number from 0 to 20"),
+        ("default-cfg-scale", "20.5", "auto, or a number from 0 to 20"),
+        ("default-cfg", "NaN", "default_cfg_scale is \"NaN\", must be auto, or a number from 0 to 20"),
         ("default_cfg", "1", "there is no flag --default_cfg"),
     ] {
         let error = resolve(&[(name, value)], &[], None).unwrap_err();

@@ -626,6 +626,17 @@ fn a_second_daemon_does_not_take_a_live_socket() {
     std::fs::remove_file(&daemon.socket).unwrap();
     let second = weaved().arg("--engine=pattern").arg("--socket").arg(&daemon.socket).output().unwrap();
     assert_eq!(second.status.code(), Some(69));
+    // What it says is what is so.
+    daemon.log.wait("was removed; it is made again");
+    let away = daemon.socket.with_file_name("away.sock");
+    std::fs::rename(&daemon.socket, &away).unwrap();
+    std::fs::write(&daemon.socket, "").unwrap();
+    let second = weaved().arg("--engine=pattern").arg("--socket").arg(&daemon.socket).output().unwrap();
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        second.status.code() == Some(69) && text.contains("still runs, though nobody can connect"),
+        "{text}"
+    );
 
     // Neither that of a program that knows nothing of our lock.
     let folder = private_folder();

@@ -8,13 +8,15 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use harness::{Daemon, PATIENCE, admin, eventually, get, request, say, wait, weaved};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::Signal;
 use weave_core::error::ErrorCode;
 
@@ -838,6 +840,198 @@ fn health_says_whether_requests_would_be_served() {
     assert!(!admin.exists(), "it is removed with the other one");
 }
 
+/// weaved's line of the status for systemd that begins so.
+fn wait_for_status(manager: &mut Manager, beginning: &str) {
+    while !manager.wait("STATUS").starts_with(&format!("STATUS={beginning}")) {}
+}
+
+#[test]
+fn a_socket_whose_file_is_removed_is_made_again() {
+    for tidy in ["the file", "all files"] {
+        let daemon = Daemon::pattern(&["--allow-uids=1"]);
+        let (socket, admin) = (daemon.socket.clone(), admin(&daemon));
+        let is_good = |path: &Path, mode: u32| {
+            let file = fs::symlink_metadata(path).unwrap();
+            assert_eq!((file.file_type().is_socket(), file.permissions().mode() & 0o777), (true, mode));
+        };
+        is_good(&socket, 0o666);
+        if tidy == "the file" {
+            fs::remove_file(&socket).unwrap();
+            fs::remove_file(&admin).unwrap();
+        } else {
+            for file in fs::read_dir(socket.parent().unwrap()).unwrap() {
+                fs::remove_file(file.unwrap().path()).unwrap();
+            }
+        }
+        for path in [&socket, &admin] {
+            daemon.log.wait(&format!("WARN  {} was removed; it is made again", path.display()));
+        }
+        is_good(&socket, 0o666);
+        is_good(&admin, 0o600);
+        daemon.assert_serves();
+        assert_eq!(status_of(&socket).0, Some(0));
+        // The lock is kept, or taken anew.
+        let (code, text) = harness::refused(&socket, &["--allow-uids=1"]);
+        assert!(code == 69 && text.contains("another daemon already listens"), "{text}");
+        // SIGHUP doesn't wait.
+        fs::remove_file(&socket).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.log.wait_nth("was removed; it is made again", 3);
+        daemon.assert_serves();
+    }
+}
+
+#[test]
+fn a_daemon_to_which_nobody_can_connect_says_so_and_does_not_call_itself_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, run) = (folder.path().join("notify"), folder.path().join("run"));
+    let socket = run.join("weave.sock");
+    let elsewhere = harness::private_folder();
+    let admin = elsewhere.path().join("admin.sock");
+    let mut manager = Manager::new(UnixDatagram::bind(&path).unwrap());
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--socket"]).arg(&socket);
+    command.arg("--admin-socket").arg(&admin).env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::run(&mut command, &socket);
+    let ask = || {
+        let output = weaved().args(["status", "--admin-socket"]).arg(&admin).output().unwrap();
+        (output.status.code(), stdout(&output) + str::from_utf8(&output.stderr).unwrap())
+    };
+    assert_eq!(ask().0, Some(0));
+    let lost = |why: &str| {
+        format!(
+            "clients can't come in: {} is no longer this daemon's socket ({why}); restart weaved",
+            socket.display()
+        )
+    };
+    let away = folder.path().join("away");
+    let file = "something else is there now";
+    let place = "its folder was removed, renamed or replaced";
+    let put_file = || {
+        fs::remove_file(&socket).unwrap();
+        fs::write(&socket, "").unwrap();
+    };
+    let put_socket = || {
+        fs::remove_file(&socket).unwrap();
+        drop(UnixListener::bind(&socket).unwrap());
+    };
+    let rename = || fs::rename(&run, &away).unwrap();
+    let replace = || {
+        fs::rename(&run, &away).unwrap();
+        fs::create_dir(&run).unwrap();
+    };
+    let changes: [(&dyn Fn(), &str); 4] =
+        [(&rename, place), (&replace, place), (&put_file, file), (&put_socket, file)];
+    for (nth, (change, why)) in changes.into_iter().enumerate() {
+        change();
+        // Whoever asks hears it at once, and the log and systemd within seconds.
+        assert_eq!(ask(), (Some(1), format!("weaved: not ready: {}\n", lost(why))));
+        assert_eq!(get(&admin, "/readyz"), (503, format!("not ready: {}\n", lost(why))));
+        assert_eq!(get(&admin, "/healthz"), (503, format!("{}\n", lost(why))));
+        let (_, stats) = get(&admin, "/stats");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&stats).unwrap()["weave_ready"], 0);
+        daemon.log.wait(&format!("ERROR {}", lost(why)));
+        wait_for_status(&mut manager, "clients can't come in, the log says why; 0 running");
+        if why == place {
+            let _ = fs::remove_dir(&run);
+            fs::rename(&away, &run).unwrap();
+            daemon.log.wait_nth("is this daemon's socket again", nth + 1);
+            wait_for_status(&mut manager, "0 running");
+            daemon.assert_serves();
+            assert_eq!(ask().0, Some(0));
+        } else {
+            // Not even a file that nobody uses is taken away; a place that is free again is taken.
+            assert!(socket.exists());
+            fs::remove_file(&socket).unwrap();
+            daemon.signal(Signal::HUP);
+            daemon.log.wait_nth("was removed; it is made again", nth - 1);
+            daemon.assert_serves();
+        }
+    }
+    // Another daemon's socket is left as it is.
+    fs::remove_file(&socket).unwrap();
+    let next = UnixListener::bind(&socket).unwrap();
+    daemon.log.wait_nth(&lost(file), 3);
+    let client = UnixStream::connect(&socket).unwrap();
+    assert!(next.accept().is_ok());
+    drop(client);
+}
+
+#[test]
+fn an_administrative_socket_that_is_replaced_is_named_in_the_log_and_to_systemd() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, socket) = (folder.path().join("notify"), folder.path().join("run/weave.sock"));
+    let mut manager = Manager::new(UnixDatagram::bind(&path).unwrap());
+    let mut command = weaved();
+    command.args(["--engine=pattern", "--pattern=gradient", "--socket"]).arg(&socket);
+    let daemon = Daemon::run(command.env("NOTIFY_SOCKET", &path), &socket);
+    let admin = admin(&daemon);
+    fs::remove_file(&admin).unwrap();
+    fs::write(&admin, "").unwrap();
+    daemon.log.wait(&format!(
+        "ERROR nobody can ask for metrics and health: {} is no longer this daemon's socket",
+        admin.display()
+    ));
+    wait_for_status(&mut manager, "nobody can ask for metrics and health, the log says why; 0 running");
+    daemon.assert_serves();
+    let (code, text) = status_of(&socket);
+    assert_eq!(code, Some(1), "{text}");
+}
+
+#[test]
+fn a_socket_that_was_handed_over_is_not_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, admin) = (folder.path().join("weave.sock"), folder.path().join("elsewhere.sock"));
+    let [one, two] = [&path, &admin].map(|path| OwnedFd::from(UnixListener::bind(path).unwrap()));
+    let daemon = Daemon::run(&mut handed([two, one], 2, "admin:clients"), &path);
+    let kept = UnixStream::connect(&admin).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(get(&admin, "/readyz").0, 200);
+    drop(kept);
+    assert!(!path.exists() && !daemon.log.all().contains("removed"));
+}
+
+#[test]
+fn whoever_asks_in_vain_is_told_why() {
+    let folder = harness::private_folder();
+    let socket = folder.path().join("weave.sock");
+    let admin = folder.path().join("weave-admin.sock");
+    let expect = |words: &str| {
+        let (code, text) = status_of(&socket);
+        assert!(code == Some(1) && text.contains(words) && !text.contains("os error"), "{text}");
+        assert!(text.contains(admin.to_str().unwrap()), "{text}");
+    };
+    expect("no weaved is running: there is no ");
+    drop(UnixListener::bind(&admin).unwrap());
+    expect("is left over from one that has died; start it again");
+    fs::remove_file(&admin).unwrap();
+    // Somebody who says something else, and hangs up before it has heard the question.
+    let other = UnixListener::bind(&admin).unwrap();
+    let says = std::thread::spawn(move || other.accept().unwrap().0.write_all(b"WEVE\n").unwrap());
+    expect("is no weaved");
+    says.join().unwrap();
+    fs::remove_file(&admin).unwrap();
+
+    // Also when so many have asked that nobody else fits into the queue.
+    let daemon = Daemon::start_at(&socket, &["--engine=pattern", "--pattern=gradient"]);
+    daemon.freeze();
+    expect("no answer from weaved at ");
+    let mut waiting = Vec::new();
+    let one_more = || {
+        let fd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::io::ioctl_fionbio(&fd, true).unwrap();
+        rustix::net::connect(&fd, &SocketAddrUnix::new(&admin).unwrap()).map(|()| fd)
+    };
+    while let Ok(fd) = one_more() {
+        waiting.push(fd);
+    }
+    assert_eq!(one_more().unwrap_err(), Errno::AGAIN);
+    expect("no answer from weaved at ");
+    drop(waiting);
+    daemon.signal(Signal::CONT);
+    eventually("it answers again", || status_of(&socket).0 == Some(0));
+}
+
 #[test]
 fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
     let daemon = Daemon::pattern(&[]);
@@ -846,6 +1040,7 @@ fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
         (&b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"[..], "HTTP/1.1 405 "),
         (b"OPTIONS / HTTP/1.0\r\n\r\n", "HTTP/1.1 405 "),
         (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 "),
+        (b"GET http://localhost/readyz/?verbose HTTP/1.0\r\nAccept: */*\r\n\r\n", "HTTP/1.1 200 "),
         (b"GET /healthz HTTP/1.0\n\n", "HTTP/1.1 200 "),
         (b"HEAD /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200 "),
         (b"\x16\x03\x01\n\n", "HTTP/1.1 400 "),
@@ -886,7 +1081,7 @@ fn the_administrative_socket_is_bounded_whatever_is_said_to_it() {
     }
     let mut text = String::new();
     slow.read_to_string(&mut text).unwrap();
-    assert!(text.ends_with("the event loop turns\n"), "{text}");
+    assert!(text.ends_with("weaved runs, and clients can come in\n"), "{text}");
     daemon.assert_serves();
 }
 

@@ -20,7 +20,7 @@ use crate::socket::Access;
 use weave_trust::Rules;
 
 pub use resolve::{ConfigError, Origin, Resolved, default_file, unknown_variables};
-pub use table::{SETTINGS, Setting};
+pub use table::{ALIASES, SETTINGS, Setting};
 
 /// What makes the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

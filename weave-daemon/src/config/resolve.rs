@@ -209,7 +209,7 @@ impl Resolved {
         }
         for (variable, value) in vars {
             let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.has_variable(variable)) else {
+            let Some(setting) = Setting::find_variable(variable) else {
                 continue;
             };
             if !value.is_empty() {
@@ -218,7 +218,7 @@ impl Resolved {
         }
         for (flag, value) in flags {
             let origin = Origin::Flag(flag.clone());
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.has_flag(flag)) else {
+            let Some(setting) = Setting::find_flag(flag) else {
                 return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
             };
             self.take(setting, value, origin)?;
@@ -258,7 +258,7 @@ impl Resolved {
         for (key, value) in entries {
             let origin = Origin::File(path.to_owned(), line_of(key.span().start));
             let name = key.get_ref().as_ref();
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.is_called(name)) else {
+            let Some(setting) = Setting::find(name) else {
                 return Err(ConfigError::Unknown(origin, name.to_owned()));
             };
             let text = match value.get_ref() {
@@ -340,7 +340,7 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator
         name.starts_with("WEAVE_")
             && !OTHERS.contains(&name.as_str())
             && !CLIENTS.iter().any(|clients| name.starts_with(clients))
-            && !SETTINGS.iter().any(|setting| setting.has_variable(name))
+            && Setting::find_variable(name).is_none()
     })
 }
 

@@ -19,8 +19,6 @@ use crate::values::{
 pub struct Setting {
     /// The name in the TOML file; flag and variable are made from it.
     pub name: &'static str,
-    /// Another name that is taken for it, in the same three ways.
-    pub alias: Option<&'static str>,
     /// What stands for the value in the help text; empty for a switch, which needs none.
     pub value: &'static str,
     /// One line for the help text.
@@ -33,30 +31,34 @@ pub struct Setting {
     pub(super) get: fn(&Config) -> Option<String>,
 }
 
+/// Other names for settings, in a file, as a flag and as a variable.
+pub const ALIASES: &[(&str, &str)] = &[("default_cfg", "default_cfg_scale")];
+
 impl Setting {
+    /// The setting with this name in a file.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// The setting with this flag, without the dashes.
+    #[must_use]
+    pub fn find_flag(flag: &str) -> Option<&'static Self> {
+        if flag.contains('_') { None } else { Self::find(&flag.replace('-', "_")) }
+    }
+
+    /// The setting with this variable.
+    #[must_use]
+    pub fn find_variable(variable: &str) -> Option<&'static Self> {
+        let name = variable.strip_prefix("WEAVE_")?;
+        if name.contains(|c: char| c.is_lowercase()) { None } else { Self::find(&name.to_lowercase()) }
+    }
+
     /// The command line's name, without the dashes.
     #[must_use]
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
-    }
-
-    /// Whether this is one of its names in a file.
-    #[must_use]
-    pub fn is_called(&self, name: &str) -> bool {
-        self.name == name || self.alias == Some(name)
-    }
-
-    /// Whether this is one of its names on the command line, without the dashes.
-    #[must_use]
-    pub fn has_flag(&self, flag: &str) -> bool {
-        self.is_called(&flag.replace('-', "_")) && !flag.contains('_')
-    }
-
-    /// Whether this is one of its names in the environment.
-    #[must_use]
-    pub fn has_variable(&self, variable: &str) -> bool {
-        let is = |name: &str| variable.strip_prefix("WEAVE_").is_some_and(|rest| rest == name.to_uppercase());
-        is(self.name) || self.alias.is_some_and(is)
     }
 
     /// Whether the flag alone means yes.
@@ -90,7 +92,6 @@ macro_rules! setting {
     ($name:ident, $($field:ident).+, $value:literal, [$($flag:ident)?], $help:literal, $parse:expr, $show:expr) => {
         Setting {
             name: stringify!($name),
-            alias: None,
             value: $value,
             help: $help,
             live: setting!(@live $($flag)?),
@@ -255,17 +256,14 @@ pub const SETTINGS: &[Setting] = &[
         unless(tuning::AUTO, count(MIN_STEPS..=MAX_STEPS)),
         or(tuning::AUTO, shown)
     ),
-    Setting {
-        alias: Some("default_cfg"),
-        ..setting!(
-            default_cfg_scale,
-            "X",
-            [live],
-            "guidance scale for clients that name none, 0 to 20, or auto; default_cfg is the same [auto: what suits the model]",
-            unless(tuning::AUTO, number(MIN_CFG_SCALE..=MAX_CFG_SCALE)),
-            or(tuning::AUTO, shown)
-        )
-    },
+    setting!(
+        default_cfg_scale,
+        "X",
+        [live],
+        "guidance scale for clients that name none, 0 to 20, or auto; default_cfg is the same [auto: what suits the model]",
+        unless(tuning::AUTO, number(MIN_CFG_SCALE..=MAX_CFG_SCALE)),
+        or(tuning::AUTO, shown)
+    ),
     setting!(
         preset,
         tuning.preset,

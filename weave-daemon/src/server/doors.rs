@@ -5,11 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use crate::counters::LoopCounters;
+use crate::door::Door;
 use crate::gate::{Gate, PLACES, Refused, Shown};
 use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
@@ -56,9 +57,7 @@ enum Again {
 pub(super) struct Doors {
     access: Access,
     /// `None` once they are closed.
-    listener: Option<UnixListener>,
-    /// The listener's file, where it is ours to remove.
-    socket: Option<Socket>,
+    unix: Option<Door>,
     accepting: bool,
     tcp: Option<TcpDoor>,
     /// Until when no connection is accepted for want of descriptors.
@@ -105,12 +104,10 @@ impl Doors {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let mut listener = UnixListener::from_std(listener);
-        registry.register(&mut listener, token, Interest::READABLE)?;
+        let unix = Door::new(listener, socket, registry, token, "clients can't come in")?;
         Ok(Self {
             access,
-            listener: Some(listener),
-            socket,
+            unix: Some(unix),
             accepting: true,
             tcp: None,
             accept_after: None,
@@ -134,17 +131,33 @@ impl Doors {
 
     /// Whether anybody may still come.
     pub(super) const fn are_open(&self) -> bool {
-        self.listener.is_some()
+        self.unix.is_some()
     }
 
     /// Has those who are there already be accepted before the end, unless systemd keeps the socket for the next
     /// daemon.
     pub(super) fn take_the_last(&mut self) {
-        self.accepting = self.socket.is_some();
+        self.accepting = self.unix.as_ref().is_some_and(Door::is_ours);
     }
 
     pub(super) fn close(&mut self) {
-        (self.listener, self.socket, self.tcp) = (None, None, None);
+        (self.unix, self.tcp) = (None, None);
+    }
+
+    /// Whether there is a file to look at.
+    pub(super) fn have_file(&self) -> bool {
+        self.unix.as_ref().is_some_and(Door::is_ours)
+    }
+
+    /// Looks whether clients can still come in by the Unix socket.
+    pub(super) fn look(&mut self, registry: &Registry) {
+        self.accepting |= self.unix.as_mut().is_some_and(|unix| unix.look(registry));
+    }
+
+    /// Why clients can't come in, and what to do.
+    pub(super) fn lost(&self) -> Option<&str> {
+        const NOT_ACCEPTED: &str = "connections can't be accepted; the log says why";
+        self.unix.as_ref().and_then(Door::lost).or(self.accept_failed.then_some(NOT_ACCEPTED))
     }
 
     /// Whether there may be somebody to accept at once.
@@ -211,7 +224,7 @@ impl Doors {
         }
         while budget.unix > 0 && self.accepting && self.accept_after.is_none() {
             budget.unix -= 1;
-            match self.listener.as_ref().map(UnixListener::accept) {
+            match self.unix.as_ref().map(Door::accept) {
                 Some(Ok((stream, _))) => {
                     self.accepted();
                     match self.admit_unix(stream) {

@@ -42,6 +42,8 @@ use tokens::{CHILD, FIRST_ADMIN, FIRST_WORKER, HANG_UP, LISTENER, Owner, STOP, T
 const TURN: usize = 256 * 1024;
 /// What systemd is asked for beyond the drain limit, so that it doesn't come first.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// How often to look whether one can still come in.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// The daemon, listening.
 pub struct Server {
@@ -56,6 +58,8 @@ pub struct Server {
     operator: Operator,
     counters: LoopCounters,
     repeats: Repeats,
+    /// When to look again whether one can come in.
+    look_at: Instant,
     stop: UnixStream,
     child: UnixStream,
     hang_up: UnixStream,
@@ -97,6 +101,7 @@ impl Server {
             operator: Operator::new(reread),
             counters: LoopCounters::default(),
             repeats: Repeats::default(),
+            look_at: Instant::now() + LOOK_PAUSE,
             poll,
             config,
         })
@@ -151,12 +156,17 @@ impl Server {
             self.turn(now);
             self.router.tick(asked_at);
             self.take_actions(now);
-            self.operator.tell_status(&self.router, now);
+            // Whoever asks how things are gets to know how they are now.
+            if self.look_at <= now || self.operator.is_asked() {
+                self.look(now);
+            }
+            self.operator.tell_status(&self.router, self.doors.lost(), now);
             let view = View {
                 router: &self.router,
                 slots: &self.slots,
                 config: &self.config,
                 is_draining: !self.doors.are_open(),
+                lost: self.doors.lost(),
                 now,
             };
             self.operator.answer(self.poll.registry(), &mut self.counters, &mut self.repeats, &view);
@@ -177,7 +187,8 @@ impl Server {
         if self.ready.len() > 0 || self.slots.has_log() || self.doors.are_busy() {
             return Some(Duration::ZERO);
         }
-        let others = self.doors.wake_at().into_iter().chain(self.operator.wake_at(now));
+        let look_at = (self.doors.have_file() || self.operator.has_file()).then_some(self.look_at);
+        let others = self.doors.wake_at().into_iter().chain(self.operator.wake_at(now)).chain(look_at);
         let others = others
             .chain(self.slots.wake_at())
             .chain(self.repeats.wake_at())
@@ -249,6 +260,13 @@ impl Server {
                 Action::Order(id, Order::Cancel(nth)) => self.slots.cancel(id, nth),
             }
         }
+    }
+
+    /// Looks whether one can still come in.
+    fn look(&mut self, now: Instant) {
+        self.look_at = now + LOOK_PAUSE;
+        self.doors.look(self.poll.registry());
+        self.operator.look(self.poll.registry());
     }
 
     fn endpoint(&mut self, who: Who) -> Option<&mut Endpoint> {
@@ -483,6 +501,7 @@ impl Server {
         empty(&mut self.hang_up);
         if self.doors.are_open() {
             self.operator.reload(&mut self.config, &mut self.router, &mut self.counters, now);
+            self.look(now);
         }
     }
 

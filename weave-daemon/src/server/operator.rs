@@ -28,6 +28,8 @@ pub(super) struct View<'a> {
     pub(super) slots: &'a Slots,
     pub(super) config: &'a Config,
     pub(super) is_draining: bool,
+    /// Why clients can't come in.
+    pub(super) lost: Option<&'a str>,
     pub(super) now: Instant,
 }
 
@@ -69,6 +71,23 @@ impl Operator {
         }
     }
 
+    /// Whether somebody may have asked.
+    pub(super) fn is_asked(&self) -> bool {
+        self.admin.as_ref().is_some_and(Admin::is_awake)
+    }
+
+    /// Whether there is a file to look at.
+    pub(super) fn has_file(&self) -> bool {
+        self.admin.as_ref().is_some_and(|admin| admin.door().is_ours())
+    }
+
+    /// Looks whether one can still ask.
+    pub(super) fn look(&mut self, registry: &Registry) {
+        if let Some(admin) = &mut self.admin {
+            admin.look(registry);
+        }
+    }
+
     /// When there is something to do at the latest.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         let admin = self.admin.as_ref().and_then(|admin| admin.wake_at(now));
@@ -86,12 +105,17 @@ impl Operator {
     }
 
     /// Tells systemd how things are, where that is due.
-    pub(super) fn tell_status(&mut self, router: &Router, now: Instant) {
+    pub(super) fn tell_status(&mut self, router: &Router, lost: Option<&str>, now: Instant) {
         let status = Status {
             running: router.running(),
             waiting: router.waiting(),
             answered: router.counters().requests(),
             worker: router.is_ready(),
+            lost: match (lost, self.admin.as_ref().and_then(|admin| admin.door().lost())) {
+                (Some(_), _) => Some("clients can't come in, the log says why"),
+                (None, Some(_)) => Some("nobody can ask for metrics and health, the log says why"),
+                (None, None) => None,
+            },
         };
         self.notifier.tick(now, status);
     }
@@ -105,7 +129,7 @@ impl Operator {
         view: &View<'_>,
     ) {
         let Self { admin: Some(admin), model, started, .. } = self else { return };
-        let View { router, is_draining, now, .. } = *view;
+        let View { router, is_draining, lost, now, .. } = *view;
         admin.turn(registry, repeats, now, |path| {
             let page = PAGES.iter().position(|page| *page == path);
             counters.admin_requests[page.unwrap_or(PAGES.len())] += 1;
@@ -126,8 +150,14 @@ impl Operator {
                     Page::json(&Profile { defaults, ..*model })
                 }
                 "/requests" => Page::json(&pages::Requests::of(router, &view.slots.progress(), now)),
-                "/healthz" => Page::words(200, "the event loop turns"),
+                "/healthz" => match lost {
+                    Some(why) => Page::words(503, why),
+                    None => Page::words(200, "weaved runs, and clients can come in"),
+                },
                 "/readyz" if is_draining => Page::words(503, "not ready: stopping"),
+                "/readyz" if lost.is_some() => {
+                    Page::words(503, format!("not ready: {}", lost.unwrap_or_default()))
+                }
                 "/readyz" if !router.is_ready() => match router.workers_up() {
                     0 => Page::words(503, "not ready: no worker is up"),
                     _ => Page::words(503, "not ready: no worker has made its first image yet"),
@@ -136,7 +166,7 @@ impl Operator {
                     200,
                     format!("ready: {} running, {} waiting", router.running(), router.waiting()),
                 ),
-                _ => Page::words(404, format!("there are {}", PAGES.join(", "))),
+                _ => Page::words(404, format!("no such page; there are {}", PAGES.join(", "))),
             }
         });
     }
@@ -173,12 +203,12 @@ impl Operator {
 
 impl View<'_> {
     fn gauges(&self, (started, since): (Instant, SystemTime)) -> Gauges {
-        let Self { router, slots, config, is_draining, now } = *self;
+        let Self { router, slots, config, is_draining, lost, now } = *self;
         Gauges {
             engine: if config.engine == EngineKind::Sdcpp { "sdcpp" } else { "pattern" },
             uptime: now.saturating_duration_since(started),
             started: since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            ready: router.is_ready(),
+            ready: router.is_ready() && lost.is_none(),
             draining: is_draining,
             clients: router.clients(),
             client_limit: config.connections,
