@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use lexopt::Arg;
 use weave_daemon::config::{
-    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, Sandbox, default_file,
-    unknown_variables,
+    AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, Sandbox, Setting, default_file,
+    nearest, unknown_flag, unknown_variable, unknown_variables,
 };
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
@@ -189,7 +189,7 @@ fn run() -> Result<(), Failure> {
     logger::start(config.log);
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        log::warn!("{name} is not a setting of weaved; `weaved --help` lists them");
+        log::warn!("{}", unknown_variable(&name));
     }
     let model = if config.engine == EngineKind::Pattern {
         "test pictures".to_owned()
@@ -242,6 +242,47 @@ fn tell(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// What to say of a word that is no command.
+fn unknown_command(word: &str) -> String {
+    // What others call it, and what the other program does.
+    const OTHERS: [(&str, &str); 14] = [
+        ("start", "weaved serve"),
+        ("run", "weaved serve"),
+        ("help", "weaved --help"),
+        ("version", "weaved --version"),
+        ("settings", "weaved config"),
+        ("health", "weaved status"),
+        ("generate", "weave generate"),
+        ("verify", "weave verify"),
+        ("inspect", "weave inspect"),
+        ("ping", "weave ping"),
+        ("stats", "weave stats"),
+        ("top", "weave top"),
+        ("bench", "weave bench"),
+        ("gateway", "weave gateway"),
+    ];
+    let meant = COMMANDS.iter().map(|name| (*name, format!("weaved {name}")));
+    let meant: Vec<_> = meant.chain(OTHERS.map(|(name, meant)| (name, meant.to_owned()))).collect();
+    let nearest = nearest(&word.to_lowercase(), meant.iter().map(|(name, _)| *name));
+    match meant.iter().find(|(name, _)| Some(*name) == nearest) {
+        Some((_, meant)) => format!("there is no command {word:?} here; did you mean `{meant}`?"),
+        None => format!("there is no command {word:?}"),
+    }
+}
+
+/// A path that a flag names. Blanks around it are dropped, as around all values.
+fn named_file(flag: &str, value: OsString) -> Result<PathBuf, Failure> {
+    let value = trimmed(value);
+    match value.as_os_str().is_empty() {
+        true => Err(ConfigError::Usage(format!("--{flag} is empty, must be a path")).into()),
+        false => Ok(value),
+    }
+}
+
+fn trimmed(value: OsString) -> PathBuf {
+    PathBuf::from(value.to_str().map(|text| text.trim().into()).unwrap_or(value))
+}
+
 /// `None`: the command line asked for words only, and has them.
 fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
@@ -257,10 +298,10 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Short('V') | Arg::Long("version") => {
                 return tell(concat!("weaved ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
             }
-            Arg::Long("config") => file = Some(PathBuf::from(parser.value().map_err(usage)?)),
+            Arg::Long("config") => file = Some(named_file("config", parser.value().map_err(usage)?)?),
             Arg::Long("no-config") => bare = true,
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
-                connect = Some(PathBuf::from(parser.value().map_err(usage)?));
+                connect = Some(named_file("connect", parser.value().map_err(usage)?)?);
             }
             Arg::Long("json") if matches!(command, Some("config" | "devices")) => format = Format::Json,
             // Of a worker too: it may be another program, and is asked in the words that start it.
@@ -274,8 +315,8 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             }
             Arg::Long(name) => {
                 let name = name.to_owned();
-                let Some(setting) = SETTINGS.iter().find(|setting| setting.flag() == name) else {
-                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
+                let Some(setting) = Setting::find_flag(&name) else {
+                    return Err(ConfigError::Usage(unknown_flag(&name)).into());
                 };
                 let value = match parser.optional_value() {
                     Some(value) => value,
@@ -290,14 +331,17 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Value(word) if command.is_none() => {
                 command = COMMANDS.into_iter().find(|name| word == **name);
                 if command.is_none() {
-                    return Err(usage(Arg::Value(word).unexpected()));
+                    return Err(ConfigError::Usage(unknown_command(&word.to_string_lossy())).into());
                 }
             }
             other => return Err(usage(other.unexpected())),
         }
     }
     let file = file.or_else(|| {
-        std::env::var_os("WEAVE_CONFIG").filter(|value| !value.is_empty() && !bare).map(PathBuf::from)
+        std::env::var_os("WEAVE_CONFIG")
+            .filter(|_| !bare)
+            .map(trimmed)
+            .filter(|path| !path.as_os_str().is_empty())
     });
     let command = match command {
         Some("manual") => return tell(&manual::page()).map(|()| None),

@@ -19,8 +19,11 @@ use crate::router::{Abandoned, Limits};
 use crate::socket::Access;
 use weave_trust::Rules;
 
-pub use resolve::{ConfigError, Origin, Resolved, default_file, unknown_variables};
-pub use table::{SETTINGS, Setting};
+pub use crate::values::nearest;
+pub use resolve::{
+    ConfigError, Origin, Resolved, default_file, unknown_flag, unknown_variable, unknown_variables,
+};
+pub use table::{ALIASES, SETTINGS, Setting};
 
 /// What makes the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

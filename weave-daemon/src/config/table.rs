@@ -10,7 +10,7 @@ use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::{self, MemoryLimit, Tiling};
 use crate::router::Abandoned;
 use crate::values::{
-    BOOLS, count, folders, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
+    BOOLS, count, folders, gib, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
     shown_folders, shown_path, shown_seconds, shown_switch, some, unless,
 };
 
@@ -26,11 +26,36 @@ pub struct Setting {
     pub live: bool,
     /// Whether the value is a path, which in a file counts from the file's folder.
     pub(super) is_path: bool,
+    /// What stands between the parts of the value if it is a list, which in a file may be an array.
+    pub(super) separator: Option<char>,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) get: fn(&Config) -> Option<String>,
 }
 
+/// Other names for settings, in a file, as a flag and as a variable.
+pub const ALIASES: &[(&str, &str)] = &[("socket_path", "socket")];
+
 impl Setting {
+    /// The setting with this name in a file.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// The setting with this flag, without the dashes.
+    #[must_use]
+    pub fn find_flag(flag: &str) -> Option<&'static Self> {
+        if flag.contains('_') { None } else { Self::find(&flag.replace('-', "_")) }
+    }
+
+    /// The setting with this variable.
+    #[must_use]
+    pub fn find_variable(variable: &str) -> Option<&'static Self> {
+        let name = variable.strip_prefix("WEAVE_")?;
+        if name.contains(|c: char| c.is_lowercase()) { None } else { Self::find(&name.to_lowercase()) }
+    }
+
     /// The command line's name, without the dashes.
     #[must_use]
     pub fn flag(&self) -> String {
@@ -41,6 +66,11 @@ impl Setting {
     #[must_use]
     pub const fn is_switch(&self) -> bool {
         self.value.is_empty()
+    }
+
+    /// Whether the value begins with a path.
+    pub(super) fn names_files(&self) -> bool {
+        self.is_path || matches!(self.name, "worker_command" | "trusted_folders")
     }
 
     /// What the help text says of the default.
@@ -61,7 +91,7 @@ impl Setting {
 }
 
 /// A setting: its name, its field in [`Config`] if that is called otherwise, the word for its value, flags (`live`:
-/// SIGHUP can change it; `path`: it is one), its help text with the default in brackets, and how text becomes its
+/// SIGHUP can change it; `path`: it is one; `list` with commas, `words` with blanks in between), its help text with the default in brackets, and how text becomes its
 /// value and back.
 macro_rules! setting {
     ($name:ident, $value:literal, $($rest:tt)*) => { setting!($name, $name, $value, $($rest)*) };
@@ -72,6 +102,7 @@ macro_rules! setting {
             help: $help,
             live: setting!(@live $($flag)?),
             is_path: setting!(@path $($flag)?),
+            separator: setting!(@separator $($flag)?),
             set: |config, text| {
                 config.$($field).+ = $parse(text)?;
                 Ok(())
@@ -83,6 +114,9 @@ macro_rules! setting {
     (@live $($flag:ident)?) => { false };
     (@path path) => { true };
     (@path $($flag:ident)?) => { false };
+    (@separator list) => { Some(',') };
+    (@separator words) => { Some(' ') };
+    (@separator $($flag:ident)?) => { None };
 }
 
 /// All settings, in the order of the help text.
@@ -99,7 +133,7 @@ pub const SETTINGS: &[Setting] = &[
         allow_uids,
         access.uids,
         "LIST",
-        [],
+        [list],
         "users that may connect to it, besides weaved's own user and root: 1000,alice",
         ids("/etc/passwd"),
         |uids: &Vec<u32>| list(uids)
@@ -108,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         allow_gids,
         access.gids,
         "LIST",
-        [],
+        [list],
         "groups that may connect to it: 1000,weave; a single group gets the socket, with mode 0660",
         ids("/etc/group"),
         |gids: &Vec<u32>| list(gids)
@@ -116,7 +150,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         trusted_folders,
         "LIST",
-        [],
+        [list],
         "folders that only weaved uses although others may write to them: /cache,/run/weave [none]",
         folders,
         |folders: &Vec<PathBuf>| shown_folders(folders)
@@ -180,7 +214,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         worker_command,
         "COMMAND",
-        [],
+        [words],
         "program to run as the worker, a weaved of the same version: \"/usr/lib/weave/weaved-cuda worker\" [this program]",
         words,
         |words: &Vec<String>| (!words.is_empty()).then(|| words.join(" "))
@@ -247,7 +281,7 @@ pub const SETTINGS: &[Setting] = &[
         backend,
         tuning.backend,
         "LIST",
-        [],
+        [list],
         "device per model part (diffusion, te, vae): te=cpu [auto]",
         tuning::part_devices,
         shown
@@ -256,7 +290,7 @@ pub const SETTINGS: &[Setting] = &[
         params_backend,
         tuning.params_backend,
         "LIST",
-        [],
+        [list],
         "where weights are kept until they are used: cpu, disk, or per part: te=cpu,vae=disk [auto: where they are used]",
         tuning::part_places,
         shown
@@ -267,7 +301,7 @@ pub const SETTINGS: &[Setting] = &[
         "GIB",
         [],
         "GPU memory budget in GiB; a larger compute graph is split. 0: no budget, -1: free memory minus 1 GiB [0]",
-        number(-64.0..=1024.0),
+        gib(-64.0..=1024.0),
         shown
     ),
     setting!(
@@ -381,7 +415,7 @@ pub const SETTINGS: &[Setting] = &[
         tensor_type_rules,
         tuning.tensor_type_rules,
         "LIST",
-        [],
+        [list],
         "per-tensor overrides of weight_type, as REGEX=TYPE,…: ^vae\\.=f16,model\\.=q8_0",
         some(tuning::type_rules),
         if_set(shown)
@@ -450,7 +484,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         frame_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "frame timeout: from the first to the last byte of a request [30]",
         seconds,
@@ -458,7 +492,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         idle_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "idle timeout: closes a connection without a request [600]",
         seconds,
@@ -466,7 +500,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         queue_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "queue timeout: from a request to its dispatch to a worker [3600]",
         seconds,
@@ -474,7 +508,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         generation_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "generation timeout: cancels an image that takes longer [3600]",
         seconds,
@@ -482,7 +516,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         stall_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "stall timeout: closes a connection that reads less than 64 KiB of an image in this time [30]",
         seconds,
@@ -490,7 +524,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         busy_stall_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "stall timeout while other clients' requests wait [5]",
         seconds,
@@ -506,7 +540,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         cancel_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "cancel timeout: kills a worker that takes longer to cancel a request [5]",
         seconds,
@@ -514,7 +548,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         worker_idle_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "worker idle timeout: stops a worker until it is needed again, or never [never]",
         unless("never", seconds),
@@ -522,7 +556,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         drain_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "drain timeout: how long running requests may go on after SIGTERM [60]",
         seconds,
@@ -555,8 +589,8 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         faults,
         "LIST",
-        [],
-        "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word in the prompt), slow=SECONDS per step",
+        [list],
+        "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word in the prompt), slow=TIME per step",
         str::parse,
         |faults: &Faults| faults.is_any().then(|| faults.to_string())
     ),
@@ -605,7 +639,9 @@ fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     match text {
         "auto" => Ok(MemoryLimit::Free),
         "off" => Ok(MemoryLimit::Off),
-        _ => number(0.001..=1024.0)(text).map(MemoryLimit::Gib),
+        _ => {
+            gib(0.001..=1024.0)(text).map(MemoryLimit::Gib).map_err(|error| format!("auto, off, or {error}"))
+        }
     }
 }
 
