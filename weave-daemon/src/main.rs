@@ -18,7 +18,7 @@ use weave_daemon::config::{
 };
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
-use weave_daemon::socket::{Socket, SocketError, default_path};
+use weave_daemon::socket::{Socket, SocketError, default_path, usual_path};
 use weave_daemon::tcp::{self, TcpError};
 use weave_daemon::{admin, check, logger, process, systemd};
 
@@ -504,14 +504,19 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
 fn ask(config: &Config) -> Result<(), Failure> {
     let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask".to_owned());
     let clients = match &config.admin_socket {
-        AdminSocket::Beside => Some(socket_path(config).map_err(Failure::Socket)?),
+        AdminSocket::Beside => {
+            Some(config.socket.clone().map_or_else(usual_path, Ok).map_err(Failure::Socket)?)
+        }
         _ => None,
     };
     let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
     match admin::ask(&path, "/readyz") {
         Ok((200, words)) => tell(&format!("{words}\n")),
         Ok((_, words)) => Err(Failure::NotReady(words)),
-        Err(error) => Err(Failure::NotReady(format!("no daemon answers at {}: {error}", path.display()))),
+        Err(error) => Err(Failure::NotReady(format!(
+            "no daemon answers at {} ({error}); start weaved, or say --socket PATH as it was started with",
+            path.display()
+        ))),
     }
 }
 

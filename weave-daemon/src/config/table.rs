@@ -125,8 +125,8 @@ pub const SETTINGS: &[Setting] = &[
         socket,
         "PATH",
         [path],
-        "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock]",
-        some(path),
+        "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock; without that variable ~/.weave/weave.sock]",
+        some(socket),
         if_set(shown_path)
     ),
     setting!(
@@ -610,6 +610,14 @@ const LEVELS: &[(&str, LevelFilter)] = &[
     ("debug", LevelFilter::Debug),
     ("trace", LevelFilter::Trace),
 ];
+
+fn socket(text: &str) -> Result<PathBuf, String> {
+    match text.starts_with("tcp://") {
+        // Which WEAVE_SOCKET may be to clients.
+        true => Err("the path of a Unix socket; tcp is the setting for ADDRESS:PORT".to_owned()),
+        false => path(text),
+    }
+}
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address and a port: 127.0.0.1:7433, [::1]:7433".to_owned())
