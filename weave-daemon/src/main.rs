@@ -31,7 +31,7 @@ enum Command {
     /// Say whether this kernel can put a worker into its sandbox.
     TrySandbox,
     /// Say whether all that the settings name can be used.
-    Check,
+    Check { strict: bool },
     /// Say what the settings are and where they come from.
     Show { format: Format },
     /// Ask the running daemon whether it is ready.
@@ -98,6 +98,8 @@ enum Failure {
     Sandbox(String),
     /// `weaved check` has found something, and has said what.
     Found,
+    /// The same, where only `--strict` makes it count.
+    Warned,
     /// The daemon that was asked is not ready, or not there.
     NotReady(String),
     Other(String),
@@ -116,7 +118,12 @@ impl Failure {
             },
             Self::Tcp(TcpError::OpenToken(..)) => 77,
             Self::Tcp(_) => 78,
-            Self::Worker(_) | Self::Handed(_) | Self::Devices(_) | Self::Sandbox(_) | Self::Found => 78,
+            Self::Worker(_)
+            | Self::Handed(_)
+            | Self::Devices(_)
+            | Self::Sandbox(_)
+            | Self::Found
+            | Self::Warned => 78,
             Self::Socket(SocketError::Taken(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
             Self::Socket(SocketError::Io(_, _, error))
@@ -143,6 +150,9 @@ impl fmt::Display for Failure {
             Self::Socket(error) => error.fmt(f),
             Self::Tcp(error) => error.fmt(f),
             Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
+            Self::Warned => {
+                f.write_str("weaved would serve, but with --strict nothing may be marked as warn")
+            }
             Self::Worker(error)
             | Self::Handed(error)
             | Self::Devices(error)
@@ -167,14 +177,14 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failure> {
     let Some((command, sources)) = read_command_line()? else { return Ok(()) };
     let settings = match sources.read() {
-        Err(error) if matches!(command, Command::Check) && !error.is_usage() => {
+        Err(error) if matches!(command, Command::Check { .. }) && !error.is_usage() => {
             println!("{}", check::Finding::wrong("settings", &error));
             return Err(Failure::Found);
         }
         other => other.map_err(Failure::Config)?,
     };
     match command {
-        Command::Check => return look(&settings.config, &sources),
+        Command::Check { strict } => return look(&settings.config, &sources, strict),
         Command::Show { format } => return show(&settings, format),
         Command::Status => return ask(&settings.config),
         Command::Devices { format, about } => return devices(&settings.config, format, about),
@@ -186,7 +196,11 @@ fn run() -> Result<(), Failure> {
     if computes && config.engine == EngineKind::Sdcpp {
         set_openmp_up(&config);
     }
-    logger::start(config.log);
+    match command {
+        // The daemon that has started it reads its lines.
+        Command::Work { connect: None } => logger::start_without_times(config.log),
+        _ => logger::start(config.log),
+    }
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
         log::warn!("{}", unknown_variable(&name));
@@ -289,7 +303,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
     let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
-    let (mut about, mut format, mut tries_sandbox) = (About::All, Format::Text, false);
+    let (mut about, mut format, mut tries_sandbox, mut strict) = (About::All, Format::Text, false, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -304,6 +318,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
                 connect = Some(named_file("connect", parser.value().map_err(usage)?)?);
             }
             Arg::Long("json") if matches!(command, Some("config" | "devices")) => format = Format::Json,
+            Arg::Long("strict") if command == Some("check") => strict = true,
             // Of a worker too: it may be another program, and is asked in the words that start it.
             Arg::Long("names") if matches!(command, Some("devices" | "worker")) => about = About::Names,
             Arg::Long("try-sandbox") if command == Some("worker") => tries_sandbox = true,
@@ -348,7 +363,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
         Some("worker") if tries_sandbox => Command::TrySandbox,
         Some("worker") if matches!(about, About::Names) => Command::Devices { format: Format::Text, about },
         Some("worker") => Command::Work { connect },
-        Some("check") => Command::Check,
+        Some("check") => Command::Check { strict },
         Some("config") => Command::Show { format },
         Some("status") => Command::Status,
         Some("devices") => Command::Devices { format, about },
@@ -484,7 +499,7 @@ fn socket_path(config: &Config) -> Result<PathBuf, SocketError> {
 }
 
 /// `weaved check`: a line for everything that serving takes.
-fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
+fn look(config: &Config, sources: &Sources, strict: bool) -> Result<(), Failure> {
     let mut findings = vec![check::Finding::good(
         "settings",
         match sources.file() {
@@ -493,11 +508,17 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
         },
     )];
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        findings.push(check::Finding::note("settings", format!("{name} is not a setting")));
+        findings.push(check::Finding::warning("settings", unknown_variable(&name)));
     }
     findings.extend(check::all(config));
     tell(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
-    if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
+    if findings.iter().any(check::Finding::is_wrong) {
+        Err(Failure::Found)
+    } else if strict && findings.iter().any(check::Finding::is_warning) {
+        Err(Failure::Warned)
+    } else {
+        Ok(())
+    }
 }
 
 /// `weaved status`: what a health check wants to know.

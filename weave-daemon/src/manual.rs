@@ -11,10 +11,12 @@ const USAGE: [(&str, &str); 7] = [
     ("weaved [serve] [SETTINGS]", "listen for clients, queue their requests, and run them on workers"),
     (
         "weaved worker --connect PATH [SETTINGS]",
-        "connect to a socket and serve the requests on it, until it is closed or standard input ends \
-         (--socket-path is the same)",
+        "connect to a socket and serve the requests on it, until it is closed or standard input ends",
     ),
-    ("weaved check [SETTINGS]", "check settings, model files, devices and sockets without serving"),
+    (
+        "weaved check [--strict] [SETTINGS]",
+        "check settings, model files, devices and sockets without serving; --strict: a warning counts as an error",
+    ),
     ("weaved config [--json] [SETTINGS]", "print the settings, and where each comes from"),
     ("weaved status [SETTINGS]", "ask the running daemon whether it is ready; needs its admin socket"),
     (

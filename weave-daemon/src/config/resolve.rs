@@ -78,13 +78,15 @@ impl fmt::Display for ConfigError {
                 write!(f, "{origin}: {name} is {value:?}, must be {reason}")
             }
             Self::Unknown(origin, name) => {
-                write!(f, "{origin}: there is no setting {name:?}; ")?;
                 // As in a file, even if it was written as a flag or a variable is.
                 let plain = name.trim_start_matches('-').replace('-', "_").to_lowercase();
                 let plain = plain.strip_prefix("weave_").unwrap_or(&plain);
                 match nearest(plain, names()) {
-                    Some(meant) => write!(f, "did you mean {meant}? `weaved --help` lists them"),
-                    None => write!(f, "`weaved --help` lists them"),
+                    Some(meant) => write!(
+                        f,
+                        "{origin}: there is no setting {name:?}; did you mean {meant}? `weaved --help` lists them"
+                    ),
+                    None => write!(f, "{origin}: there is no setting {name:?}; `weaved --help` lists them"),
                 }
             }
             Self::File(path, error) => write!(f, "can't read the settings in {}: {error}", path.display()),
