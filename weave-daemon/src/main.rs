@@ -1,5 +1,6 @@
 //! The `weaved` program: reads the command line, then serves or works.
 
+mod completions;
 mod manual;
 mod work;
 
@@ -211,12 +212,17 @@ fn run() -> Result<(), Failure> {
         find_model(&mut config)?
     };
     match command {
-        Command::Work { connect } => work::serve(&config, connect),
+        Command::Work { connect } => {
+            // The sandbox doesn't show the machine's cores.
+            config.threads = Some(config.decided().threads);
+            work::serve(&config, connect)
+        }
         _ => serve(config, &model, sources),
     }
 }
 
-const COMMANDS: [&str; 7] = ["serve", "worker", "check", "config", "status", "devices", "manual"];
+const COMMANDS: [&str; 8] =
+    ["serve", "worker", "check", "config", "status", "devices", "manual", "completions"];
 
 /// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
 /// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
@@ -284,6 +290,15 @@ fn unknown_command(word: &str) -> String {
     }
 }
 
+/// `weaved manual`: prints the page, or writes it into a folder.
+fn give_page(folder: Option<PathBuf>) -> Result<(), Failure> {
+    let Some(folder) = folder else { return tell(&manual::page()) };
+    let file = folder.join("weaved.8");
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, manual::page()));
+    written.map_err(|error| Failure::Other(format!("can't write {}: {error}", file.display())))?;
+    tell(&format!("{}\n", file.display()))
+}
+
 /// A path that a flag names. Blanks around it are dropped, as around all values.
 fn named_file(flag: &str, value: OsString) -> Result<PathBuf, Failure> {
     let value = trimmed(value);
@@ -302,7 +317,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
-    let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
+    let (mut command, mut operand, mut connect, mut file, mut bare) = (None, None, None, None, false);
     let (mut about, mut format, mut tries_sandbox, mut strict) = (About::All, Format::Text, false, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
@@ -349,6 +364,9 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
                     return Err(ConfigError::Usage(unknown_command(&word.to_string_lossy())).into());
                 }
             }
+            Arg::Value(word) if matches!(command, Some("manual" | "completions")) && operand.is_none() => {
+                operand = Some(word);
+            }
             other => return Err(usage(other.unexpected())),
         }
     }
@@ -359,7 +377,11 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             .filter(|path| !path.as_os_str().is_empty())
     });
     let command = match command {
-        Some("manual") => return tell(&manual::page()).map(|()| None),
+        Some("manual") => return give_page(operand.map(PathBuf::from)).map(|()| None),
+        Some("completions") => {
+            let script = completions::script(operand.as_ref().and_then(|shell| shell.to_str()));
+            return tell(&script.map_err(ConfigError::Usage)?).map(|()| None);
+        }
         Some("worker") if tries_sandbox => Command::TrySandbox,
         Some("worker") if matches!(about, About::Names) => Command::Devices { format: Format::Text, about },
         Some("worker") => Command::Work { connect },

@@ -364,6 +364,12 @@ fn times_and_sizes_may_have_units() {
         }
     }
     assert_eq!(SETTINGS.iter().filter(|setting| setting.value == "TIME").count(), 9);
+    // The same texts are a time to the `weave` command.
+    for line in include_str!("../../weave-client/cli-base/src/times.txt").lines() {
+        let (text, seconds) = line.split_once('=').unwrap();
+        let time = resolve(&[("idle-timeout", text)], &[], None).ok().map(|config| config.idle_timeout);
+        assert_eq!(time.map(|time| time.as_secs_f64()), seconds.trim().parse().ok(), "{text}");
+    }
     // M is a month to the library that reads times.
     assert!(resolve(&[("idle-timeout", "5M")], &[], None).is_err());
 }

@@ -264,7 +264,7 @@ fn config_shows_every_setting_and_where_it_comes_from() {
     assert_eq!((origin("connections"), origin("log")), ("WEAVE_CONNECTIONS".into(), "--log".into()));
     assert_eq!(
         (origin("drain_timeout"), origin("threads")),
-        ("default".into(), "default: half of the processors".into())
+        ("default".into(), "default: the cores of this machine, shared between workers".into())
     );
 
     // The same once more from its own output, and as JSON.

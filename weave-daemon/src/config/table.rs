@@ -25,7 +25,7 @@ pub struct Setting {
     /// Whether SIGHUP can change it while the daemon runs. Then it always has a value.
     pub live: bool,
     /// Whether the value is a path, which in a file counts from the file's folder.
-    pub(super) is_path: bool,
+    pub is_path: bool,
     /// What stands between the parts of the value if it is a list, which in a file may be an array.
     pub(super) separator: Option<char>,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
@@ -71,6 +71,15 @@ impl Setting {
     /// Whether the value begins with a path.
     pub(super) fn names_files(&self) -> bool {
         self.is_path || matches!(self.name, "worker_command" | "trusted_folders")
+    }
+
+    /// The words that it takes, where these are all that it takes: what it says to another one names them.
+    #[must_use]
+    pub fn words(&self) -> Option<Vec<String>> {
+        let allowed = (self.set)(&mut Config::default(), "?").err()?;
+        let names = allowed.strip_prefix("auto, or ").unwrap_or(&allowed).strip_prefix("one of ")?;
+        let auto = if allowed.starts_with("auto") { Some("auto".to_owned()) } else { None };
+        Some(auto.into_iter().chain(names.split(", ").map(str::to_owned)).collect())
     }
 
     /// What the help text says of the default.
@@ -326,7 +335,7 @@ pub const SETTINGS: &[Setting] = &[
         threads,
         "N",
         [],
-        "CPU threads of the engine, 1 to 256 [half of the processors]",
+        "CPU threads of each engine, 1 to 256 [the cores of this machine, shared between workers]",
         some(count(1..=256)),
         if_set(shown)
     ),
