@@ -19,7 +19,7 @@ use weave_daemon::config::{
 };
 use weave_daemon::model::ModelError;
 use weave_daemon::server::Server;
-use weave_daemon::socket::{Socket, SocketError, default_path, usual_path};
+use weave_daemon::socket::{Socket, SocketError, default_path, usual_path, usual_paths};
 use weave_daemon::tcp::{self, TcpError};
 use weave_daemon::{admin, check, logger, process, systemd};
 
@@ -556,10 +556,19 @@ fn ask(config: &Config) -> Result<(), Failure> {
     match admin::ask(&path, "/readyz") {
         Ok((200, words)) => tell(&format!("{words}\n")),
         Ok((_, words)) => Err(Failure::NotReady(words)),
-        Err(error) => Err(Failure::NotReady(format!(
-            "no daemon answers at {} ({error}); start weaved, or say --socket PATH as it was started with",
-            path.display()
-        ))),
+        Err(error) => {
+            let mut what = format!(
+                "no daemon answers at {} ({error}); start weaved, or say --socket PATH as it was started with",
+                path.display()
+            );
+            if config.socket.is_none() && config.admin_socket == AdminSocket::Beside {
+                let places =
+                    usual_paths().into_iter().filter_map(|path| config.admin_socket.path(Some(&path)));
+                let places: Vec<_> = places.map(|path| path.display().to_string()).collect();
+                what += &format!("; without that it is looked for at {}", places.join(", then at "));
+            }
+            Err(Failure::NotReady(what))
+        }
     }
 }
 

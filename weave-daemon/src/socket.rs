@@ -110,6 +110,12 @@ pub fn usual_path() -> Result<PathBuf, SocketError> {
     }
 }
 
+/// The places where [`usual_path`] looks, in their order.
+#[must_use]
+pub fn usual_paths() -> Vec<PathBuf> {
+    default_path().into_iter().chain([PathBuf::from(SYSTEM)]).collect()
+}
+
 /// Where a daemon is that serves all of a machine: the package's.
 const SYSTEM: &str = "/run/weave/weave.sock";
 

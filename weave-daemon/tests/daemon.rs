@@ -699,7 +699,7 @@ fn wrong_settings_end_with_a_sentence_and_the_right_code() {
         (&["--config", file], 78, "weaved.toml:3: queue is \"0\""),
         (&["--config", "/nonexistent.toml"], 78, "can't read the settings in /nonexistent.toml"),
         (&["chekc"], 2, "there is no command \"chekc\" here; did you mean `weaved check`?"),
-        (&["--threds=2"], 2, "there is no flag --threds; did you mean --threads?"),
+        (&["--threds=2"], 2, "there is no flag --threds; did you mean --threads? `weaved --help`"),
         (&["--config", " "], 2, "--config is empty, must be a path"),
         (&["--engine", "pattern"], 78, "neither XDG_RUNTIME_DIR nor HOME names a folder of this user"),
         (&["--engine=sdcpp", "--clip-l", "x"], 78, "neither model nor diffusion_model"),
@@ -738,4 +738,13 @@ fn without_a_folder_for_sockets_it_listens_in_the_home_folder_and_is_found_there
     let mut ping = at_home(harness::weave());
     let ping = ping.arg("ping").output().unwrap();
     assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
+    drop(daemon);
+    let mut status = at_home(weaved());
+    let status = status.arg("status").output().unwrap();
+    let said = String::from_utf8(status.stderr).unwrap();
+    let places = format!(
+        "looked for at {}/weave-admin.sock, then at /run/weave/weave-admin.sock",
+        socket.parent().unwrap().display()
+    );
+    assert!(status.status.code() == Some(1) && said.contains(&places), "{said}");
 }

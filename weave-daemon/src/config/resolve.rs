@@ -91,7 +91,10 @@ impl fmt::Display for ConfigError {
             }
             Self::File(path, error) => write!(f, "can't read the settings in {}: {error}", path.display()),
             Self::Syntax(path, line, what) => write!(f, "{}:{line}: {what}", path.display()),
-            Self::Usage(what) => write!(f, "{what}; `weaved --help` shows what there is"),
+            Self::Usage(what) => {
+                let end = if what.ends_with('?') { "" } else { ";" };
+                write!(f, "{what}{end} `weaved --help` shows what there is")
+            }
         }
     }
 }
