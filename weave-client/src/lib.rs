@@ -41,7 +41,7 @@ mod stopper;
 pub use address::{Address, Token};
 pub use client::{Answer, Client, Image, Progress};
 pub use error::{Error, ErrorKind, ErrorReply, NoProof, Nonsense};
-pub use socket_path::{NoSocketPath, default_socket_path};
+pub use socket_path::{NoSocketPath, default_socket_path, usual_socket_paths};
 pub use stopper::Stopper;
 pub use weave_core;
 pub use weave_core::error::{ErrorCode, Status};

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.last().is_some_and(|last| last == "--log") {
         arguments.pop();
-        weave_daemon::logger::start(log::LevelFilter::Trace);
+        weave_daemon::logger::start_without_times(log::LevelFilter::Trace);
     }
     let numbers: Option<Vec<u64>> = arguments.iter().map(|text| text.parse().ok()).collect();
     let (events, seed) = match numbers.as_deref() {

@@ -31,6 +31,7 @@ pub struct Finding {
 enum Kind {
     Good,
     Note,
+    Warning,
     Wrong,
 }
 
@@ -40,9 +41,14 @@ impl Finding {
         Self { kind: Kind::Good, what, text: text.to_string() }
     }
 
-    /// It can be used, but perhaps it isn't meant.
+    /// It can be used, and whoever looks should know of it.
     pub fn note(what: &'static str, text: impl fmt::Display) -> Self {
         Self { kind: Kind::Note, what, text: text.to_string() }
+    }
+
+    /// It can be used, but most likely it isn't meant.
+    pub fn warning(what: &'static str, text: impl fmt::Display) -> Self {
+        Self { kind: Kind::Warning, what, text: text.to_string() }
     }
 
     /// It keeps the daemon from serving.
@@ -55,6 +61,12 @@ impl Finding {
     pub fn is_wrong(&self) -> bool {
         self.kind == Kind::Wrong
     }
+
+    /// Whether it most likely isn't meant.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.kind == Kind::Warning
+    }
 }
 
 impl fmt::Display for Finding {
@@ -62,6 +74,7 @@ impl fmt::Display for Finding {
         let kind = match self.kind {
             Kind::Good => "ok",
             Kind::Note => "note",
+            Kind::Warning => "warn",
             Kind::Wrong => "error",
         };
         write!(f, "{kind:<5} {}: {}", self.what, self.text)
@@ -79,7 +92,7 @@ pub fn all(config: &Config) -> Vec<Finding> {
     }
     findings.push(device(config));
     findings.extend(sandbox(config));
-    findings.extend(config.tuning.without_effect().map(|what| Finding::note("tuning", what)));
+    findings.extend(config.tuning.without_effect().map(|what| Finding::warning("tuning", what)));
     match config.socket.clone().map_or_else(default_path, Ok) {
         Ok(path) => {
             findings.push(place("socket", &path, config));
@@ -173,7 +186,7 @@ fn device(config: &Config) -> Finding {
         };
         let control = Path::new("/dev/nvidiactl");
         if back_ends.contains(&"cuda") && access(control, Access::READ_OK | Access::WRITE_OK).is_err() {
-            return Finding::note(
+            return Finding::warning(
                 "device",
                 "built for CUDA, but /dev/nvidiactl can't be used; computing on the CPU",
             );
@@ -203,7 +216,7 @@ fn sandbox(config: &Config) -> Option<Finding> {
     Some(match process::check_sandbox(&required) {
         Ok(()) => Finding::good("sandbox", "this kernel can do all of it"),
         Err(error) if mode == Sandbox::Require => Finding::wrong("sandbox", error),
-        Err(error) => Finding::note("sandbox", format_args!("incomplete; with \"require\": {error}")),
+        Err(error) => Finding::warning("sandbox", format_args!("incomplete; with \"require\": {error}")),
     })
 }
 
@@ -281,7 +294,7 @@ fn descriptors(config: &Config) -> Finding {
         Descriptors { own, most, .. } if most <= own => {
             Finding::wrong("connections", process::too_few(config, own, most))
         }
-        Descriptors { own, need, most } if most < need => Finding::note(
+        Descriptors { own, need, most } if most < need => Finding::warning(
             "connections",
             format_args!(
                 "up to {} need {need} file descriptors, and the limit is {most}, so there will be {}; raise `ulimit -n` or \

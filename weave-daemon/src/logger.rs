@@ -1,5 +1,5 @@
-//! Log lines on standard error: level, message. Whoever collects them adds the time. Under systemd
-//! the level is the number by which the journal sorts.
+//! Log lines on standard error: time, level, message. A terminal's user needs no time, and the journal has its own; under
+//! systemd the level is the number by which it sorts.
 //!
 //! A line is one write, and has no character that [may not be shown](is_shown), whatever a message quotes.
 //! Logging allocates nothing. A collector that reads no more must not stop the daemon: a line that would
@@ -7,16 +7,20 @@
 //! lines of the daemon's like all others ([`worker_log`](crate::worker_log)).
 
 use std::fmt::{self, Write as _};
-use std::io::{StderrLock, Write as _};
+use std::io::{IsTerminal, StderrLock, Write as _};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use humantime::format_rfc3339_millis;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weave_core::text::is_shown;
 
 /// Standard error is the journal's.
 static JOURNAL: AtomicBool = AtomicBool::new(false);
+/// Lines begin with the time.
+static TIMES: AtomicBool = AtomicBool::new(false);
 /// Prompts may be logged.
 static PROMPTS: AtomicBool = AtomicBool::new(false);
 
@@ -56,6 +60,8 @@ fn put(stderr: &mut StderrLock<'_>, level: Level, message: fmt::Arguments<'_>) {
     // What doesn't fit is left away, see there.
     let _ = if JOURNAL.load(Ordering::Relaxed) {
         write!(line, "<{}>{message}", priority(level))
+    } else if TIMES.load(Ordering::Relaxed) {
+        write!(line, "{} {level:<5} {message}", format_rfc3339_millis(SystemTime::now()))
     } else {
         write!(line, "{level:<5} {message}")
     };
@@ -115,9 +121,19 @@ impl fmt::Write for Line {
     }
 }
 
-/// Starts logging. Later calls only change the level.
+/// Starts logging. Lines begin with the time unless a terminal or the journal shows them.
 pub fn start(level: LevelFilter) {
+    start_with(level, !std::io::stderr().is_terminal());
+}
+
+/// Starts logging where whoever reads the lines adds the time, as a daemon does for its workers.
+pub fn start_without_times(level: LevelFilter) {
+    start_with(level, false);
+}
+
+fn start_with(level: LevelFilter, times: bool) {
     JOURNAL.store(is_journal(), Ordering::Relaxed);
+    TIMES.store(times, Ordering::Relaxed);
     // Fails if a logger is set already: then it is this one.
     let _ = log::set_logger(&Stderr);
     log::set_max_level(level);

@@ -1,5 +1,6 @@
 //! The `weaved` program: reads the command line, then serves or works.
 
+mod completions;
 mod manual;
 mod work;
 
@@ -14,11 +15,11 @@ use std::process::ExitCode;
 use lexopt::Arg;
 use weave_daemon::config::{
     AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, Sandbox, Setting, default_file,
-    unknown_variables,
+    nearest, unknown_flag, unknown_variable, unknown_variables,
 };
 use weave_daemon::model::{ModelError, Profile};
 use weave_daemon::server::Server;
-use weave_daemon::socket::{Socket, SocketError, default_path};
+use weave_daemon::socket::{Socket, SocketError, default_path, usual_path, usual_paths};
 use weave_daemon::tcp::{self, TcpError};
 use weave_daemon::{admin, check, logger, process, systemd};
 
@@ -31,7 +32,7 @@ enum Command {
     /// Say whether this kernel can put a worker into its sandbox.
     TrySandbox,
     /// Say whether all that the settings name can be used.
-    Check,
+    Check { strict: bool },
     /// Say what the settings are and where they come from.
     Show { format: Format },
     /// Ask the running daemon whether it is ready.
@@ -102,6 +103,8 @@ enum Failure {
     Sandbox(String),
     /// `weaved check` has found something, and has said what.
     Found,
+    /// The same, where only `--strict` makes it count.
+    Warned,
     /// The daemon that was asked is not ready, or not there.
     NotReady(String),
     Other(String),
@@ -125,7 +128,8 @@ impl Failure {
             | Self::Descriptors(_)
             | Self::Devices(_)
             | Self::Sandbox(_)
-            | Self::Found => 78,
+            | Self::Found
+            | Self::Warned => 78,
             Self::Stranger(_) => 77,
             Self::Socket(SocketError::Taken(_) | SocketError::Locked(_)) => 69,
             Self::Socket(SocketError::Folder(..) | SocketError::Way(..) | SocketError::Group(..)) => 77,
@@ -153,6 +157,9 @@ impl fmt::Display for Failure {
             Self::Socket(error) => error.fmt(f),
             Self::Tcp(error) => error.fmt(f),
             Self::Found => f.write_str("what is marked as wrong keeps the daemon from serving"),
+            Self::Warned => {
+                f.write_str("weaved would serve, but with --strict nothing may be marked as warn")
+            }
             Self::Worker(error)
             | Self::Handed(error)
             | Self::Descriptors(error)
@@ -179,14 +186,14 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failure> {
     let Some((command, sources)) = read_command_line()? else { return Ok(()) };
     let settings = match sources.read() {
-        Err(error) if matches!(command, Command::Check) && !error.is_usage() => {
+        Err(error) if matches!(command, Command::Check { .. }) && !error.is_usage() => {
             println!("{}", check::Finding::wrong("settings", &error));
             return Err(Failure::Found);
         }
         other => other.map_err(Failure::Config)?,
     };
     match command {
-        Command::Check => return look(&settings.config, &sources),
+        Command::Check { strict } => return look(&settings.config, &sources, strict),
         Command::Show { format } => return show(&settings, format),
         Command::Status => return ask(&settings.config),
         Command::Devices { format, about } => return devices(&settings.config, format, about),
@@ -198,10 +205,14 @@ fn run() -> Result<(), Failure> {
     if computes && config.engine == EngineKind::Sdcpp {
         set_openmp_up(&config);
     }
-    logger::start(config.log);
+    match command {
+        // The daemon that has started it reads its lines.
+        Command::Work { connect: None } => logger::start_without_times(config.log),
+        _ => logger::start(config.log),
+    }
     logger::show_prompts(config.log_prompts);
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        log::warn!("{name} is not a setting of weaved; `weaved --help` lists them");
+        log::warn!("{}", unknown_variable(&name));
     }
     let (model, profile) = if config.engine == EngineKind::Pattern {
         (format!("the {}", Profile::PATTERN), Profile::PATTERN)
@@ -209,12 +220,17 @@ fn run() -> Result<(), Failure> {
         find_model(&mut config)?
     };
     match command {
-        Command::Work { connect } => work::serve(&config, connect),
+        Command::Work { connect } => {
+            // The sandbox doesn't show the machine's cores.
+            config.threads = Some(config.decided().threads);
+            work::serve(&config, connect)
+        }
         _ => serve(config, &model, profile, sources),
     }
 }
 
-const COMMANDS: [&str; 7] = ["serve", "worker", "check", "config", "status", "devices", "manual"];
+const COMMANDS: [&str; 8] =
+    ["serve", "worker", "check", "config", "status", "devices", "manual", "completions"];
 
 /// Starts this program once more, as the same process, with OpenMP's threads set to sleep while they wait for
 /// each other, unless somebody has said otherwise: spinning takes a hundred times as long on a machine that
@@ -254,13 +270,63 @@ fn tell(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// What to say of a word that is no command.
+fn unknown_command(word: &str) -> String {
+    // What others call it, and what the other program does.
+    const OTHERS: [(&str, &str); 14] = [
+        ("start", "weaved serve"),
+        ("run", "weaved serve"),
+        ("help", "weaved --help"),
+        ("version", "weaved --version"),
+        ("settings", "weaved config"),
+        ("health", "weaved status"),
+        ("generate", "weave generate"),
+        ("verify", "weave verify"),
+        ("inspect", "weave inspect"),
+        ("ping", "weave ping"),
+        ("stats", "weave stats"),
+        ("top", "weave top"),
+        ("bench", "weave bench"),
+        ("gateway", "weave gateway"),
+    ];
+    let meant = COMMANDS.iter().map(|name| (*name, format!("weaved {name}")));
+    let meant: Vec<_> = meant.chain(OTHERS.map(|(name, meant)| (name, meant.to_owned()))).collect();
+    let nearest = nearest(&word.to_lowercase(), meant.iter().map(|(name, _)| *name));
+    match meant.iter().find(|(name, _)| Some(*name) == nearest) {
+        Some((_, meant)) => format!("there is no command {word:?} here; did you mean `{meant}`?"),
+        None => format!("there is no command {word:?}"),
+    }
+}
+
+/// `weaved manual`: prints the page, or writes it into a folder.
+fn give_page(folder: Option<PathBuf>) -> Result<(), Failure> {
+    let Some(folder) = folder else { return tell(&manual::page()) };
+    let file = folder.join("weaved.8");
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, manual::page()));
+    written.map_err(|error| Failure::Other(format!("can't write {}: {error}", file.display())))?;
+    tell(&format!("{}\n", file.display()))
+}
+
+/// A path that a flag names. Blanks around it are dropped, as around all values.
+fn named_file(flag: &str, value: OsString) -> Result<PathBuf, Failure> {
+    let value = trimmed(value);
+    match value.as_os_str().is_empty() {
+        true => Err(ConfigError::Usage(format!("--{flag} is empty, must be a path")).into()),
+        false => Ok(value),
+    }
+}
+
+fn trimmed(value: OsString) -> PathBuf {
+    PathBuf::from(value.to_str().map(|text| text.trim().into()).unwrap_or(value))
+}
+
 /// `None`: the command line asked for words only, and has them.
 fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
     let usage = |error: lexopt::Error| Failure::from(ConfigError::Usage(error.to_string()));
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Vec::new();
-    let (mut command, mut connect, mut file, mut bare) = (None, None, None, false);
-    let (mut about, mut format, mut tries_sandbox) = (About::All, Format::Text, false);
+    let (mut command, mut operand, mut connect, mut file, mut bare) = (None, None, None, None, false);
+    let (mut about, mut format, mut tries_sandbox, mut strict) = (About::All, Format::Text, false, false);
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             Arg::Short('h') | Arg::Long("help") => {
@@ -269,12 +335,13 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Short('V') | Arg::Long("version") => {
                 return tell(concat!("weaved ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| None);
             }
-            Arg::Long("config") => file = Some(PathBuf::from(parser.value().map_err(usage)?)),
+            Arg::Long("config") => file = Some(named_file("config", parser.value().map_err(usage)?)?),
             Arg::Long("no-config") => bare = true,
             Arg::Long("connect" | "socket-path") if command == Some("worker") => {
-                connect = Some(PathBuf::from(parser.value().map_err(usage)?));
+                connect = Some(named_file("connect", parser.value().map_err(usage)?)?);
             }
             Arg::Long("json") if matches!(command, Some("config" | "devices")) => format = Format::Json,
+            Arg::Long("strict") if command == Some("check") => strict = true,
             // Of a worker too: it may be another program, and is asked in the words that start it.
             Arg::Long("names") if matches!(command, Some("devices" | "worker")) => about = About::Names,
             Arg::Long("try-sandbox") if command == Some("worker") => tries_sandbox = true,
@@ -287,7 +354,7 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Long(name) => {
                 let name = name.to_owned();
                 let Some(setting) = Setting::find_flag(&name) else {
-                    return Err(ConfigError::Usage(format!("there is no flag --{name} here")).into());
+                    return Err(ConfigError::Usage(unknown_flag(&name)).into());
                 };
                 let value = match parser.optional_value() {
                     Some(value) => value,
@@ -302,21 +369,31 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
             Arg::Value(word) if command.is_none() => {
                 command = COMMANDS.into_iter().find(|name| word == **name);
                 if command.is_none() {
-                    return Err(usage(Arg::Value(word).unexpected()));
+                    return Err(ConfigError::Usage(unknown_command(&word.to_string_lossy())).into());
                 }
+            }
+            Arg::Value(word) if matches!(command, Some("manual" | "completions")) && operand.is_none() => {
+                operand = Some(word);
             }
             other => return Err(usage(other.unexpected())),
         }
     }
     let file = file.or_else(|| {
-        std::env::var_os("WEAVE_CONFIG").filter(|value| !value.is_empty() && !bare).map(PathBuf::from)
+        std::env::var_os("WEAVE_CONFIG")
+            .filter(|_| !bare)
+            .map(trimmed)
+            .filter(|path| !path.as_os_str().is_empty())
     });
     let command = match command {
-        Some("manual") => return tell(&manual::page()).map(|()| None),
+        Some("manual") => return give_page(operand.map(PathBuf::from)).map(|()| None),
+        Some("completions") => {
+            let script = completions::script(operand.as_ref().and_then(|shell| shell.to_str()));
+            return tell(&script.map_err(ConfigError::Usage)?).map(|()| None);
+        }
         Some("worker") if tries_sandbox => Command::TrySandbox,
         Some("worker") if matches!(about, About::Names) => Command::Devices { format: Format::Text, about },
         Some("worker") => Command::Work { connect },
-        Some("check") => Command::Check,
+        Some("check") => Command::Check { strict },
         Some("config") => Command::Show { format },
         Some("status") => Command::Status,
         Some("devices") => Command::Devices { format, about },
@@ -453,7 +530,7 @@ fn socket_path(config: &Config) -> Result<PathBuf, SocketError> {
 }
 
 /// `weaved check`: a line for everything that serving takes.
-fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
+fn look(config: &Config, sources: &Sources, strict: bool) -> Result<(), Failure> {
     let mut findings = vec![check::Finding::good(
         "settings",
         match sources.file() {
@@ -462,25 +539,42 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
         },
     )];
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
-        findings.push(check::Finding::note("settings", format!("{name} is not a setting")));
+        findings.push(check::Finding::warning("settings", unknown_variable(&name)));
     }
     findings.extend(check::all(config));
     tell(&findings.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
-    if findings.iter().any(check::Finding::is_wrong) { Err(Failure::Found) } else { Ok(()) }
+    if findings.iter().any(check::Finding::is_wrong) {
+        Err(Failure::Found)
+    } else if strict && findings.iter().any(check::Finding::is_warning) {
+        Err(Failure::Warned)
+    } else {
+        Ok(())
+    }
 }
 
 /// `weaved status`: what a health check wants to know.
 fn ask(config: &Config) -> Result<(), Failure> {
     let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask".to_owned());
     let clients = match &config.admin_socket {
-        AdminSocket::Beside => Some(socket_path(config).map_err(Failure::Socket)?),
+        AdminSocket::Beside => {
+            Some(config.socket.clone().map_or_else(usual_path, Ok).map_err(Failure::Socket)?)
+        }
         _ => None,
     };
     let path = config.admin_socket.path(clients.as_deref()).ok_or_else(off)?;
     match admin::ask(&path, "/readyz") {
         Ok((200, words)) => tell(&format!("{words}\n")),
         Ok((_, words)) => Err(Failure::NotReady(words)),
-        Err(unanswered) => Err(Failure::NotReady(unanswered.to_string())),
+        Err(unanswered) => {
+            let mut what = unanswered.to_string();
+            if config.socket.is_none() && config.admin_socket == AdminSocket::Beside {
+                let places =
+                    usual_paths().into_iter().filter_map(|path| config.admin_socket.path(Some(&path)));
+                let places: Vec<_> = places.map(|path| path.display().to_string()).collect();
+                what += &format!("; without that it is looked for at {}", places.join(", then at "));
+            }
+            Err(Failure::NotReady(what))
+        }
     }
 }
 

@@ -7,28 +7,32 @@ use weave_daemon::config::{SETTINGS, Setting};
 const ABOUT: &str = "image generation behind a Unix socket";
 
 /// Command lines, and what they are for.
-const USAGE: [(&str, &str); 7] = [
+pub(crate) const USAGE: [(&str, &str); 8] = [
     ("weaved [serve] [SETTINGS]", "listen for clients, queue their requests, and run them on workers"),
     (
         "weaved worker --connect PATH [SETTINGS]",
-        "connect to a socket and serve the requests on it, until it is closed, standard input ends or SIGTERM comes \
-         (--socket-path is the same)",
+        "connect to a socket and serve the requests on it, until it is closed, standard input ends or SIGTERM comes",
     ),
-    ("weaved check [SETTINGS]", "check settings, model files, devices and sockets without serving"),
+    (
+        "weaved check [--strict] [SETTINGS]",
+        "check settings, model files, devices and sockets without serving; --strict: a warning counts as an error",
+    ),
     ("weaved config [--json] [SETTINGS]", "print the settings, and where each comes from"),
     ("weaved status [SETTINGS]", "ask the running daemon whether it is ready; needs its admin socket"),
     (
         "weaved devices [--json|--names] [SETTINGS]",
         "list the devices that the engine can compute on, and their memory",
     ),
-    ("weaved manual", "print this as a page for man(1)"),
+    ("weaved manual [FOLDER]", "print this as a page for man(1), or write it to FOLDER/weaved.8"),
+    ("weaved completions SHELL", "print a script that completes weaved's words in bash, zsh or fish"),
 ];
 
 const SOURCES: &str = "Settings come from flags, then WEAVE_… variables, then a TOML file, then defaults [in brackets].\n\
-                       SIGHUP reloads them; those with a star change at once, the others take a restart:";
+                       Lists have commas in between. TIME is in seconds, or has units: 250ms, 5m, 1h30m. GIB is in GiB, or has MiB behind it.\n\
+                       SIGHUP reloads settings; those with a star change at once, the others take a restart:";
 
 /// Flags that are no settings.
-const OTHERS: [(&str, &str); 4] = [
+pub(crate) const OTHERS: [(&str, &str); 4] = [
     (
         "--config FILE",
         "TOML file, with names like diffusion_model [$XDG_CONFIG_HOME/weave/weaved.toml, /etc/weave/weaved.toml]",
@@ -132,7 +136,7 @@ fn tagged(page: &mut String, tag: &str, text: &str) {
 
 /// Text that means nothing but itself to man(7).
 fn escaped(text: &str) -> String {
-    let text = text.replace('\\', "\\e").replace('-', "\\-").replace('…', "\\[u2026]").replace('×', "\\(mu");
+    let text = text.replace('\\', "\\e").replace('-', "\\-").replace('…', "...").replace('×', "\\(mu");
     let lines = text.split('\n').map(|line| {
         // Which would be a command.
         let guard = if line.starts_with(['.', '\'']) { "\\&" } else { "" };
@@ -153,6 +157,7 @@ mod tests {
     #[test]
     fn both_have_every_setting() {
         let (help, page) = (help(), page());
+        assert!(page.is_ascii(), "in a C locale man(1) loses all else");
         for setting in SETTINGS {
             assert!(help.contains(&format!("--{}", setting.flag())), "{}", setting.name);
             assert!(page.contains(&escaped(&format!("--{}", setting.flag()))), "{}", setting.name);

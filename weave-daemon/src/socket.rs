@@ -50,8 +50,8 @@ impl fmt::Display for SocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPlace => f.write_str(
-                "no place for the socket: XDG_RUNTIME_DIR is not set; log in with a session that sets it, or \
-                 say --socket PATH",
+                "no place for the socket: neither XDG_RUNTIME_DIR nor HOME names a folder of this user; say --socket \
+                 PATH, or set one of them",
             ),
             Self::Taken(path) => {
                 write!(
@@ -92,14 +92,51 @@ impl fmt::Display for SocketError {
 
 impl std::error::Error for SocketError {}
 
-/// The default place: `$XDG_RUNTIME_DIR/weave/weave.sock`.
+/// The default place: `$XDG_RUNTIME_DIR/weave/weave.sock`, or `~/.weave/weave.sock` where that variable isn't set.
 ///
 /// # Errors
-/// [`SocketError::NoPlace`] if the variable isn't set.
+/// [`SocketError::NoPlace`] if the home folder isn't known either.
 pub fn default_path() -> Result<PathBuf, SocketError> {
-    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        Some(folder) if folder.is_absolute() => Ok(folder.join("weave/weave.sock")),
-        _ => Err(SocketError::NoPlace),
+    default_path_from(|name| std::env::var_os(name)).ok_or(SocketError::NoPlace)
+}
+
+fn default_path_from(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // The XDG specification has relative paths ignored; that covers an empty one.
+    let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // Users who can't log in often have / for a home.
+    let home =
+        || folder("HOME").filter(|home| home.parent().is_some()).map(|home| home.join(".weave/weave.sock"));
+    folder("XDG_RUNTIME_DIR").map(|dir| dir.join("weave/weave.sock")).or_else(home)
+}
+
+/// Where a daemon is expected that nobody has named: at the default place, or where the system's is, if that is there
+/// and the other isn't. Clients look for it in the same way.
+///
+/// # Errors
+/// [`SocketError::NoPlace`] if it is at neither.
+pub fn usual_path() -> Result<PathBuf, SocketError> {
+    let system = Path::new(SYSTEM);
+    match default_path() {
+        Ok(own) if is_there(&own) || !is_there(system) => Ok(own),
+        Err(error) if !is_there(system) => Err(error),
+        _ => Ok(system.to_owned()),
+    }
+}
+
+/// The places where [`usual_path`] looks, in their order.
+#[must_use]
+pub fn usual_paths() -> Vec<PathBuf> {
+    default_path().into_iter().chain([PathBuf::from(SYSTEM)]).collect()
+}
+
+/// Where a daemon is that serves all of a machine: the package's.
+const SYSTEM: &str = "/run/weave/weave.sock";
+
+/// Whether something is there, be it that this user may not look.
+fn is_there(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
     }
 }
 

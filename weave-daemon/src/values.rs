@@ -2,6 +2,9 @@
 //!
 //! What takes a text answers with what is allowed if the text isn't. What takes a value answers with its
 //! text, or with `None` where it is no more than the default.
+//!
+//! The rules for blanks, lists, times and sizes are those of `docs/operating.md`, which the `weave` command follows too
+//! (`weave-cli-base`, `arguments`). Blanks around a value are gone before it comes here.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -16,10 +19,44 @@ const SHORTEST: f64 = 1e-9;
 
 pub(crate) const BOOLS: &[(&str, bool)] = &[("true", true), ("false", false)];
 
+/// A time: a number of seconds, or numbers with units.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (SHORTEST..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("seconds, from {SHORTEST} to {LONGEST}")),
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => Some(seconds),
+        // Capitals would be other units: M is a month.
+        Err(_) if text.contains(|c: char| c.is_ascii_uppercase()) => None,
+        Err(_) => humantime::parse_duration(text).ok().map(|time| time.as_secs_f64()),
+    };
+    match seconds {
+        Some(seconds) if (SHORTEST..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("a time, such as 90, 250ms, 5m or 1h30m, from {SHORTEST} to {LONGEST} seconds")),
+    }
+}
+
+/// Memory in GiB: a number of them, or a number with a unit.
+pub(crate) fn gib(range: RangeInclusive<f32>) -> impl Fn(&str) -> Result<f32, String> {
+    const UNITS: [(&str, f32); 4] = [("MiB", 1.0 / 1024.0), ("GiB", 1.0), ("M", 1.0 / 1024.0), ("G", 1.0)];
+    move |text| {
+        let with_unit =
+            UNITS.iter().find_map(|(unit, gib)| Some((text.strip_suffix(unit)?.trim_end(), *gib)));
+        let (digits, unit) = with_unit.unwrap_or((text, 1.0));
+        match digits.parse::<f32>().map(|number| number * unit) {
+            Ok(gib) if range.contains(&gib) => Ok(gib),
+            _ => Err(format!(
+                "a number of GiB from {} to {}, or one with MiB or GiB behind it",
+                range.start(),
+                range.end()
+            )),
+        }
+    }
+}
+
+/// The parts of a list: commas separate them, blanks around them are dropped, and none is empty.
+pub(crate) fn parts(text: &str) -> Result<Vec<&str>, String> {
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    match parts.iter().any(|part| part.is_empty()) {
+        true => Err("a list with commas in between, none of whose parts is empty".to_owned()),
+        false => Ok(parts),
     }
 }
 
@@ -29,11 +66,24 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
 
 /// Paths, with commas in between. Absolute, since others than their owner know them.
 pub(crate) fn folders(text: &str) -> Result<Vec<PathBuf>, String> {
-    let folders: Vec<_> = text.split(',').map(|part| PathBuf::from(part.trim())).collect();
+    let folders: Vec<_> = parts(text)?.into_iter().map(PathBuf::from).collect();
     match folders.iter().all(|folder| folder.is_absolute()) {
         true => Ok(folders),
         false => Err("absolute paths of folders, with commas in between".to_owned()),
     }
+}
+
+/// The one of these words that somebody may have meant who wrote another.
+#[must_use]
+pub fn nearest<T: AsRef<str>>(word: &str, known: impl IntoIterator<Item = T>) -> Option<T> {
+    // A letter in four may be wrong, and one in a short word.
+    let most = 1 + word.chars().count() / 5;
+    known
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(word, known.as_ref()), known))
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
 }
 
 /// The value of one of these names.
@@ -82,8 +132,9 @@ pub(crate) fn ids(file: &'static str) -> impl Fn(&str) -> Result<Vec<u32>, Strin
             line.split(':').nth(2)?.parse().ok()
         };
         let id = |part: &str| part.parse().ok().or_else(|| number_of(part));
-        text.split(',')
-            .map(|part| id(part.trim()))
+        parts(text)?
+            .into_iter()
+            .map(id)
             .collect::<Option<_>>()
             .ok_or_else(|| format!("numbers, or names that stand in {file}, with commas in between"))
     }

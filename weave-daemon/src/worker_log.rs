@@ -29,8 +29,8 @@ const PIPE_LEN: usize = 64 * 1024;
 /// Bytes of the log that a worker may take at once, and in each second for as long as it likes.
 const BURST: i64 = 1024 * 1024;
 const RATE: i64 = 64 * 1024;
-/// What stands in a line before the worker's name.
-const LEVEL_LEN: usize = "INFO  ".len();
+/// What stands in a line before the worker's name, at most.
+const HEAD_LEN: usize = "2026-01-02T03:04:05.678Z INFO  ".len();
 /// How often the log says at most how much of a flood was dropped, while it lasts.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -185,7 +185,7 @@ impl WorkerLog {
             let line = if end.is_empty() { line } else { whole_characters(line) };
             let (level, text) = level_of(line);
             let (index, text) = (self.index, Text::new(text));
-            let mut len = Length(LEVEL_LEN);
+            let mut len = Length(HEAD_LEN);
             let _ = write!(len, "worker {index}: {text}{end}");
             self.allowance.owe(len.0.saturating_sub(line.len()));
             log::log!(level, "worker {index}: {text}{end}");

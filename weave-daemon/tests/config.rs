@@ -5,7 +5,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use weave_daemon::config::{Config, EngineKind, Isolation, Resolved, SETTINGS, unknown_variables};
+use weave_daemon::config::{
+    ALIASES, Config, EngineKind, Isolation, Resolved, SETTINGS, Setting, unknown_flag, unknown_variable,
+    unknown_variables,
+};
 use weave_daemon::engine::tuning::PRESETS;
 
 fn resolve(flags: &[(&str, &str)], vars: &[(&str, &str)], file: Option<&Path>) -> Result<Config, String> {
@@ -66,14 +69,17 @@ fn what_cannot_be_used_is_named_with_its_place() {
         ("engine = \n", "weaved.toml:1: "),
         // No worker could be told these two.
         ("socket = \"a\\u0000b\"\n", "weaved.toml:1: socket is"),
-        ("stall_timeout = 1e-10\n", "must be seconds, from 0.000000001 to 315360000"),
+        (
+            "stall_timeout = 1e-10\n",
+            "must be a time, such as 90, 250ms, 5m or 1h30m, from 0.000000001 to 315360000 seconds",
+        ),
     ] {
         let error = of_file(text);
         assert!(error.contains(words), "{error}");
     }
     for (name, value, words) in [
         ("allow-uids", "1000,nobody-by-this-name", "numbers, or names that stand in /etc/passwd"),
-        ("allow-gids", "", "numbers, or names that stand in /etc/group"),
+        ("allow-gids", "weave,,root", "a list with commas in between, none of whose parts is empty"),
         ("allow-gids", "-1", "numbers, or names"),
         ("tcp", "localhost:7433", "an address and a port: 127.0.0.1:7433, [::1]:7433"),
         ("tcp", "127.0.0.1", "an address and a port"),
@@ -222,7 +228,7 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
         ("backend", "te=disk", "PART=DEVICE"),
         ("params-backend", "unet=cpu", "parts are diffusion, te, vae"),
         ("params-backend", "te=", "PART=DEVICE"),
-        ("max-vram", "NaN", "a number from -64 to 1024"),
+        ("max-vram", "NaN", "a number of GiB from -64 to 1024"),
         ("vae-tiling", "maybe", "one of auto, on, off"),
         ("vae-tiling-above", "4096", "a whole number from 64 to 2048"),
         ("vae-tile-size", "0", "a whole number from 8 to 256"),
@@ -262,4 +268,207 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
 fn a_file_without_end_is_not_read_to_its_end() {
     let error = resolve(&[], &[], Some(Path::new("/dev/zero"))).unwrap_err();
     assert_eq!(error, "can't read the settings in /dev/zero: it has more than 1048576 bytes");
+}
+
+/// A value for each setting: those of the example.
+fn good_values() -> Vec<(&'static Setting, String)> {
+    let (_, pairs) = example("example.toml");
+    let of = |name: &str| pairs.iter().find(|(other, _)| other == name).unwrap().1.clone();
+    SETTINGS.iter().map(|setting| (setting, of(setting.name))).collect()
+}
+
+fn from_flag(setting: &Setting, value: &str) -> Result<Config, String> {
+    resolve(&[(&setting.flag(), value)], &[], None)
+}
+
+fn from_variable(setting: &Setting, value: &str) -> Result<Config, String> {
+    resolve(&[], &[(&setting.variable(), value)], None)
+}
+
+/// The value as TOML.
+fn from_file(setting: &Setting, value: &str) -> Result<Config, String> {
+    let (_folder, file) = toml(&format!("{} = {value}\n", setting.name));
+    resolve(&[], &[], Some(&file))
+}
+
+#[test]
+fn blanks_around_a_value_are_dropped_wherever_it_comes_from() {
+    for (setting, value) in good_values() {
+        let good = from_flag(setting, &value).unwrap();
+        assert_eq!(from_flag(setting, &format!(" {value}\t")), Ok(good.clone()), "{}", setting.name);
+        assert_eq!(from_variable(setting, &format!("\t{value} \n")), Ok(good.clone()), "{}", setting.name);
+        assert_eq!(from_file(setting, &format!("\" {value}  \"")), Ok(good), "{}", setting.name);
+    }
+}
+
+#[test]
+fn a_variable_or_text_that_is_empty_is_not_set_and_an_empty_flag_is_refused() {
+    for setting in SETTINGS {
+        for empty in ["", " ", "\t "] {
+            let error = from_flag(setting, empty).unwrap_err();
+            let place = format!("--{}: {} is \"\", must be ", setting.flag(), setting.name);
+            assert!(
+                error.starts_with(&place) && error.ends_with("; leave the flag out for the default"),
+                "{error}"
+            );
+            assert_eq!(from_variable(setting, empty), Ok(Config::default()), "{}", setting.name);
+            assert_eq!(
+                from_file(setting, &format!("\"{empty}\"")),
+                Ok(Config::default()),
+                "{}",
+                setting.name
+            );
+        }
+    }
+}
+
+#[test]
+fn lists_have_commas_or_are_arrays_and_no_empty_part() {
+    let is_list = |setting: &Setting| ["LIST", "COMMAND"].contains(&setting.value);
+    let (lists, others): (Vec<_>, Vec<_>) = good_values().into_iter().partition(|(s, _)| is_list(s));
+    assert_eq!(lists.len(), 8);
+    for (setting, value) in lists {
+        let separator = if setting.value == "LIST" { "," } else { " " };
+        let good = from_flag(setting, &value).unwrap();
+        let parts: Vec<_> = value.split(separator).collect();
+        let array: Vec<_> = parts.iter().map(|part| format!("\" {part} \"")).collect();
+        let array = format!("[{}]", array.join(", "));
+        assert_eq!(from_file(setting, &array), Ok(good.clone()), "{array}");
+        assert_eq!(from_file(setting, "[]"), Ok(Config::default()), "{}", setting.name);
+        let error = from_file(setting, &format!("[\"{}\", \"a{separator}b\"]", parts[0])).unwrap_err();
+        assert!(error.contains("must be a list without"), "{error}");
+        let error = from_file(setting, "[[1]]").unwrap_err();
+        assert!(
+            error.ends_with(&format!("{} is \"[[1]]\", must be a list of strings or numbers", setting.name))
+        );
+        if separator == " " {
+            continue;
+        }
+        let spaced = parts.join(" ,\t");
+        assert_eq!(from_flag(setting, &spaced), Ok(good.clone()), "{spaced}");
+        assert_eq!(from_variable(setting, &spaced), Ok(good.clone()), "{spaced}");
+        for empty in [format!("{value},"), format!(",{value}"), format!("{value}, ,{value}")] {
+            for refused in [from_flag(setting, &empty), from_variable(setting, &empty)] {
+                let error = refused.unwrap_err();
+                assert!(error.contains(", none of whose parts is empty"), "{error}");
+            }
+        }
+    }
+    for (setting, value) in others {
+        let error = from_file(setting, &format!("[\"{value}\"]")).unwrap_err();
+        let place = format!(":1: {} is ", setting.name);
+        assert!(error.contains(&place) && error.contains("must be a string, a number"), "{error}");
+    }
+    let (_folder, file) = toml("allow_gids = [\"root\", 5]\nallow_uids = [7]\n");
+    let access = resolve(&[], &[], Some(&file)).unwrap().access;
+    assert_eq!((&access.uids[..], &access.gids[..]), (&[7][..], &[0, 5][..]));
+}
+
+#[test]
+fn times_and_sizes_may_have_units() {
+    for (setting, _) in good_values() {
+        let equal: &[(&str, &str)] = match setting.value {
+            "TIME" => {
+                &[("300", "5m"), ("90", "90s"), ("5400", "1h30m"), ("0.25", "250ms"), ("86400", "1day")]
+            }
+            "GIB" => &[("0.5", "512MiB"), ("6", "6GiB"), ("6.5", "6.5 G")],
+            _ => continue,
+        };
+        for (plain, with_unit) in equal {
+            let good = from_flag(setting, plain).unwrap();
+            assert_eq!(from_flag(setting, with_unit), Ok(good.clone()), "{} {with_unit}", setting.name);
+            assert_eq!(from_variable(setting, with_unit), Ok(good.clone()), "{} {with_unit}", setting.name);
+            assert_eq!(from_file(setting, plain), Ok(good.clone()), "{} {plain}", setting.name);
+            assert_eq!(
+                from_file(setting, &format!("\"{with_unit}\"")),
+                Ok(good),
+                "{} {with_unit}",
+                setting.name
+            );
+        }
+        for bad in ["5x", "m", "5M5", "5 parsecs", "-5m", "1e99", "inf", "GiB", "6KiB6"] {
+            assert!(from_flag(setting, bad).is_err(), "{} {bad}", setting.name);
+        }
+    }
+    assert_eq!(SETTINGS.iter().filter(|setting| setting.value == "TIME").count(), 9);
+    // The same texts are a time to the `weave` command.
+    for line in include_str!("../../weave-client/cli-base/src/times.txt").lines() {
+        let (text, seconds) = line.split_once('=').unwrap();
+        let time = resolve(&[("idle-timeout", text)], &[], None).ok().map(|config| config.idle_timeout);
+        assert_eq!(time.map(|time| time.as_secs_f64()), seconds.trim().parse().ok(), "{text}");
+    }
+    // M is a month to the library that reads times.
+    assert!(resolve(&[("idle-timeout", "5M")], &[], None).is_err());
+}
+
+#[test]
+fn a_path_has_no_tilde_and_says_what_to_write() {
+    for (setting, value) in good_values().into_iter().filter(|(_, value)| value.starts_with('/')) {
+        let in_home = format!("~{value}");
+        let refused = [
+            from_flag(setting, &in_home),
+            from_variable(setting, &in_home),
+            from_file(setting, &format!("\"{in_home}\"")),
+        ];
+        for error in refused.map(Result::unwrap_err) {
+            assert!(error.contains("must be a path without ~, which only shells know: /"), "{error}");
+            assert!(error.ends_with(&value), "{error}");
+        }
+    }
+    let error = resolve(&[("vae", "~bob/x")], &[], None).unwrap_err();
+    assert!(error.ends_with("; ./~bob/x is a file of that name"), "{error}");
+}
+
+#[test]
+fn other_names_of_settings_count_as_their_own() {
+    for (alias, name) in ALIASES {
+        assert!(Setting::find(name).is_some_and(|setting| setting.name == *name), "{name}");
+        assert!(SETTINGS.iter().all(|setting| setting.name != *alias), "{alias}");
+    }
+    let socket = |config: Result<Config, String>| config.unwrap().socket.unwrap();
+    let (_folder, file) = toml("socket_path = \"/file\"\n");
+    assert_eq!(socket(resolve(&[], &[], Some(&file))), Path::new("/file"));
+    let alias = ("WEAVE_SOCKET_PATH", "/alias");
+    assert_eq!(socket(resolve(&[], &[alias], Some(&file))), Path::new("/alias"));
+    // In whichever order the environment has them.
+    for vars in [[alias, ("WEAVE_SOCKET", "/own")], [("WEAVE_SOCKET", "/own"), alias]] {
+        assert_eq!(socket(resolve(&[], &vars, None)), Path::new("/own"));
+    }
+    assert_eq!(socket(resolve(&[("socket-path", "/flag")], &[alias], None)), Path::new("/flag"));
+    let (_folder, file) = toml("socket = \"/a\"\n\nsocket_path = \"/b\"\n");
+    let error = resolve(&[], &[], Some(&file)).unwrap_err();
+    assert!(
+        error.ends_with("weaved.toml:3: line 1 sets socket already, and socket_path is the same"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_was_meant_is_guessed() {
+    for (flag, meant) in
+        [("threds", "threads"), ("allow_gids", "allow-gids"), ("Queue", "queue"), ("jsn", "json")]
+    {
+        assert_eq!(unknown_flag(flag), format!("there is no flag --{flag}; did you mean --{meant}?"));
+    }
+    assert_eq!(unknown_flag("colour"), "there is no flag --colour");
+    assert_eq!(
+        unknown_variable("WEAVE_THREDS"),
+        "WEAVE_THREDS is not a setting of weaved; did you mean WEAVE_THREADS?"
+    );
+    let unknown = unknown_variable("WEAVE_SOMETHING_ELSE");
+    assert_eq!(unknown, "WEAVE_SOMETHING_ELSE is not a setting of weaved; `weaved --help` lists them");
+    for (key, meant) in [("allow-gids", "allow_gids"), ("WEAVE_QUEUE", "queue"), ("--threads", "threads")] {
+        let (_folder, file) = toml(&format!("\"{key}\" = 1\n"));
+        let error = resolve(&[], &[], Some(&file)).unwrap_err();
+        assert!(error.contains(&format!("no setting {key:?}; did you mean {meant}?")), "{error}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_not_passed_over() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let vars = [(OsString::from("WEAVE_MODEL"), OsString::from_vec(b"/m\xff".to_vec()))];
+    let error = Config::resolve(&[], vars.into_iter(), None).unwrap_err().to_string();
+    assert_eq!(error, "WEAVE_MODEL: model is \"/m\u{fffd}\", must be text in UTF-8");
 }

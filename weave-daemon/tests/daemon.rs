@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::{
@@ -793,17 +794,53 @@ fn wrong_settings_end_with_a_sentence_and_the_right_code() {
         (&["--generation-timeout", "-1"], 2, "from 0.000000001 to"),
         (&["--config", file], 78, "weaved.toml:3: queue is \"0\""),
         (&["--config", "/nonexistent.toml"], 78, "can't read the settings in /nonexistent.toml"),
-        (&["--engine", "pattern"], 78, "XDG_RUNTIME_DIR"),
+        (&["chekc"], 2, "there is no command \"chekc\" here; did you mean `weaved check`?"),
+        (&["--threds=2"], 2, "there is no flag --threds; did you mean --threads? `weaved --help`"),
+        (&["--config", " "], 2, "--config is empty, must be a path"),
+        (&["--engine", "pattern"], 78, "neither XDG_RUNTIME_DIR nor HOME names a folder of this user"),
         (&["--engine=sdcpp", "--clip-l", "x"], 78, "neither model nor diffusion_model"),
         (&["--engine=sdcpp", "--model", "/nonexistent"], 78, "model: can't read /nonexistent"),
         (&["--engine=sdcpp", "--model", empty], 78, "empty.safetensors is empty: download it again"),
         (&["worker", "--engine=pattern"], 2, "--connect"),
         (&["worker", "--engine=pattern", "--connect", "/nonexistent"], 1, "can't connect to /nonexistent"),
     ] {
-        let output = weaved().args(args).stdin(Stdio::null()).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+        let mut command = weaved();
+        command.args(args).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", "").env("HOME", "/");
+        let output = command.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         assert!(text.contains(words), "{args:?}: {text}");
         assert_eq!(text.trim_end().lines().count(), 1, "{args:?}: {text}");
     }
+}
+
+#[test]
+fn without_a_folder_for_sockets_it_listens_in_the_home_folder_and_is_found_there() {
+    let home = tempfile::tempdir().unwrap();
+    let at_home = |mut command: Command| {
+        command.env("HOME", home.path()).env("XDG_RUNTIME_DIR", "").env_remove("WEAVE_SOCKET");
+        command
+    };
+    let socket = home.path().join(".weave/weave.sock");
+    let mut command = at_home(weaved());
+    let daemon =
+        Daemon::run(command.args(["--engine=pattern", "--pattern=gradient"]).stdin(Stdio::null()), &socket);
+    daemon.assert_serves();
+    let mode = std::fs::metadata(home.path().join(".weave")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let mut status = at_home(weaved());
+    let status = status.arg("status").output().unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    let mut ping = at_home(harness::weave());
+    let ping = ping.arg("ping").output().unwrap();
+    assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
+    drop(daemon);
+    let mut status = at_home(weaved());
+    let status = status.arg("status").output().unwrap();
+    let said = String::from_utf8(status.stderr).unwrap();
+    let places = format!(
+        "looked for at {}/weave-admin.sock, then at /run/weave/weave-admin.sock",
+        socket.parent().unwrap().display()
+    );
+    assert!(status.status.code() == Some(1) && said.contains(&places), "{said}");
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use harness::{Daemon, PATIENCE, admin, eventually, get, request, say, wait, weaved};
+use harness::{Daemon, PATIENCE, admin, eventually, get, request, say, wait, weaved, without_time};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::Signal;
@@ -266,7 +266,7 @@ fn config_shows_every_setting_and_where_it_comes_from() {
     assert_eq!((origin("connections"), origin("log")), ("WEAVE_CONNECTIONS".into(), "--log".into()));
     assert_eq!(
         (origin("drain_timeout"), origin("threads")),
-        ("default".into(), "default: half of the processors".into())
+        ("default".into(), "default: the cores of this machine, shared between workers".into())
     );
 
     // The same once more from its own output, and as JSON.
@@ -327,8 +327,12 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
         assert_eq!(code, Some(78), "{text}");
         assert!(text.lines().any(|line| line.starts_with("error socket") && line.contains(words)), "{text}");
     }
-    let nowhere =
-        weaved().args(["check", "--engine=pattern"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+    let nowhere = weaved()
+        .args(["check", "--engine=pattern"])
+        .env("XDG_RUNTIME_DIR", "")
+        .env("HOME", "/")
+        .output()
+        .unwrap();
     let (code, text) = (nowhere.status.code(), stdout(&nowhere));
     assert!(code == Some(78) && text.contains("error socket: no place"), "{text}");
     let (code, text) = check(&["--engine=pattern", "--socket", socket, "--connections=65536"]);
@@ -380,6 +384,36 @@ fn check_says_what_is_good_and_what_is_not_and_makes_nothing() {
 }
 
 #[test]
+fn a_misspelt_variable_is_a_warning_that_strict_makes_an_error() {
+    let folder = harness::private_folder();
+    let check = |flags: &[&str], variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weaved"));
+        command.env_clear().env("HOME", folder.path()).args([
+            "check",
+            "--engine=pattern",
+            "--isolation=process",
+        ]);
+        command.args(["--sandbox=off"]).args(flags).envs(variable.map(|name| (name, "2")));
+        let output = command.output().unwrap();
+        (output.status.code(), stdout(&output), String::from_utf8(output.stderr).unwrap())
+    };
+    let warning = "warn  settings: WEAVE_THREDS is not a setting of weaved; did you mean WEAVE_THREADS?\n";
+    let (code, text, error) = check(&[], Some("WEAVE_THREDS"));
+    assert!(code == Some(0) && text.contains(warning) && error.is_empty(), "{text}{error}");
+    let (code, text, error) = check(&["--strict"], Some("WEAVE_THREDS"));
+    assert!(code == Some(78) && text.contains(warning), "{text}{error}");
+    assert!(error.contains("with --strict nothing may be marked as warn"), "{error}");
+    // What was chosen is noted, and is no warning.
+    let (code, text, error) = check(&["--strict"], Some("WEAVE_SERVER_UID"));
+    assert!(
+        code == Some(0) && text.contains("note  sandbox: off") && !text.contains("warn"),
+        "{text}{error}"
+    );
+    let (code, _, error) = check(&["--strict", "--queue=0"], None);
+    assert!(code == Some(2) && error.contains("queue"), "{error}");
+}
+
+#[test]
 fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weaved.toml");
@@ -391,7 +425,7 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     let mut client = daemon.connect();
 
     daemon.signal(Signal::HUP);
-    daemon.log.wait("settings reloaded: nothing changed");
+    assert_eq!(daemon.log.wait("settings reloaded"), "INFO  settings reloaded: nothing changed");
     for (bad, words) in [
         ("generation_timeout = 1\nqueue = 0\n", "weaved.toml:2: queue is \"0\""),
         ("generation_timeout = 1\nqeue = 1\n", "weaved.toml:2: there is no setting"),
@@ -410,9 +444,12 @@ fn sighup_changes_what_can_be_changed_and_names_the_rest() {
     fs::write(&file, "queue = 6\ngeneration_timeout = 1\nlog = \"debug\"\nstall_timeout = 1\n").unwrap();
     daemon.signal(Signal::HUP);
     // The flag comes before the file, as it always does.
-    daemon.log.wait("settings reloaded: generation_timeout, log changed");
-    let line = daemon.log.wait("need a restart");
-    assert!(line.starts_with("WARN ") && line.ends_with(": queue"), "{line}");
+    let line = daemon.log.wait("settings reloaded: generation_timeout, log changed");
+    assert!(line.starts_with("WARN ") && line.ends_with("; only a restart can change queue"), "{line}");
+    // Where that is all there is to tell, it isn't called nothing.
+    daemon.signal(Signal::HUP);
+    let line = daemon.log.wait_nth("only a restart can change queue", 2);
+    assert_eq!(line, "WARN  settings reloaded: only a restart can change queue");
     client.send(1, "stop", 1);
     let text = client.expect_error(1, ErrorCode::Timeout);
     assert!(text.contains("limit of 1 s"), "{text}");
@@ -1176,11 +1213,11 @@ fn the_journal_gets_levels_and_everybody_else_words() {
         "{seen:?}"
     );
     assert!(seen.iter().all(|line| line.starts_with('<')), "{seen:?}");
+    // A pipe or a file is not looked at while it is written, so each line has its time; a worker's too, and once.
     let (listening, failed, seen) = lines(false);
-    assert!(
-        listening.starts_with("INFO  listening on") && failed.starts_with("ERROR worker 0: request 1: "),
-        "{seen:?}"
-    );
+    assert!(seen.iter().all(|line| without_time(line).len() + 25 == line.len()), "{seen:?}");
+    assert!(without_time(&listening).starts_with("INFO  listening on"), "{seen:?}");
+    assert!(without_time(&failed).starts_with("ERROR worker 0: request 1: "), "{seen:?}");
 }
 
 #[test]
@@ -1208,7 +1245,7 @@ fn a_log_that_nobody_reads_is_cut_and_counted() {
     client.write(&bad);
     client.expect_error(8, ErrorCode::InvalidSteps);
     let line = lines.find(|line| line.contains("nobody read the log")).unwrap();
-    assert_eq!(line, format!("WARN  nobody read the log: {dropped} lines were dropped"));
+    assert_eq!(without_time(&line), format!("WARN  nobody read the log: {dropped} lines were dropped"));
     child.kill().unwrap();
     wait(&mut child);
 }

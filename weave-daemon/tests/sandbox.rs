@@ -334,7 +334,7 @@ fn who_requires_the_sandbox_is_served_in_it_or_not_at_all() {
     assert!(said.contains(&format!("error sandbox: {refused}")), "{said}");
     let (code, said) = check("on");
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("note  sandbox: incomplete"), "{said}");
+    assert!(said.contains("warn  sandbox: incomplete"), "{said}");
     assert!(check("off").1.contains("note  sandbox: off"));
 
     let mut thread = harness::weaved();

@@ -288,10 +288,7 @@ fn a_worker_that_does_not_know_a_setting_is_refused_by_its_name() {
         refused(&["--engine=pattern", "--worker-command", &recorder(folder.path(), "--from-the-future=1")]);
     assert_eq!(output.status.code(), Some(78));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("exit code 2") && said.contains("there is no flag --from-the-future here"),
-        "{said}"
-    );
+    assert!(said.contains("exit code 2") && said.contains("there is no flag --from-the-future;"), "{said}");
 }
 
 /// A program that was replaced while its router runs.
@@ -309,7 +306,7 @@ fn a_worker_that_has_changed_is_an_error_that_says_why() {
     let line = daemon.log.wait("--from-the-future");
     assert!(line.contains("there is no flag"), "{line}");
     let line = daemon.log.wait("exit code 2; it said last");
-    assert!(line.contains("there is no flag --from-the-future here"), "{line}");
+    assert!(line.contains("there is no flag --from-the-future;"), "{line}");
     let mut client = daemon.connect();
     client.send(1, "anyone?", 1);
     let Some(harness::Answer::Error { code, text, .. }) = client.answer() else { panic!() };

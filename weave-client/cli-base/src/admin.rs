@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueHint;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::Value;
 use weave_client::weave_core::text::Text;
 use weave_client::{Address, Error};
 use weave_trust::{Stranger, check_server};
 
-use crate::daemon::{SOCKET_HELP, ServerUser, address};
+use crate::arguments::path;
+use crate::daemon::{SOCKET_HELP, ServerUser, address, named_file};
 use crate::exit::{Exit, Failure};
 
 /// Longest wait for each part of an answer.
@@ -23,11 +25,22 @@ const MAX_ANSWER: u64 = 1 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Admin {
     /// Where the daemon listens.
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, help = SOCKET_HELP)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = ValueHint::FilePath,
+        value_parser = OsStringValueParser::new().try_map(path),
+        help = SOCKET_HELP
+    )]
     pub socket: Option<PathBuf>,
 
     /// Its administrative socket [default: $WEAVE_ADMIN_SOCKET, else NAME-admin.sock beside NAME.sock]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = ValueHint::FilePath,
+        value_parser = OsStringValueParser::new().try_map(path)
+    )]
     pub admin_socket: Option<PathBuf>,
 
     /// Who it may be.
@@ -53,10 +66,10 @@ impl Admin {
     }
 
     fn path(&self) -> Result<PathBuf, Failure> {
-        let named = self.admin_socket.clone().or_else(|| {
-            let variable = std::env::var_os("WEAVE_ADMIN_SOCKET").filter(|path| !path.is_empty());
-            variable.filter(|_| self.socket.is_none()).map(PathBuf::from)
-        });
+        let named = match &self.admin_socket {
+            None if self.socket.is_none() => named_file("WEAVE_ADMIN_SOCKET")?,
+            named => named.clone(),
+        };
         match named {
             Some(path) => Ok(path),
             None => match address(self.socket.as_deref())? {

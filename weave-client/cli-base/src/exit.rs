@@ -1,9 +1,13 @@
 //! How the command ends when it doesn't succeed.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weave_client::{Error, ErrorKind, NoSocketPath, RequestError};
+use weave_client::{Address, Error, ErrorKind, NoSocketPath, RequestError, usual_socket_paths};
+
+use crate::arguments::variable;
 
 /// Declares the statuses of a failure once: name, number, meaning.
 macro_rules! exits {
@@ -51,7 +55,7 @@ pub fn help(examples: &str) -> String {
 pub struct Failure {
     exit: Exit,
     what: String,
-    next: Option<&'static str>,
+    next: Option<Cow<'static, str>>,
 }
 
 impl Failure {
@@ -62,8 +66,8 @@ impl Failure {
 
     /// With a second line: what to do.
     #[must_use]
-    pub fn next(self, next: &'static str) -> Self {
-        Self { next: Some(next), ..self }
+    pub fn next(self, next: impl Into<Cow<'static, str>>) -> Self {
+        Self { next: Some(next.into()), ..self }
     }
 
     /// The exit status that it ends with.
@@ -80,8 +84,8 @@ impl Failure {
 
     /// What to do.
     #[must_use]
-    pub const fn next_step(&self) -> Option<&'static str> {
-        self.next
+    pub fn next_step(&self) -> Option<&str> {
+        self.next.as_deref()
     }
 }
 
@@ -117,13 +121,26 @@ impl From<ErrorKind> for Exit {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let next = match &error {
-            Error::Unreachable { .. } => Some("a socket is named with --socket PATH or in WEAVE_SOCKET"),
-            Error::Invalid(invalid) => flag(invalid),
-            Error::Timeout(_) => Some("more time is allowed with --timeout SECONDS"),
+            Error::Unreachable { address: Address::Unix(path), .. } => Some(looked_at(path).into()),
+            Error::Unreachable { .. } => Some(NAMED.into()),
+            Error::Invalid(invalid) => flag(invalid).map(Cow::from),
+            Error::Timeout(_) => Some("more time is allowed with --timeout SECONDS".into()),
             _ => None,
         };
         Self { next, ..Self::new(error.kind().into(), error) }
     }
+}
+
+const NAMED: &str = "a socket is named with --socket PATH or in WEAVE_SOCKET";
+
+/// Where else a daemon was looked for, if nobody had said where it is.
+fn looked_at(path: &PathBuf) -> String {
+    let usual = usual_socket_paths();
+    if variable("WEAVE_SOCKET").is_some() || !usual.contains(path) {
+        return NAMED.to_owned();
+    }
+    let usual: Vec<_> = usual.iter().map(|path| path.display().to_string()).collect();
+    format!("{NAMED}; without that it is looked for at {}", usual.join(", then at "))
 }
 
 /// What to change on the command line.

@@ -1,14 +1,21 @@
-//! What the gateway says while it runs.
+//! What the gateway says while it runs. Lines begin with the time unless a terminal or the journal shows them, as
+//! weaved's do.
 
+use std::env;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_millis;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstat;
 use weave_cli_base::console::plain;
 
 /// A line on standard error, if that takes one at once: whoever reads it no more must not stop the gateway.
 pub(crate) fn log(line: fmt::Arguments<'_>) {
-    let line = one_line(&line.to_string());
+    let line = one_line(&line.to_string(), LACKS_TIMES.then(SystemTime::now));
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     if poll(&mut ready, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
@@ -17,9 +24,19 @@ pub(crate) fn log(line: fmt::Arguments<'_>) {
     }
 }
 
+/// Whether nobody else adds the time to what stands on standard error.
+static LACKS_TIMES: LazyLock<bool> = LazyLock::new(|| {
+    let is_journal = || {
+        let file = fstat(io::stderr()).ok()?;
+        Some(env::var("JOURNAL_STREAM").ok()? == format!("{}:{}", file.st_dev, file.st_ino))
+    };
+    !io::stderr().is_terminal() && is_journal() != Some(true)
+});
+
 /// One line, whatever a client or a daemon has worded in it.
-fn one_line(line: &str) -> String {
-    format!("weave: {}\n", plain(line).replace('\n', "\\n"))
+fn one_line(line: &str, time: Option<SystemTime>) -> String {
+    let time = time.map(|time| format!("{} ", format_rfc3339_millis(time))).unwrap_or_default();
+    format!("{time}weave: {}\n", plain(line).replace('\n', "\\n"))
 }
 
 #[cfg(test)]
@@ -28,6 +45,9 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_and_nothing_that_a_terminal_obeys() {
-        assert_eq!(one_line("a\nweave: b\u{1b}[2J\u{202e}"), "weave: a\\nweave: b\\u{1b}[2J\\u{202e}\n");
+        let hostile = "a\nweave: b\u{1b}[2J\u{202e}";
+        assert_eq!(one_line(hostile, None), "weave: a\\nweave: b\\u{1b}[2J\\u{202e}\n");
+        let line = one_line("a", Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(line, "1970-01-01T00:00:00.000Z weave: a\n");
     }
 }

@@ -19,7 +19,10 @@ use crate::router::{Abandoned, Limits};
 use crate::socket::Access;
 use weave_trust::Rules;
 
-pub use resolve::{ConfigError, Origin, Resolved, default_file, unknown_variables};
+pub use crate::values::nearest;
+pub use resolve::{
+    ConfigError, Origin, Resolved, default_file, unknown_flag, unknown_variable, unknown_variables,
+};
 pub use table::{ALIASES, SETTINGS, Setting};
 
 /// What makes the images.
@@ -111,7 +114,7 @@ pub struct Config {
     pub default_steps: Option<u32>,
     /// The same for the guidance scale.
     pub default_cfg_scale: Option<f32>,
-    /// CPU threads of the engine; `None`: half of the processors.
+    /// CPU threads of the engine; `None`: as many as there are cores for each worker.
     pub threads: Option<u16>,
     /// What trades the engine's memory, time and pixels against each other.
     pub tuning: Tuning,
@@ -232,7 +235,7 @@ impl Config {
             } else {
                 Sandbox::Off
             }),
-            threads: self.threads.unwrap_or_else(half_of_the_processors),
+            threads: self.threads.unwrap_or_else(|| cores(self.workers)),
         }
     }
 
@@ -271,9 +274,11 @@ impl Config {
     }
 }
 
-/// Mostly the number of cores, which are two processors each. Without OpenMP the engine's threads spin while
-/// they wait for each other, which on processors that have other work costs more than it gains.
-fn half_of_the_processors() -> u16 {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(processors / 2).unwrap_or(256).clamp(1, 256)
+/// The cores that there are for each of so many workers. Not the processors, of which a core often has two: they share what
+/// computes, and without OpenMP the engine's threads spin while they wait for each other, which costs other work more than
+/// it gains. Fewer where this process may use fewer.
+fn cores(workers: usize) -> u16 {
+    let may_use = thread::available_parallelism().map_or(1, usize::from);
+    let cores = num_cpus::get_physical().min(may_use) / workers.max(1);
+    u16::try_from(cores).unwrap_or(256).clamp(1, 256)
 }

@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Config, EngineKind, SETTINGS, Setting};
+use toml::de::{DeTable, DeValue};
+
+use super::{ALIASES, Config, EngineKind, SETTINGS, Setting};
 use crate::engine::tuning;
-use crate::values::quoted;
+use crate::values::{nearest, quoted};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +78,23 @@ impl fmt::Display for ConfigError {
                 write!(f, "{origin}: {name} is {value:?}, must be {reason}")
             }
             Self::Unknown(origin, name) => {
-                write!(f, "{origin}: there is no setting {name:?}; `weaved --help` lists them")
+                // As in a file, even if it was written as a flag or a variable is.
+                let plain = name.trim_start_matches('-').replace('-', "_").to_lowercase();
+                let plain = plain.strip_prefix("weave_").unwrap_or(&plain);
+                match nearest(plain, names()) {
+                    Some(meant) => write!(
+                        f,
+                        "{origin}: there is no setting {name:?}; did you mean {meant}? `weaved --help` lists them"
+                    ),
+                    None => write!(f, "{origin}: there is no setting {name:?}; `weaved --help` lists them"),
+                }
             }
             Self::File(path, error) => write!(f, "can't read the settings in {}: {error}", path.display()),
             Self::Syntax(path, line, what) => write!(f, "{}:{line}: {what}", path.display()),
-            Self::Usage(what) => write!(f, "{what}; `weaved --help` shows what there is"),
+            Self::Usage(what) => {
+                let end = if what.ends_with('?') { "" } else { ";" };
+                write!(f, "{what}{end} `weaved --help` shows what there is")
+            }
         }
     }
 }
@@ -207,33 +221,40 @@ impl Resolved {
         if let Some((path, text)) = file {
             self.take_file(path, text)?;
         }
-        for (variable, value) in vars {
-            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
-            let Some(setting) = Setting::find_variable(variable) else {
-                continue;
-            };
-            if !value.is_empty() {
-                self.take(setting, value, Origin::Variable(variable.to_owned()))?;
+        // Its own name counts before another one of the same setting.
+        for is_alias in [true, false] {
+            for (variable, value) in vars {
+                let Some(variable) = variable.to_str() else { continue };
+                let found = Setting::find_variable(variable);
+                let Some(setting) = found.filter(|found| (found.variable() != variable) == is_alias) else {
+                    continue;
+                };
+                let origin = Origin::Variable(variable.to_owned());
+                let Some(value) = value.to_str() else {
+                    let (value, reason) = (value.to_string_lossy().into_owned(), "text in UTF-8".to_owned());
+                    return Err(ConfigError::Value { origin, name: setting.name, value, reason });
+                };
+                self.take(setting, value, origin)?;
             }
         }
         for (flag, value) in flags {
             let origin = Origin::Flag(flag.clone());
             let Some(setting) = Setting::find_flag(flag) else {
-                return Err(ConfigError::Usage(format!("there is no flag --{flag}")));
+                return Err(ConfigError::Usage(unknown_flag(flag)));
             };
             self.take(setting, value, origin)?;
         }
         Ok(())
     }
 
+    /// Takes a value as somebody has written it. The same for all settings: blanks around it are dropped; a variable or a
+    /// text in a file that is empty then counts as not set, and a flag must not be; a path has no `~`.
     fn take(&mut self, setting: &'static Setting, value: &str, origin: Origin) -> Result<(), ConfigError> {
-        // A worker gets its settings on its command line, which can't carry a NUL.
-        let set = if value.contains('\0') {
-            Err("text without NUL".to_owned())
-        } else {
-            (setting.set)(&mut self.config, value)
-        };
-        match set {
+        let value = value.trim();
+        if value.is_empty() && !matches!(origin, Origin::Flag(_)) {
+            return Ok(());
+        }
+        match self.set(setting, value, &origin) {
             Ok(()) => {
                 if let Some(at) = SETTINGS.iter().position(|other| other.name == setting.name) {
                     self.origins[at] = Some(origin);
@@ -246,39 +267,79 @@ impl Resolved {
         }
     }
 
+    fn set(&mut self, setting: &Setting, value: &str, origin: &Origin) -> Result<(), String> {
+        if value.is_empty() {
+            return match (setting.set)(&mut self.config.clone(), "") {
+                Err(allowed) => Err(format!("{allowed}; leave the flag out for the default")),
+                Ok(()) => Err("something; leave the flag out for the default".to_owned()),
+            };
+        }
+        // A worker gets its settings on its command line, which can't carry a NUL.
+        if value.contains('\0') {
+            return Err("text without NUL".to_owned());
+        }
+        if setting.names_files() && value.starts_with('~') {
+            return Err(without_tilde(value, std::env::var("HOME").ok().as_deref()));
+        }
+        match origin {
+            // The one word that is no path.
+            Origin::File(file, _) if setting.is_path && (setting.name, value) != ("admin_socket", "off") => {
+                let path = file.parent().unwrap_or(Path::new("")).join(value);
+                (setting.set)(&mut self.config, &path.to_string_lossy())
+            }
+            _ => (setting.set)(&mut self.config, value),
+        }
+    }
+
     fn take_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let line_of = |at: usize| 1 + text.get(..at).unwrap_or(text).matches('\n').count();
-        let table = toml::de::DeTable::parse(text).map_err(|error| {
+        let table = DeTable::parse(text).map_err(|error| {
             let line = line_of(error.span().map_or(0, |span| span.start));
             ConfigError::Syntax(path.to_owned(), line, error.message().to_owned())
         })?;
         // In the order of the file, so that the first error is the topmost one.
         let mut entries: Vec<_> = table.get_ref().iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
+        let mut seen: Vec<(&str, usize)> = Vec::new();
         for (key, value) in entries {
-            let origin = Origin::File(path.to_owned(), line_of(key.span().start));
+            let line = line_of(key.span().start);
+            let origin = Origin::File(path.to_owned(), line);
             let name = key.get_ref().as_ref();
             let Some(setting) = Setting::find(name) else {
                 return Err(ConfigError::Unknown(origin, name.to_owned()));
             };
-            let text = match value.get_ref() {
-                // The one word that is no path.
-                toml::de::DeValue::String(text)
-                    if setting.is_path && (name, text.as_ref()) != ("admin_socket", "off") =>
-                {
-                    let folder = path.parent().unwrap_or(Path::new(""));
-                    folder.join(text.as_ref()).to_string_lossy().into_owned()
-                }
-                toml::de::DeValue::String(text) => text.to_string(),
-                toml::de::DeValue::Integer(number) => number.to_string(),
-                toml::de::DeValue::Float(number) => number.to_string(),
-                toml::de::DeValue::Boolean(value) => value.to_string(),
-                other => {
-                    let (value, reason) = (other.type_str().to_owned(), "a string or a number".to_owned());
-                    return Err(ConfigError::Value { origin, name: setting.name, value, reason });
-                }
+            if let Some((_, first)) = seen.iter().find(|(other, _)| *other == setting.name) {
+                let what = format!("line {first} sets {} already, and {name} is the same", setting.name);
+                return Err(ConfigError::Syntax(path.to_owned(), line, what));
+            }
+            seen.push((setting.name, line));
+            let wrong = |reason: &str| ConfigError::Value {
+                origin: origin.clone(),
+                name: setting.name,
+                value: text.get(value.span()).unwrap_or_default().chars().take(80).collect(),
+                reason: reason.to_owned(),
             };
-            self.take(setting, &text, origin)?;
+            let value = match (value.get_ref(), setting.separator) {
+                (DeValue::Array(array), Some(separator)) => {
+                    let parts: Option<Vec<_>> = array.iter().map(|part| scalar(part.get_ref())).collect();
+                    let parts = parts.ok_or_else(|| wrong("a list of strings or numbers"))?;
+                    let is_part = |part: &String| !part.trim().contains(separator);
+                    if !parts.iter().all(is_part) {
+                        return Err(wrong(match separator {
+                            ',' => "a list without commas in its parts",
+                            _ => "a list without blanks in its parts",
+                        }));
+                    }
+                    parts.join(separator.encode_utf8(&mut [0; 4]))
+                }
+                (value, separator) => scalar(value).ok_or_else(|| {
+                    wrong(match separator {
+                        Some(_) => "a string, a number or a list of these",
+                        None => "a string, a number, true or false",
+                    })
+                })?,
+            };
+            self.take(setting, &value, origin)?;
         }
         Ok(())
     }
@@ -329,13 +390,52 @@ impl Config {
     }
 }
 
+/// A single value of a file, as text.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+/// What to write instead of a path with `~`, which only a shell replaces, and only where it begins a word.
+fn without_tilde(path: &str, home: Option<&str>) -> String {
+    let rest = path.strip_prefix("~/");
+    match rest.zip(home.filter(|home| home.starts_with('/'))) {
+        Some((rest, home)) => {
+            format!("a path without ~, which only shells know: {}/{rest}", home.trim_end_matches('/'))
+        }
+        None => format!("a path without ~, which only shells know; ./{path} is a file of that name"),
+    }
+}
+
+/// All names that settings have in a file.
+fn names() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|setting| setting.name).chain(ALIASES.iter().map(|(alias, _)| *alias))
+}
+
+/// What to say of a flag that isn't there.
+#[must_use]
+pub fn unknown_flag(flag: &str) -> String {
+    let others = ["config", "no-config", "help", "version", "json", "names", "strict", "connect"];
+    let known = names().map(|name| name.replace('_', "-")).chain(others.map(str::to_owned));
+    match nearest(&flag.replace('_', "-").to_lowercase(), known) {
+        Some(meant) => format!("there is no flag --{flag}; did you mean --{meant}?"),
+        None => format!("there is no flag --{flag}"),
+    }
+}
+
 /// Variables that look like settings and are none: most likely they are misspelt.
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator<Item = String> {
     // The last ones are the build's.
     const OTHERS: [&str; 5] =
         ["WEAVE_CONFIG", "WEAVE_CACHE_DIR", "WEAVE_NATIVE", "WEAVE_CUDA_ARCHITECTURES", "WEAVE_CUDA_SETUP"];
     // These, and what begins with them, are the `weave` command's.
-    const CLIENTS: [&str; 4] = ["WEAVE_AZURE_", "WEAVE_GATEWAY_", "WEAVE_OPENAI_", "WEAVE_PROVIDERS"];
+    const CLIENTS: [&str; 5] =
+        ["WEAVE_AZURE_", "WEAVE_GATEWAY_", "WEAVE_OPENAI_", "WEAVE_PROVIDERS", "WEAVE_SERVER_UID"];
     names.filter_map(|name| name.into_string().ok()).filter(|name| {
         name.starts_with("WEAVE_")
             && !OTHERS.contains(&name.as_str())
@@ -344,10 +444,21 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> impl Iterator
     })
 }
 
+/// What to say of such a variable.
+#[must_use]
+pub fn unknown_variable(name: &str) -> String {
+    let known = names().map(|name| format!("WEAVE_{}", name.to_uppercase()));
+    match nearest(name, known.chain(["WEAVE_CONFIG".to_owned(), "WEAVE_CACHE_DIR".to_owned()])) {
+        Some(meant) => format!("{name} is not a setting of weaved; did you mean {meant}?"),
+        None => format!("{name} is not a setting of weaved; `weaved --help` lists them"),
+    }
+}
+
 /// The settings file to read when none was named: the user's, else the system's.
 #[must_use]
 pub fn default_file() -> Option<PathBuf> {
-    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // The XDG specification has relative paths ignored; that covers an empty one.
+    let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let user = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
     let user = user.map(|folder| folder.join("weave/weaved.toml"));
     user.into_iter().chain([PathBuf::from("/etc/weave/weaved.toml")]).find(|path| path.exists())

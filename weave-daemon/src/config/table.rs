@@ -11,7 +11,7 @@ use crate::engine::pattern::{Faults, Look};
 use crate::engine::tuning::{self, MemoryLimit, Tiling};
 use crate::router::Abandoned;
 use crate::values::{
-    BOOLS, count, folders, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
+    BOOLS, count, folders, gib, ids, if_set, list, name_in, named, number, one_of, or, path, seconds, shown,
     shown_folders, shown_path, shown_seconds, shown_switch, some, unless,
 };
 
@@ -26,13 +26,15 @@ pub struct Setting {
     /// Whether SIGHUP can change it while the daemon runs. Then it always has a value.
     pub live: bool,
     /// Whether the value is a path, which in a file counts from the file's folder.
-    pub(super) is_path: bool,
+    pub is_path: bool,
+    /// What stands between the parts of the value if it is a list, which in a file may be an array.
+    pub(super) separator: Option<char>,
     pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
     pub(super) get: fn(&Config) -> Option<String>,
 }
 
 /// Other names for settings, in a file, as a flag and as a variable.
-pub const ALIASES: &[(&str, &str)] = &[("default_cfg", "default_cfg_scale")];
+pub const ALIASES: &[(&str, &str)] = &[("default_cfg", "default_cfg_scale"), ("socket_path", "socket")];
 
 impl Setting {
     /// The setting with this name in a file.
@@ -67,6 +69,20 @@ impl Setting {
         self.value.is_empty()
     }
 
+    /// Whether the value begins with a path.
+    pub(super) fn names_files(&self) -> bool {
+        self.is_path || matches!(self.name, "worker_command" | "trusted_folders")
+    }
+
+    /// The words that it takes, where these are all that it takes: what it says to another one names them.
+    #[must_use]
+    pub fn words(&self) -> Option<Vec<String>> {
+        let allowed = (self.set)(&mut Config::default(), "?").err()?;
+        let names = allowed.strip_prefix("auto, or ").unwrap_or(&allowed).strip_prefix("one of ")?;
+        let auto = if allowed.starts_with("auto") { Some("auto".to_owned()) } else { None };
+        Some(auto.into_iter().chain(names.split(", ").map(str::to_owned)).collect())
+    }
+
     /// What the help text says of the default.
     pub(super) fn default(&self) -> Option<&'static str> {
         Some(self.help.strip_suffix(']')?.rsplit_once('[')?.1)
@@ -85,7 +101,7 @@ impl Setting {
 }
 
 /// A setting: its name, its field in [`Config`] if that is called otherwise, the word for its value, flags (`live`:
-/// SIGHUP can change it; `path`: it is one), its help text with the default in brackets, and how text becomes its
+/// SIGHUP can change it; `path`: it is one; `list` with commas, `words` with blanks in between), its help text with the default in brackets, and how text becomes its
 /// value and back.
 macro_rules! setting {
     ($name:ident, $value:literal, $($rest:tt)*) => { setting!($name, $name, $value, $($rest)*) };
@@ -96,6 +112,7 @@ macro_rules! setting {
             help: $help,
             live: setting!(@live $($flag)?),
             is_path: setting!(@path $($flag)?),
+            separator: setting!(@separator $($flag)?),
             set: |config, text| {
                 config.$($field).+ = $parse(text)?;
                 Ok(())
@@ -107,6 +124,9 @@ macro_rules! setting {
     (@live $($flag:ident)?) => { false };
     (@path path) => { true };
     (@path $($flag:ident)?) => { false };
+    (@separator list) => { Some(',') };
+    (@separator words) => { Some(' ') };
+    (@separator $($flag:ident)?) => { None };
 }
 
 /// All settings, in the order of the help text.
@@ -115,15 +135,15 @@ pub const SETTINGS: &[Setting] = &[
         socket,
         "PATH",
         [path],
-        "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock]",
-        some(path),
+        "Unix socket to listen on [$XDG_RUNTIME_DIR/weave/weave.sock; without that variable ~/.weave/weave.sock]",
+        some(socket),
         if_set(shown_path)
     ),
     setting!(
         allow_uids,
         access.uids,
         "LIST",
-        [],
+        [list],
         "users that may connect to it, besides weaved's own user and root: 1000,alice",
         ids("/etc/passwd"),
         |uids: &Vec<u32>| list(uids)
@@ -132,7 +152,7 @@ pub const SETTINGS: &[Setting] = &[
         allow_gids,
         access.gids,
         "LIST",
-        [],
+        [list],
         "groups that may connect to it: 1000,weave; a single group gets the socket, with mode 0660",
         ids("/etc/group"),
         |gids: &Vec<u32>| list(gids)
@@ -140,7 +160,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         trusted_folders,
         "LIST",
-        [],
+        [list],
         "folders that only weaved uses although others may write to them: /cache,/run/weave [none]",
         folders,
         |folders: &Vec<PathBuf>| shown_folders(folders)
@@ -204,7 +224,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         worker_command,
         "COMMAND",
-        [],
+        [words],
         "program to run as the worker, a weaved of the same version: \"/usr/lib/weave/weaved-cuda worker\" [this program]",
         words,
         |words: &Vec<String>| (!words.is_empty()).then(|| words.join(" "))
@@ -295,7 +315,7 @@ pub const SETTINGS: &[Setting] = &[
         backend,
         tuning.backend,
         "LIST",
-        [],
+        [list],
         "device per model part (diffusion, te, vae): te=cpu [auto]",
         tuning::part_devices,
         shown
@@ -304,7 +324,7 @@ pub const SETTINGS: &[Setting] = &[
         params_backend,
         tuning.params_backend,
         "LIST",
-        [],
+        [list],
         "where weights are kept until they are used: cpu, disk, or per part: te=cpu,vae=disk [auto: where they are used]",
         tuning::part_places,
         shown
@@ -315,7 +335,7 @@ pub const SETTINGS: &[Setting] = &[
         "GIB",
         [],
         "GPU memory budget in GiB; a larger compute graph is split. 0: no budget, -1: free memory minus 1 GiB [0]",
-        number(-64.0..=1024.0),
+        gib(-64.0..=1024.0),
         shown
     ),
     setting!(
@@ -340,7 +360,7 @@ pub const SETTINGS: &[Setting] = &[
         threads,
         "N",
         [],
-        "CPU threads of the engine, 1 to 256 [half of the processors]",
+        "CPU threads of each engine, 1 to 256 [the cores of this machine, shared between workers]",
         some(count(1..=256)),
         if_set(shown)
     ),
@@ -429,7 +449,7 @@ pub const SETTINGS: &[Setting] = &[
         tensor_type_rules,
         tuning.tensor_type_rules,
         "LIST",
-        [],
+        [list],
         "per-tensor overrides of weight_type, as REGEX=TYPE,…: ^vae\\.=f16,model\\.=q8_0",
         some(tuning::type_rules),
         if_set(shown)
@@ -498,7 +518,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         frame_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "frame timeout: from the first to the last byte of a request [30]",
         seconds,
@@ -506,7 +526,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         idle_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "idle timeout: closes a connection without a request [600]",
         seconds,
@@ -514,7 +534,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         queue_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "queue timeout: from a request to its dispatch to a worker [3600]",
         seconds,
@@ -522,7 +542,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         generation_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "generation timeout: cancels an image that takes longer [3600]",
         seconds,
@@ -530,7 +550,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         stall_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "stall timeout: closes a connection that reads less than 64 KiB of an image in this time [30]",
         seconds,
@@ -538,7 +558,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         busy_stall_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "stall timeout while other clients' requests wait [5]",
         seconds,
@@ -554,7 +574,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         cancel_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "cancel timeout: kills a worker that takes longer to cancel a request, such as for one step of the engine [30]",
         seconds,
@@ -562,7 +582,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         worker_idle_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "worker idle timeout: stops a worker until it is needed again, or never [never]",
         unless("never", seconds),
@@ -570,7 +590,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         drain_timeout,
-        "SECONDS",
+        "TIME",
         [live],
         "drain timeout: how long running requests may go on after SIGTERM [60]",
         seconds,
@@ -603,8 +623,8 @@ pub const SETTINGS: &[Setting] = &[
     setting!(
         faults,
         "LIST",
-        [],
-        "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word in the prompt), slow=SECONDS per step",
+        [list],
+        "pattern engine: fail@N, hang@N, crash@N (N: a worker's Nth request, or a word in the prompt), slow=TIME per step",
         str::parse,
         |faults: &Faults| faults.is_any().then(|| faults.to_string())
     ),
@@ -624,6 +644,14 @@ const LEVELS: &[(&str, LevelFilter)] = &[
     ("debug", LevelFilter::Debug),
     ("trace", LevelFilter::Trace),
 ];
+
+fn socket(text: &str) -> Result<PathBuf, String> {
+    match text.starts_with("tcp://") {
+        // Which WEAVE_SOCKET may be to clients.
+        true => Err("the path of a Unix socket; tcp is the setting for ADDRESS:PORT".to_owned()),
+        false => path(text),
+    }
+}
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address and a port: 127.0.0.1:7433, [::1]:7433".to_owned())
@@ -661,7 +689,9 @@ fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     match text {
         "auto" => Ok(MemoryLimit::Free),
         "off" => Ok(MemoryLimit::Off),
-        _ => number(0.001..=1024.0)(text).map(MemoryLimit::Gib),
+        _ => {
+            gib(0.001..=1024.0)(text).map(MemoryLimit::Gib).map_err(|error| format!("auto, off, or {error}"))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use weave_core::response::ImageSize;
 
 use super::{Engine, EngineError, Generation, Image};
 use crate::scoreboard::{Control, Phase};
-use crate::values::seconds;
+use crate::values::{parts, seconds};
 
 /// What is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +75,9 @@ impl FromStr for Faults {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut faults = Self::default();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in parts(text)? {
             if let Some(time) = item.strip_prefix("slow=") {
-                faults.slow = Some(seconds(time).map_err(|reason| format!("slow= with {reason}"))?);
+                faults.slow = Some(seconds(time).map_err(|reason| format!("slow={reason}"))?);
                 continue;
             }
             let parsed = item.split_once('@').and_then(|(name, when)| {
@@ -90,9 +90,9 @@ impl FromStr for Faults {
                 };
                 Some((kind, when))
             });
-            faults.list.push(
-                parsed.ok_or("a list of fail@N, hang@N, crash@N (N from 1, or a word) and slow=SECONDS")?,
-            );
+            faults.list.push(parsed.ok_or(
+                "a list of fail@N, hang@N, crash@N (N from 1, or a word of the prompt) and slow=TIME",
+            )?);
         }
         Ok(faults)
     }

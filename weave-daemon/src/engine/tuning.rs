@@ -6,7 +6,7 @@
 
 use weave_core::text::is_shown;
 
-use crate::values::named;
+use crate::values::{named, parts};
 
 /// The parts of the engine that can be put on devices.
 pub const PARTS: &[&str] = &["diffusion", "te", "vae"];
@@ -326,7 +326,7 @@ fn assignments(text: &str, of: Of) -> Result<String, String> {
     }
     let keeps = of == Of::Keeping;
     let mut items = Vec::new();
-    for item in text.split(',').map(str::trim) {
+    for item in parts(text)? {
         let (part, name) = match item.split_once('=') {
             Some((part, name)) => (part.trim(), name.trim()),
             None if keeps => ("", item),
@@ -347,13 +347,14 @@ fn assignments(text: &str, of: Of) -> Result<String, String> {
 
 /// `PATTERN=TYPE,…`.
 pub(crate) fn type_rules(text: &str) -> Result<String, String> {
-    let is_rule = |rule: &str| {
+    let is_rule = |rule: &&str| {
         let is_pattern = |text: &str| !text.is_empty() && text.chars().all(is_shown);
         rule.split_once('=')
             .is_some_and(|(pattern, kind)| is_pattern(pattern) && WEIGHT_TYPES.contains(&kind))
     };
-    if text.split(',').all(is_rule) {
-        Ok(text.to_owned())
+    let rules = parts(text)?;
+    if rules.iter().all(is_rule) {
+        Ok(rules.join(","))
     } else {
         Err(format!("PATTERN=TYPE with commas in between; types are {}", WEIGHT_TYPES.join(", ")))
     }

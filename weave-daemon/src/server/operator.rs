@@ -186,10 +186,14 @@ impl Operator {
                 let (taken, left) = config.take_live(&new);
                 log::set_max_level(config.log);
                 router.set_limits(config.limits(), now);
-                let taken = if taken.is_empty() { "nothing".to_owned() } else { taken.join(", ") };
-                log::info!("settings reloaded: {taken} changed");
-                if !left.is_empty() {
-                    log::warn!("settings that need a restart changed too: {}", left.join(", "));
+                let (taken, left) = (taken.join(", "), left.join(", "));
+                match (taken.is_empty(), left.is_empty()) {
+                    (true, true) => log::info!("settings reloaded: nothing changed"),
+                    (false, true) => log::info!("settings reloaded: {taken} changed"),
+                    (true, false) => log::warn!("settings reloaded: only a restart can change {left}"),
+                    (false, false) => {
+                        log::warn!("settings reloaded: {taken} changed; only a restart can change {left}");
+                    }
                 }
             }
             Err(error) => {

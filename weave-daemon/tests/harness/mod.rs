@@ -31,7 +31,7 @@ impl Log {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
-                log.0.0.lock().unwrap().push(line);
+                log.0.0.lock().unwrap().push(without_time(&line).to_owned());
                 log.0.1.notify_all();
             }
         });
@@ -59,6 +59,15 @@ impl Log {
         // Also for a test that has failed while it waited for a line.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
+}
+
+/// A line of a log without the time at its beginning, if it has one: 2026-01-02T03:04:05.678Z.
+pub fn without_time(line: &str) -> &str {
+    let is_time = |text: &str| {
+        let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+        text.chars().map(shape).eq("0000-00-00T00:00:00.000Z ".chars())
+    };
+    line.split_at_checked(25).filter(|(time, _)| is_time(time)).map_or(line, |(_, rest)| rest)
 }
 
 /// A folder in which weaved will have a socket.

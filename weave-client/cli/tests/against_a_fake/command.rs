@@ -26,6 +26,7 @@ pub(crate) fn weave(folder: &Path) -> Command {
         "WEAVE_TOKEN_FILE",
         "WEAVE_SERVER_UID",
         "XDG_RUNTIME_DIR",
+        "HOME",
         "NO_COLOR",
         "WEAVE_PROVIDERS",
     ] {
@@ -324,14 +325,61 @@ fn no_daemon_there() {
     command.args(["ping", "--socket"]).arg(&socket);
     says(run(command), &["Connection refused", "start weaved"]);
 
+    // Unless the package is installed here.
+    if !Path::new("/run/weave").exists() {
+        let mut command = weave(folder.path());
+        command.arg("ping");
+        says(
+            run(command),
+            &["WEAVE_SOCKET", "XDG_RUNTIME_DIR", "HOME", "/run/weave/weave.sock", "--socket PATH"],
+        );
+        for (variable, usual) in [("XDG_RUNTIME_DIR", "weave/weave.sock"), ("HOME", ".weave/weave.sock")] {
+            let mut command = weave(folder.path());
+            command.args(["ping", "--timeout=250ms"]).env("WEAVE_SOCKET", " ").env(variable, folder.path());
+            let usual = folder.path().join(usual);
+            let places = format!("it is looked for at {}, then at /run/weave/weave.sock", usual.display());
+            says(run(command), &[&format!("no daemon answers at {}", usual.display()), &places]);
+        }
+    }
+    // Who has named one is not told of others.
     let mut command = weave(folder.path());
-    command.arg("ping");
-    says(run(command), &["WEAVE_SOCKET", "XDG_RUNTIME_DIR", "--socket PATH"]);
-    let mut command = weave(folder.path());
-    command.arg("ping").env("XDG_RUNTIME_DIR", folder.path());
-    let usual = folder.path().join("weave/weave.sock");
-    says(run(command), &[usual.to_str().unwrap()]);
+    command.arg("ping").env("WEAVE_SOCKET", format!(" {}\t", socket.display())).env("HOME", folder.path());
+    let named = run(command);
+    assert!(!named.stderr.contains("looked for"), "{}", named.stderr);
+    says(named, &[&format!("no daemon answers at {} ", socket.display())]);
     assert_eq!(names(folder.path()), ["none.sock"]);
+}
+
+#[test]
+fn a_variable_without_a_value_is_not_set_and_a_flag_without_one_is_refused() {
+    let folder = folder();
+    let usage = |configure: &dyn Fn(&mut Command) -> &mut Command, words: &[&str]| {
+        let mut command = weave(folder.path());
+        command.arg("ping");
+        configure(&mut command);
+        let run = run(command);
+        assert_eq!(run.status, Some(2), "{}", run.stderr);
+        assert!(words.iter().all(|word| run.stderr.contains(word)), "{}", run.stderr);
+    };
+    for flag in ["--socket", "--token-file", "--server-uid"] {
+        for empty in ["", " "] {
+            usage(&|command| command.args([flag, empty]), &[flag]);
+        }
+    }
+    usage(&|command| command.arg("--socket=~/weave.sock").env("HOME", "/h"), &["--socket", "/h/weave.sock"]);
+    usage(&|command| command.env("WEAVE_SOCKET", "~/w").env("HOME", "/h"), &["WEAVE_SOCKET", "/h/w"]);
+    usage(
+        &|command| command.arg("--socket=x").env("WEAVE_SERVER_UID", "me"),
+        &["WEAVE_SERVER_UID", "number of a user"],
+    );
+    usage(&|command| command.arg("--timeout=5 parsecs"), &["--timeout", "1h30m"]);
+
+    let mut command = weave(folder.path());
+    command.args(["ping", "--socket=tcp://127.0.0.1:1"]);
+    for name in ["WEAVE_SOCKET", "WEAVE_TOKEN_FILE", "WEAVE_SERVER_UID", "WEAVE_ADMIN_SOCKET"] {
+        command.env(name, " ");
+    }
+    assert_eq!(run(command).status, Some(69));
 }
 
 #[test]
