@@ -50,9 +50,18 @@ impl Made {
             width: image.size.width(),
             height: image.size.height(),
             channels: image.size.channels(),
-            how: How::Local { params, generation_time_ms: image.generation_time_ms },
+            how: How::Local { params, generation_time_ms: image.generation_time_ms, model: None },
             pixels: image.pixels,
         }
+    }
+
+    /// With the name of the model that the daemon has said it draws with. A cloud's image keeps the model that made it.
+    #[must_use]
+    pub fn drawn_by(mut self, name: Option<&str>) -> Self {
+        if let How::Local { model, .. } = &mut self.how {
+            *model = name.map(str::to_owned);
+        }
+        self
     }
 }
 
@@ -64,6 +73,8 @@ pub enum How {
         params: Params,
         /// What the engine took, without waiting.
         generation_time_ms: u32,
+        /// The model, if the daemon has said which it draws with.
+        model: Option<String>,
     },
     /// By a cloud.
     Cloud {

@@ -374,7 +374,7 @@ impl Work<'_> {
 fn result(made: &Made, in_all: f64) -> String {
     let (width, height) = (made.width, made.height);
     match &made.how {
-        How::Local { params, generation_time_ms } => format!(
+        How::Local { params, generation_time_ms, .. } => format!(
             "{width}×{height}, seed {}, generated in {:.1} s ({in_all:.1} s in all)",
             params.seed,
             Duration::from_millis((*generation_time_ms).into()).as_secs_f64(),
@@ -413,7 +413,7 @@ enum ReportHow<'a> {
 impl<'a> Report<'a> {
     fn of(made: &'a Made, file: String, bytes: usize, took: Duration) -> Self {
         let how = match &made.how {
-            How::Local { params, generation_time_ms } => ReportHow::Local {
+            How::Local { params, generation_time_ms, .. } => ReportHow::Local {
                 steps: params.steps,
                 cfg_scale: params.cfg_scale,
                 seed: params.seed,
