@@ -31,8 +31,13 @@ pub struct Daemon {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerUser {
     /// User who may be the daemon, besides this one, root and a service in /run [default: $WEAVE_SERVER_UID]
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", value_parser = uid)]
     pub server_uid: Option<u32>,
+}
+
+/// The number of a user, for clap.
+fn uid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "must be the number of a user; `id -u NAME` says which one it has".to_owned())
 }
 
 impl ServerUser {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use weave_client::weave_core::limits::MAX_PROMPT_LEN;
 use weave_client::{Error, ErrorKind, NoSocketPath, RequestError};
 
 /// Declares the statuses of a failure once: name, number, meaning.
@@ -18,7 +19,7 @@ macro_rules! exits {
         pub const MEANINGS: &[(u8, &str)] = &[
             (0, "done"),
             $(($number, $meaning),)*
-            (130, "interrupted with Ctrl-C; 143 when ended by SIGTERM"),
+            (130, "interrupted with Ctrl-C; 129 when its terminal was closed, 143 when ended by SIGTERM"),
         ];
     };
 }
@@ -116,26 +117,32 @@ impl From<ErrorKind> for Exit {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let next = match &error {
-            Error::Unreachable { .. } => Some("a socket is named with --socket PATH or in WEAVE_SOCKET"),
-            Error::Invalid(invalid) => flag(invalid),
-            Error::Timeout(_) => Some("more time is allowed with --timeout SECONDS"),
-            _ => None,
-        };
-        Self { next, ..Self::new(error.kind().into(), error) }
+        let exit = error.kind().into();
+        match &error {
+            Error::Invalid(RequestError::PromptLength { length: 0, .. }) => {
+                Self::new(exit, "the prompt is empty").next("say what to draw")
+            }
+            Error::Invalid(RequestError::PromptLength { length, .. }) => {
+                let what = format_args!("the prompt has {length} bytes, must have 1 to {MAX_PROMPT_LEN}");
+                Self::new(exit, what).next("shorten the prompt")
+            }
+            Error::Invalid(RequestError::PromptNul { .. }) => {
+                Self::new(exit, "the prompt has a NUL, a byte that is no text").next("leave it out")
+            }
+            _ => Self { next: next(&error), ..Self::new(exit, error) },
+        }
     }
 }
 
-/// What to change on the command line.
-fn flag(invalid: &RequestError) -> Option<&'static str> {
-    use RequestError as E;
-    Some(match invalid {
-        E::Width(_) => "change it with --width N",
-        E::Height(_) => "change it with --height N",
-        E::Steps(_) => "change it with --steps N",
-        E::CfgScale(_) => "change it with --cfg X",
-        E::PromptLength { length: 0, .. } => "say what to draw",
-        E::PromptLength { .. } => "shorten the prompt",
+/// What to do about it on the command line.
+fn next(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::Unreachable { .. } => "a socket is named with --socket PATH or in WEAVE_SOCKET",
+        Error::Invalid(RequestError::Width(_)) => "change it with --width N or --size WxH",
+        Error::Invalid(RequestError::Height(_)) => "change it with --height N or --size WxH",
+        Error::Invalid(RequestError::Steps(_)) => "change it with --steps N",
+        Error::Invalid(RequestError::CfgScale(_)) => "change it with --cfg-scale X",
+        Error::Timeout(_) => "more time is allowed with --timeout SECONDS",
         _ => return None,
     })
 }

@@ -15,7 +15,6 @@ pub mod daemon;
 pub mod exit;
 pub mod format;
 pub mod image;
-#[cfg(unix)]
 pub mod model;
 pub mod png_file;
 #[cfg(unix)]
