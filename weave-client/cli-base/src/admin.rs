@@ -226,9 +226,14 @@ fn get(stream: &mut UnixStream, page: &str, until: Instant) -> io::Result<Option
     let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
     let mut bytes = Vec::new();
     let heard = read(stream, &mut bytes, until);
-    // Something else may have hung up, but not without a word.
-    if bytes.is_empty() {
-        asked.and(heard)?;
+    match heard {
+        // It is too late, however much there is of it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            return Err(error);
+        }
+        // Something else may have hung up, but not without a word.
+        heard if bytes.is_empty() => asked.and(heard)?,
+        _ => {}
     }
     let text = String::from_utf8_lossy(&bytes);
     match text.split_once("\r\n\r\n") {
@@ -250,4 +255,42 @@ fn read(stream: &mut UnixStream, bytes: &mut Vec<u8>, until: Instant) -> io::Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// One that doesn't answer, one that says a byte now and then, and one that doesn't even accept.
+    #[test]
+    fn an_answer_that_does_not_come_is_not_waited_for_longer_than_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = Duration::from_millis(200);
+        let ask = |name: &str| {
+            let socket = AdminSocket { path: folder.path().join(name), server_uid: None, limit };
+            let began = Instant::now();
+            let failure = socket.ask("/stats").unwrap_err();
+            assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+            assert_eq!(failure.exit(), Exit::Timeout, "{}", failure.what());
+            assert!(failure.what().ends_with("doesn't answer within 200ms"), "{}", failure.what());
+        };
+        let _silent = UnixListener::bind(folder.path().join("silent")).unwrap();
+        ask("silent");
+        let slow = UnixListener::bind(folder.path().join("slow")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = slow.accept().unwrap();
+            while stream.write_all(b"H").is_ok() {
+                std::thread::sleep(limit / 4);
+            }
+        });
+        ask("slow");
+        let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let path = folder.path().join("full");
+        full.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        full.listen(0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        ask("full");
+    }
 }

@@ -268,11 +268,13 @@ fn list(requests: &Result<Option<Requests>, Failure>) -> String {
             0 => "begun".to_owned(),
             steps => format!("step {} of {steps}", request.step),
         };
+        // Nobody will get its image.
         let gone = if request.abandoned { ", its client has gone" } else { "" };
         line(request.request_id, &format!("{step}{gone}"), request.seconds);
     }
     for (at, request) in waiting.iter().take(MOST).enumerate() {
-        line(request.request_id, &format!("waits, {} before it", at), request.seconds);
+        let place = if at == 0 { "waits, the next one".to_owned() } else { format!("waits, {at} before it") };
+        line(request.request_id, &place, request.seconds);
     }
     if waiting.len() > MOST {
         let _ = writeln!(out, "and {} more that wait", waiting.len() - MOST);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::command::{decode, folder, names, read_until, run, terminal, weave};
-use crate::fake::{Fake, Request, Response, in_time, send};
+use crate::fake::{Fake, Request, Response, error, in_time, send};
 
 const DEMO: &str = r#"{"name":"demo model","toy":true,"draws":"coloured shapes on coloured backgrounds",
     "defaults":{"width":64,"height":128,"steps":8,"cfg_scale":1.5}}"#;
@@ -167,4 +167,74 @@ fn a_terminal_shows_the_place_in_the_queue_and_the_step() {
     read_until(&mut master, "nothing that comes");
     assert_eq!(in_time(move || child.wait_with_output()).unwrap().status.code(), Some(0));
     fake.end();
+}
+
+#[test]
+fn load_is_what_suits_the_model_and_shows_that_it_gets_on() {
+    let (go, told_to_go) = channel::<()>();
+    let fake = Fake::listening(move |listener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut wanted = Vec::new();
+        for number in 0..4 {
+            let request = Request::read(&mut stream);
+            if number == 0 {
+                // Whether anybody is there is asked first.
+                send(&mut stream, &error(request.id(), 400, 3, "model_id"));
+                continue;
+            }
+            wanted.push(asked(&request));
+            if number == 3 {
+                told_to_go.recv().unwrap();
+            }
+            image(&mut stream, &request);
+        }
+        wanted
+    });
+    admin(&fake.path(), demo);
+    let folder = folder();
+    let (mut master, slave) = terminal();
+    let mut command = weave(folder.path());
+    command.args(["bench", "-r3", "--steps=3", "--seed=-1", "--timeout=20", "--socket"]).arg(fake.path());
+    command.env("TERM", "xterm").stdout(Stdio::piped()).stderr(slave);
+    let child = command.spawn().unwrap();
+    drop(command);
+    let shown = read_until(&mut master, ", 2 of 3 answered [################--------], ");
+    assert!(shown.contains("64×128, 3 steps, cfg 1.5; 1 under way on each of 1 connections"), "{shown:?}");
+    go.send(()).unwrap();
+    read_until(&mut master, "nothing that comes");
+    let output = in_time(move || child.wait_with_output()).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.starts_with(b"requests    3 in "));
+    assert_eq!(fake.end(), [(64, 128, 3, 1.5); 3]);
+}
+
+#[test]
+fn top_lists_each_request_and_those_that_nobody_waits_for() {
+    let folder = folder();
+    let socket = folder.path().join("weave.sock");
+    admin(&socket, |page| match page {
+        "/stats" => Some("{}".to_owned()),
+        "/requests" => Some(format!(
+            r#"{{"running":[{{"request_id":5,"worker":0,"step":3,"steps":8,"seconds":1.5,"abandoned":false}},
+                {{"request_id":6,"worker":1,"step":0,"steps":0,"seconds":70,"abandoned":true}}],
+                "waiting":[{}]}}"#,
+            (10..20)
+                .map(|id| format!(r#"{{"request_id":{id},"seconds":0.2}}"#))
+                .collect::<Vec<_>>()
+                .join(",")
+        )),
+        _ => None,
+    });
+    let mut command = weave(folder.path());
+    command.args(["top", "--count=1", "--socket"]).arg(&socket);
+    let run = run(command);
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    let (_, list) = run.stdout.split_once("\nrequest").unwrap();
+    let lines: Vec<_> =
+        list.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[0], "5 step 3 of 8 for 1.5 s");
+    assert_eq!(lines[1], "6 begun, its client has gone for 70.0 s");
+    assert_eq!(lines[2], "10 waits, the next one for 200 ms");
+    assert_eq!(lines[9], "17 waits, 7 before it for 200 ms");
+    assert_eq!(lines[10], "and 2 more that wait");
 }
