@@ -40,22 +40,6 @@ impl Format {
         }
     }
 
-    /// What a file is by its first bytes, if it is an image of a kind that people know.
-    #[must_use]
-    pub fn known(file: &[u8]) -> Option<&'static str> {
-        let webp = file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP");
-        let kinds: [(&[u8], _); 6] = [
-            (b"\xFF\xD8\xFF", "JPEG"),
-            (b"GIF8", "GIF"),
-            (b"BM", "BMP"),
-            (b"II*\0", "TIFF"),
-            (b"MM\0*", "TIFF"),
-            (b"\0\0\0 ftypavif", "AVIF"),
-        ];
-        let by_beginning = kinds.iter().find(|(beginning, _)| file.starts_with(beginning));
-        if webp { Some("WebP") } else { by_beginning.map(|(_, name)| *name) }
-    }
-
     /// As programs ask for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -155,7 +139,7 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::image::{How, ProviderName};
+    use crate::image::{How, ProviderName, known};
 
     #[test]
     fn a_suffix_says_what_it_becomes() {
@@ -198,11 +182,11 @@ mod tests {
             let wanted = parameters(&made, prompt);
             assert!(wanted.contains("Seed: 7, Size: 64x64, Model: demo model"), "{wanted}");
             let file = Cursor::new(Format::Jpeg(95).encode(&made, prompt).unwrap());
-            assert_eq!(Format::known(file.get_ref()), Some("JPEG"));
+            assert_eq!(known(file.get_ref()), Some("JPEG"));
             let exif = JpegDecoder::new(file).unwrap().exif_metadata().unwrap().unwrap();
             assert_eq!(comment(&exif), wanted);
             let file = Cursor::new(Format::Webp.encode(&made, prompt).unwrap());
-            assert_eq!(Format::known(file.get_ref()), Some("WebP"));
+            assert_eq!(known(file.get_ref()), Some("WebP"));
             let exif = WebPDecoder::new(file).unwrap().exif_metadata().unwrap().unwrap();
             assert_eq!(comment(&exif), wanted);
         }

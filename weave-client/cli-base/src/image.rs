@@ -84,3 +84,19 @@ pub enum How {
         dropped: Vec<&'static str>,
     },
 }
+
+/// What a file is by its first bytes, if it is an image of a kind that people know.
+#[must_use]
+pub fn known(file: &[u8]) -> Option<&'static str> {
+    let webp = file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP");
+    let kinds: [(&[u8], _); 6] = [
+        (b"\xFF\xD8\xFF", "JPEG"),
+        (b"GIF8", "GIF"),
+        (b"BM", "BMP"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"\0\0\0 ftypavif", "AVIF"),
+    ];
+    let by_beginning = kinds.iter().find(|(beginning, _)| file.starts_with(beginning));
+    if webp { Some("WebP") } else { by_beginning.map(|(_, name)| *name) }
+}

@@ -12,8 +12,7 @@ use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35, VERSION};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Channels, Params, RequestError};
 
-use crate::format::Format;
-use crate::image::{How, Made, ProviderName};
+use crate::image::{How, Made, ProviderName, known};
 
 /// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
 /// the same image gives the same file.
@@ -128,10 +127,10 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let not_png = |error: DecodingError| match error {
-        _ if Format::known(file).is_some() => format!(
+        _ if known(file).is_some() => format!(
             "is a {} file, and only a PNG file from `weave generate` has both the pixels as they were and what it takes to \
              make them again",
-            Format::known(file).unwrap_or_default()
+            known(file).unwrap_or_default()
         ),
         DecodingError::IoError(_) => "is cut off, or no PNG file".to_owned(),
         error => format!("is no sound PNG file: {error}"),

@@ -165,9 +165,10 @@ fn teller(args: &Generate) -> Teller {
 
 fn say_that_it_is_a_toy(model: &Model) {
     let Model { name, draws, .. } = model;
-    let draws =
-        draws.as_ref().map_or_else(String::new, |draws| format!(", which draws {draws} and nothing else"));
-    say(format_args!("this daemon has the {name}{draws}; docs/models.md says how to get a real model"));
+    let draws = draws.as_ref().map_or_else(String::new, |draws| format!(": it draws {draws}"));
+    say(format_args!(
+        "this daemon has the {name}, to try Weave with{draws}; docs/models.md says how to get a real one"
+    ));
 }
 
 /// What the file's name asks for.

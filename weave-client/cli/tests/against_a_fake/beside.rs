@@ -74,8 +74,8 @@ fn what_suits_the_model_is_asked_for_and_its_name_told() {
         command.arg("--socket").arg(fake.path());
         let run = run(command);
         assert_eq!(run.status, Some(0), "{}", run.stderr);
-        let toy = "weave: this daemon has the demo model, which draws coloured shapes on coloured backgrounds and nothing \
-                   else; docs/models.md says how to get a real model\n";
+        let toy = "weave: this daemon has the demo model, to try Weave with: it draws coloured shapes on coloured \
+                   backgrounds; docs/models.md says how to get a real one\n";
         match args.contains(&"--quiet") {
             true => assert_eq!(run.stderr, ""),
             false => assert_eq!(run.stderr.matches(toy).count(), 1, "{}", run.stderr),
