@@ -1,13 +1,15 @@
 //! The daemon's administrative socket: figures about it, over HTTP.
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::Value;
+use socket2::{Domain, SockAddr, Socket, Type};
 use weave_client::weave_core::text::Text;
 use weave_client::{Address, Error};
 use weave_trust::{Stranger, check_server};
@@ -16,10 +18,10 @@ use crate::arguments::path;
 use crate::daemon::{SOCKET_HELP, ServerUser, address, named_file};
 use crate::exit::{Exit, Failure};
 
-/// Longest wait for each part of an answer.
+/// Longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// An answer is some kilobytes.
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
 
 /// Where the daemon's administrative socket is.
 #[derive(Debug, clap::Args)]
@@ -54,6 +56,7 @@ pub struct AdminSocket {
     /// Where it is.
     pub path: PathBuf,
     server_uid: Option<u32>,
+    limit: Duration,
 }
 
 impl Admin {
@@ -62,7 +65,7 @@ impl Admin {
     /// # Errors
     /// Nobody says where it is.
     pub fn find(&self) -> Result<AdminSocket, Failure> {
-        Ok(AdminSocket { path: self.path()?, server_uid: self.user.find()? })
+        Ok(AdminSocket { path: self.path()?, server_uid: self.user.find()?, limit: LIMIT })
     }
 
     fn path(&self) -> Result<PathBuf, Failure> {
@@ -85,24 +88,33 @@ impl Admin {
 }
 
 impl AdminSocket {
+    /// The same, which has this time for each answer: five seconds otherwise.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     /// A page of JSON. `None`: the daemon has no such page, which one of another version may not have.
     pub(crate) fn ask(&self, page: &str) -> Result<Option<Value>, Failure> {
-        let Self { path: socket, server_uid } = self;
-        let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+        let Self { path: socket, server_uid, limit } = self;
+        let until = Instant::now() + *limit;
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let what = format_args!("{} doesn't answer within {limit:?}", socket.display());
+                Failure::new(Exit::Timeout, what)
+                    .next("the daemon is stopped, or its machine has no time for it; try again")
+            }
+            io::ErrorKind::InvalidData => self.not_weave(),
+            _ => unreachable(socket, &error),
+        };
+        let mut stream = connect(socket, until).map_err(failed)?;
         check_server(&stream, socket, *server_uid).map_err(|stranger| match stranger {
             Stranger::Unknown(error) => unreachable(socket, &error),
             Stranger::User(uid) => {
                 Error::Stranger { address: socket.as_path().into(), uid, whose: stranger.to_string() }.into()
             }
         })?;
-        let text = get(&mut stream, page).map_err(|error| {
-            let what = format_args!("{} doesn't answer: {error}", socket.display());
-            match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::new(Exit::Timeout, what),
-                io::ErrorKind::InvalidData => Failure::new(Exit::NotWeave, what),
-                _ => unreachable(socket, &error),
-            }
-        })?;
+        let text = get(&mut stream, page, until).map_err(failed)?;
         match text.map(|text| serde_json::from_str(&text)) {
             None => Ok(None),
             Some(Ok(json)) => Ok(Some(json)),
@@ -111,7 +123,9 @@ impl AdminSocket {
     }
 
     pub(crate) fn not_weave(&self) -> Failure {
-        Failure::new(Exit::NotWeave, format_args!("{} doesn't answer with figures", self.path.display()))
+        let what =
+            format_args!("{} doesn't answer as a daemon's administrative socket does", self.path.display());
+        Failure::new(Exit::NotWeave, what).next("weaved says at its start where its administrative socket is")
     }
 }
 
@@ -200,20 +214,96 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         .next("weaved says at its start where its administrative socket is")
 }
 
-fn get(stream: &mut UnixStream, page: &str) -> io::Result<Option<String>> {
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+/// What is left until then, and no less than a system takes as a limit.
+fn left(until: Instant) -> io::Result<Option<Duration>> {
+    match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+        left => Ok(Some(left)),
+    }
+}
+
+/// A daemon that doesn't accept leaves connect() waiting for a place in its backlog, which the kernel counts as sending.
+fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    loop {
+        socket.set_write_timeout(left(until)?)?;
+        match socket.connect(&SockAddr::unix(path)?) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done.map(|()| OwnedFd::from(socket).into()),
+        }
+    }
+}
+
+fn get(stream: &mut UnixStream, page: &str, until: Instant) -> io::Result<Option<String>> {
+    stream.set_write_timeout(left(until)?)?;
     let asked = stream.write_all(format!("GET {page} HTTP/1.1\r\nHost: weaved\r\n\r\n").as_bytes());
     let mut bytes = Vec::new();
-    let heard = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
-    // Something else may have hung up, but not without a word.
-    if bytes.is_empty() {
-        asked.and(heard.map(drop))?;
+    let heard = read(stream, &mut bytes, until);
+    match heard {
+        // It is too late, however much there is of it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            return Err(error);
+        }
+        // Something else may have hung up, but not without a word.
+        heard if bytes.is_empty() => asked.and(heard)?,
+        _ => {}
     }
     let text = String::from_utf8_lossy(&bytes);
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(Some(body.to_owned())),
         Some((head, _)) if head.starts_with("HTTP/1.1 404 ") => Ok(None),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no administrative socket")),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn read(stream: &mut UnixStream, bytes: &mut Vec<u8>, until: Instant) -> io::Result<()> {
+    let mut part = [0; 4096];
+    while bytes.len() < MAX_ANSWER {
+        stream.set_read_timeout(left(until)?)?;
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend(part.iter().take(count)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// One that doesn't answer, one that says a byte now and then, and one that doesn't even accept.
+    #[test]
+    fn an_answer_that_does_not_come_is_not_waited_for_longer_than_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = Duration::from_millis(200);
+        let ask = |name: &str| {
+            let socket = AdminSocket { path: folder.path().join(name), server_uid: None, limit };
+            let began = Instant::now();
+            let failure = socket.ask("/stats").unwrap_err();
+            assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+            assert_eq!(failure.exit(), Exit::Timeout, "{}", failure.what());
+            assert!(failure.what().ends_with("doesn't answer within 200ms"), "{}", failure.what());
+        };
+        let _silent = UnixListener::bind(folder.path().join("silent")).unwrap();
+        ask("silent");
+        let slow = UnixListener::bind(folder.path().join("slow")).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = slow.accept().unwrap();
+            while stream.write_all(b"H").is_ok() {
+                std::thread::sleep(limit / 4);
+            }
+        });
+        ask("slow");
+        let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let path = folder.path().join("full");
+        full.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        full.listen(0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        ask("full");
     }
 }

@@ -22,7 +22,7 @@ macro_rules! exits {
         pub const MEANINGS: &[(u8, &str)] = &[
             (0, "done"),
             $(($number, $meaning),)*
-            (130, "interrupted with Ctrl-C; 143 when ended by SIGTERM"),
+            (130, "interrupted with Ctrl-C; 129 when its terminal was closed, 143 when ended by SIGTERM"),
         ];
     };
 }
@@ -147,12 +147,13 @@ fn looked_at(path: &PathBuf) -> String {
 fn flag(invalid: &RequestError) -> Option<&'static str> {
     use RequestError as E;
     Some(match invalid {
-        E::Width(_) => "change it with --width N",
-        E::Height(_) => "change it with --height N",
+        E::Width(_) => "change it with --width N or --size WxH",
+        E::Height(_) => "change it with --height N or --size WxH",
         E::Steps(_) => "change it with --steps N",
-        E::CfgScale(_) => "change it with --cfg X",
+        E::CfgScale(_) => "change it with --cfg-scale X",
         E::PromptLength { length: 0, .. } => "say what to draw",
         E::PromptLength { .. } => "shorten the prompt",
+        E::PromptNul { .. } => "leave it out",
         _ => return None,
     })
 }

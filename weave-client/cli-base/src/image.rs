@@ -50,9 +50,18 @@ impl Made {
             width: image.size.width(),
             height: image.size.height(),
             channels: image.size.channels(),
-            how: How::Local { params, generation_time_ms: image.generation_time_ms },
+            how: How::Local { params, generation_time_ms: image.generation_time_ms, model: None },
             pixels: image.pixels,
         }
+    }
+
+    /// With the name of the model that the daemon has said it draws with. A cloud's image keeps the model that made it.
+    #[must_use]
+    pub fn drawn_by(mut self, name: Option<&str>) -> Self {
+        if let How::Local { model, .. } = &mut self.how {
+            *model = name.map(str::to_owned);
+        }
+        self
     }
 }
 
@@ -64,6 +73,8 @@ pub enum How {
         params: Params,
         /// What the engine took, without waiting.
         generation_time_ms: u32,
+        /// The model, if the daemon has said which it draws with.
+        model: Option<String>,
     },
     /// By a cloud.
     Cloud {
@@ -72,4 +83,20 @@ pub enum How {
         /// What was named and had no effect.
         dropped: Vec<&'static str>,
     },
+}
+
+/// What a file is by its first bytes, if it is an image of a kind that people know.
+#[must_use]
+pub fn known(file: &[u8]) -> Option<&'static str> {
+    let webp = file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP");
+    let kinds: [(&[u8], _); 6] = [
+        (b"\xFF\xD8\xFF", "JPEG"),
+        (b"GIF8", "GIF"),
+        (b"BM", "BMP"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"\0\0\0 ftypavif", "AVIF"),
+    ];
+    let by_beginning = kinds.iter().find(|(beginning, _)| file.starts_with(beginning));
+    if webp { Some("WebP") } else { by_beginning.map(|(_, name)| *name) }
 }

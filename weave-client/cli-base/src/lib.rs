@@ -3,7 +3,7 @@
 //! Lowest first: [`exit`] says how a command ends, [`console`] writes and reads, [`daemon`] finds the daemon and
 //! [`admin`] asks it for statistics, [`model`]
 //! what it draws with, and [`requests`] how far it is; [`arguments`] has what several commands' arguments share; [`image`] is an
-//! image with what made it, and [`png_file`] the file that says so.
+//! image with what made it, [`png_file`] the file that says so, and [`mod@format`] the other files that it can be.
 
 #![forbid(unsafe_code)]
 
@@ -13,8 +13,8 @@ pub mod arguments;
 pub mod console;
 pub mod daemon;
 pub mod exit;
+pub mod format;
 pub mod image;
-#[cfg(unix)]
 pub mod model;
 pub mod png_file;
 #[cfg(unix)]

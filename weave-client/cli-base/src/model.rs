@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use weave_client::Params;
 
+#[cfg(unix)]
 use crate::admin::AdminSocket;
+#[cfg(unix)]
 use crate::exit::Failure;
 
 /// The model that a daemon draws with, and what to ask of it where nobody says otherwise.
@@ -37,6 +39,7 @@ impl Model {
     ///
     /// # Errors
     /// The daemon doesn't answer, or something else does.
+    #[cfg(unix)]
     pub fn ask(from: &AdminSocket) -> Result<Option<Self>, Failure> {
         let Some(page) = from.ask("/model")? else { return Ok(None) };
         let model: Self = serde_json::from_value(page).map_err(|_| from.not_weave())?;

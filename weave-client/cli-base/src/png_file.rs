@@ -12,7 +12,7 @@ use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35, VERSION};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{Channels, Params, RequestError};
 
-use crate::image::{How, Made, ProviderName};
+use crate::image::{How, Made, ProviderName, known};
 
 /// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
 /// the same image gives the same file.
@@ -29,6 +29,9 @@ struct Recipe<'a> {
     /// Earlier versions had none.
     #[serde(default)]
     provider: Cow<'a, str>,
+    /// What drew it, if the daemon has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<Cow<'a, str>>,
 }
 
 /// The same text of an image that can't be made again.
@@ -61,7 +64,7 @@ const MAX_DECODER: usize = 1 << 26;
 pub fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
     let (width, height, provider) = (made.width, made.height, made.by.as_str());
     let recipe = match &made.how {
-        How::Local { params, .. } => serde_json::to_string(&Recipe {
+        How::Local { params, model, .. } => serde_json::to_string(&Recipe {
             protocol: VERSION,
             model_id: MODEL_ID_SD35,
             prompt: prompt.into(),
@@ -71,6 +74,7 @@ pub fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
             cfg_scale: params.cfg_scale,
             seed: params.seed,
             provider: provider.into(),
+            model: model.as_deref().map(Cow::from),
         }),
         How::Cloud { model, .. } => serde_json::to_string(&Origin { prompt, width, height, provider, model }),
     };
@@ -109,6 +113,8 @@ pub struct Decoded {
     pub params: Params,
     /// What it was made of.
     pub prompt: String,
+    /// What drew it, if the file says so.
+    pub model: Option<String>,
 }
 
 /// Reads an image and how it was made. A file from a stranger takes little more memory than its own length: neither the
@@ -121,6 +127,11 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let not_png = |error: DecodingError| match error {
+        _ if known(file).is_some() => format!(
+            "is a {} file, and only a PNG file from `weave generate` has both the pixels as they were and what it takes to \
+             make them again",
+            known(file).unwrap_or_default()
+        ),
         DecodingError::IoError(_) => "is cut off, or no PNG file".to_owned(),
         error => format!("is no sound PNG file: {error}"),
     };
@@ -165,8 +176,8 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
         ColorType::GrayscaleAlpha => bytes.chunks_exact(2).map(|p| [p[0], p[0], p[0], p[1]]).collect(),
         _ => bytes.iter().map(|p| [*p, *p, *p, 255]).collect(),
     };
-    let prompt = recipe.prompt.into_owned();
-    Ok(Decoded { width: frame.width, height: frame.height, pixels, params, prompt })
+    let (prompt, model) = (recipe.prompt.into_owned(), recipe.model.map(Cow::into_owned));
+    Ok(Decoded { width: frame.width, height: frame.height, pixels, params, prompt, model })
 }
 
 /// The first text that is called so.
@@ -183,17 +194,21 @@ fn recipe(info: &Info<'_>) -> Option<Result<String, String>> {
 }
 
 /// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
-/// protocol doesn't tell the sampler, without which some of them don't take the line for settings, and the
-/// model's file; what it calls model 0 is SD 3.5.
-fn parameters(made: &Made, prompt: &str) -> String {
+/// protocol doesn't tell the sampler, without which some of them don't take the line for settings. The model is there if
+/// the daemon has said which it is: what the protocol calls model 0 is all that a daemon can have.
+pub(crate) fn parameters(made: &Made, prompt: &str) -> String {
     let (settings, model) = match &made.how {
-        How::Local { params: Params { steps, cfg_scale, seed, .. }, .. } => {
-            (format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
-        }
-        How::Cloud { model, .. } => (String::new(), model.as_str()),
+        How::Local { params: Params { steps, cfg_scale, seed, .. }, model, .. } => (
+            format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "),
+            model.as_deref(),
+        ),
+        How::Cloud { model, .. } => (String::new(), Some(model.as_str())),
     };
+    // A comma would end it.
+    let model =
+        model.map_or_else(String::new, |model| format!(", Model: {}", model.replace([',', '\n'], " ")));
     format!(
-        "{prompt}\n{settings}Size: {}x{}, Model: {model}, Version: Weave {}",
+        "{prompt}\n{settings}Size: {}x{}{model}, Version: Weave {}",
         made.width,
         made.height,
         env!("CARGO_PKG_VERSION")

@@ -6,20 +6,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use weave_cli_base::arguments::{DEFAULTS, seconds};
-use weave_cli_base::console::{Layout, say, tell, tell_json};
+use weave_cli_base::arguments::{DEFAULTS, random_seed, seconds};
+use weave_cli_base::console::{Layout, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_client::weave_core::limits::RESPONSE_HEAD_LEN;
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Client, Error, Image, Params};
+use weave_client::{Client, Error, Image, Params, Progress};
 
+use crate::beside::Beside;
 use crate::interrupt;
+use crate::parameters::{Parameters, count, seed};
+use crate::waiting::{Far, Situation, Waiting};
 
 const EXAMPLES: &str = "\
 Examples:
-  weave bench --width 1024 --height 1024
-  weave bench --requests 500 --connections 8 --width 64 --height 64 --steps 1 --cfg 1
+  weave bench --size 1024x1024
+  weave bench --requests 500 --connections 8 --size 64x64 --steps 1 --cfg-scale 1
   weave bench --duration 60 --in-flight 4 --json > bench.json
 ";
 
@@ -31,9 +34,9 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = help(EXAMPLES))]
 pub(crate) struct Bench {
-    /// Number of requests, over all connections
+    /// Number of requests, over all connections: 1 to 100000000
     #[arg(short = 'r', long, value_name = "N", default_value_t = 20, conflicts_with = "duration",
-        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        value_parser = count::<100_000_000>, allow_negative_numbers = true)]
     requests: u64,
 
     /// Send requests for this long instead
@@ -42,40 +45,30 @@ pub(crate) struct Bench {
 
     /// Number of connections: 1 to 1000
     #[arg(short, long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=1000))]
-    connections: u16,
+        value_parser = count::<1000>, allow_negative_numbers = true)]
+    connections: u64,
 
     /// Requests in flight per connection: 1 to 1000
     #[arg(short, long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=1000))]
-    in_flight: u16,
+        value_parser = count::<1000>, allow_negative_numbers = true)]
+    in_flight: u64,
 
     /// What to draw
     #[arg(short, long, value_name = "TEXT", default_value = "a cat in space")]
     prompt: String,
 
-    /// Width in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = DEFAULTS.width)]
-    width: u32,
+    #[command(flatten)]
+    parameters: Parameters,
 
-    /// Height in pixels: 64 to 2048, a multiple of 64
-    #[arg(long, value_name = "N", default_value_t = DEFAULTS.height)]
-    height: u32,
-
-    /// Denoising steps: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = DEFAULTS.steps)]
-    steps: u32,
-
-    /// Guidance scale, how strictly the image follows the prompt: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale, allow_negative_numbers = true)]
-    cfg: f32,
-
-    /// Seed of the first request
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Seed of the first request; 0 and -1 draw one at random
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = seed, allow_negative_numbers = true)]
     seed: u64,
 
     #[command(flatten)]
     daemon: Daemon,
+
+    #[command(flatten)]
+    beside: Beside,
 
     /// Close a connection whose next answer takes longer than this [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -87,9 +80,8 @@ pub(crate) struct Bench {
 }
 
 pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
-    let Bench { width, height, steps, cfg: cfg_scale, seed, .. } = *args;
-    let params = Params { width, height, steps, cfg_scale, seed };
-    params.check().and_then(|()| Prompts::same(&args.prompt).check()).map_err(Error::Invalid)?;
+    let named = args.parameters.or(DEFAULTS);
+    named.check().and_then(|()| Prompts::same(&args.prompt).check()).map_err(Error::Invalid)?;
     // One that can't be reached is found out before there are a thousand of them.
     let mut clients = vec![args.daemon.client()?];
     clients[0].set_timeout(args.timeout);
@@ -99,20 +91,35 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
         client.set_timeout(args.timeout);
         clients.push(client);
     }
+    let defaults = args.beside.of(&args.daemon).model().map_or(DEFAULTS, |model| model.params());
+    let seed = match args.seed {
+        0 => random_seed().map_err(|error| {
+            Failure::new(Exit::Local, format_args!("the system gives no random numbers: {error}"))
+                .next("choose a seed with --seed N")
+        })?,
+        seed => seed,
+    };
+    let params = Params { seed, ..args.parameters.or(defaults) };
 
     let tally = Arc::new(Mutex::new(Tally::new(args)));
     let (shown, form) = (Arc::clone(&tally), if args.json { Form::Json } else { Form::Text });
     let show = move || shown.lock().unwrap_or_else(PoisonError::into_inner).report().show(form);
-    let interrupted = show.clone();
-    interrupt::watch(move || drop(interrupted()))
+    let mut waiting = Waiting::start(args.json);
+    tally.lock().unwrap_or_else(PoisonError::into_inner).situation = waiting.situation().clone();
+    let (interrupted, clear) = (show.clone(), waiting.clear());
+    let tidy_up = move || {
+        clear();
+        drop(interrupted());
+        interrupt::ASKED
+    };
+    interrupt::watch(tidy_up)
         .map_err(|error| Failure::new(Exit::Local, format_args!("can't watch for signals: {error}")))?;
-    if !args.json {
-        let (connections, in_flight) = (args.connections, args.in_flight);
-        say(format_args!(
-            "{width}×{height}, {steps} steps, cfg {cfg_scale}; {in_flight} under way on each of {connections} \
-             connections"
-        ));
-    }
+    let Params { width, height, steps, cfg_scale, .. } = params;
+    let (connections, in_flight) = (args.connections, args.in_flight);
+    waiting.wait_for(format!(
+        "{width}×{height}, {steps} steps, cfg {cfg_scale}; {in_flight} under way on each of {connections} connections"
+    ));
+    waiting.show(Progress::Sent);
     thread::scope(|scope| {
         for client in clients {
             let load = || load(client, args, params, &tally);
@@ -124,6 +131,7 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
         }
         Ok::<(), Failure>(())
     })?;
+    waiting.pause();
     show()?;
     match tally.lock().unwrap_or_else(PoisonError::into_inner).first_failure.take() {
         Some(failure) => Err(failure),
@@ -142,7 +150,7 @@ fn load(mut client: Client, args: &Bench, params: Params, tally: &Mutex<Tally>) 
     };
     loop {
         while reachable
-            && sent.len() < usize::from(args.in_flight)
+            && (sent.len() as u64) < args.in_flight
             && let Some(number) = tally().next()
         {
             let params = Params { seed: params.seed.wrapping_add(number).max(1), ..params };
@@ -176,8 +184,13 @@ struct Tally {
     bytes: u64,
     errors: BTreeMap<String, u64>,
     first_failure: Option<Failure>,
-    connections: u16,
-    in_flight: u16,
+    connections: u64,
+    in_flight: u64,
+    /// Requests that were answered, in whichever way, and of how many, if that is known.
+    answered: u64,
+    of: Option<u64>,
+    /// Where that is shown.
+    situation: Situation,
 }
 
 impl Tally {
@@ -197,7 +210,20 @@ impl Tally {
             first_failure: None,
             connections: args.connections,
             in_flight: args.in_flight,
+            answered: 0,
+            of: args.duration.is_none().then_some(args.requests),
+            situation: Situation::default(),
         }
+    }
+
+    fn answered(&mut self) {
+        self.ended = Instant::now();
+        self.answered += 1;
+        let words = match self.of {
+            Some(of) => format!("{} of {of} answered", self.answered),
+            None => format!("{} answered", self.answered),
+        };
+        self.situation.set(Far { words, share: self.of.map(|of| (self.answered, of)) });
     }
 
     /// The number of the next request, counted from 0, if there is to be one.
@@ -211,14 +237,14 @@ impl Tally {
     }
 
     fn made(&mut self, image: &Image, latency: Duration) {
-        self.ended = Instant::now();
+        self.answered();
         self.latencies.push(latency);
         self.generations.push(Duration::from_millis(image.generation_time_ms.into()));
         self.bytes += (image.pixels.len() + RESPONSE_HEAD_LEN) as u64;
     }
 
     fn failed(&mut self, error: Error) {
-        self.ended = Instant::now();
+        self.answered();
         let name = match &error {
             Error::Refused(refusal) => refusal.code.to_string(),
             Error::Unreachable { .. } => "unreachable".to_owned(),
@@ -296,8 +322,8 @@ enum Form {
 
 #[derive(Serialize)]
 struct Report {
-    connections: u16,
-    in_flight: u16,
+    connections: u64,
+    in_flight: u64,
     requests: u64,
     images: usize,
     /// By the protocol's name of the code.

@@ -89,8 +89,7 @@ pub(crate) fn run(args: &Inspect) -> Result<bool, Failure> {
 /// Whether a result may have colours, where they are shown.
 fn has_colours(terminal: bool) -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    terminal && !no_color && !dumb
+    terminal && !no_color && !crate::terminal::is_dumb()
 }
 
 /// The line at this place, if it is one of those that come before the first frame: its length, and what it is.

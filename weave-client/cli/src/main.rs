@@ -16,17 +16,19 @@
 //! | 69 | no daemon answers at the socket |
 //! | 76 | what answers there doesn't speak Weave properly, or doesn't know the token |
 //! | 77 | the socket is another user's than the daemon's: nothing was sent |
-//! | 130 | interrupted with Ctrl-C; 143 when ended by SIGTERM |
+//! | 130 | interrupted with Ctrl-C; 129 when its terminal was closed, 143 when ended by SIGTERM |
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod bench;
+mod beside;
 mod generate;
 mod inspect;
 mod interrupt;
 mod manual;
 mod output;
+mod parameters;
 mod ping;
 mod prompt;
 mod show;

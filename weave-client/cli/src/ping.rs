@@ -7,6 +7,7 @@ use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::{Layout, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Failure, help};
+use weave_client::{Address, Error, ErrorCode, ErrorKind};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,10 +34,27 @@ pub(crate) struct Ping {
 pub(crate) fn run(args: &Ping) -> Result<(), Failure> {
     let mut client = args.daemon.client()?;
     client.set_timeout(Some(args.timeout));
-    let took = client.ping()?.as_secs_f64();
+    let took = client.ping().map_err(|error| failure(error, client.address()))?.as_secs_f64();
     let address = client.address();
     match args.json {
         true => tell_json(&json!({ "address": address.to_string(), "seconds": took }), Layout::Line),
         false => tell(format_args!("{address}: answered in {:.1} ms", took * 1e3)),
+    }
+}
+
+/// A daemon refuses the probe with an error that tells that it has understood it; others have not.
+fn failure(error: Error, address: &Address) -> Failure {
+    match &error {
+        Error::Refused(reply) if error.kind() == ErrorKind::Refused || error.kind() == ErrorKind::Failed => {
+            let words = if reply.message.is_empty() { String::new() } else { format!(": {}", reply.message) };
+            let what = format_args!(
+                "{address} speaks Weave, but answers a ping with {}{words}, where a daemon says {}",
+                reply.code,
+                ErrorCode::InvalidModelId
+            );
+            Failure::new(error.kind().into(), what)
+                .next("see whether that is weaved, and of this version: weave --version, weaved --version")
+        }
+        _ => error.into(),
     }
 }

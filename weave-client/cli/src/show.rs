@@ -63,6 +63,10 @@ impl Screen {
                 let next = "leave out --show, or say how, as in --show=sixel";
                 return Err(Failure::new(Exit::Usage, what).next(next));
             }
+            Show::Auto if std::env::var_os("TERM").is_some_and(|term| term == "dumb") => {
+                let what = "the terminal can't show an image: TERM is \"dumb\"";
+                return Err(Failure::new(Exit::Usage, what).next("leave out --show"));
+            }
             Show::Auto => choose(&variable, terminal::ask().as_deref()),
             Show::Kitty => Way::Kitty,
             Show::Iterm2 => Way::Iterm2,

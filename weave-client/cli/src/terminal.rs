@@ -3,6 +3,11 @@
 #[cfg(unix)]
 pub(crate) use unix::{ask, size};
 
+/// Whether the terminal knows no control sequences, or nobody says which terminal it is.
+pub(crate) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
 /// Nobody is asked: what a terminal of this system would need for that is not here.
 #[cfg(not(unix))]
 pub(crate) const fn ask() -> Option<Vec<u8>> {

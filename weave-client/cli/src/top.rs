@@ -14,6 +14,10 @@ use weave_cli_base::admin::{Admin, Stats};
 use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::plain;
 use weave_cli_base::exit::{Exit, Failure, help};
+use weave_cli_base::requests::Requests;
+
+use crate::parameters::count;
+use crate::terminal;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,8 +27,8 @@ Examples:
 
 /// Show the queue, the workers and the request rates, again and again.
 ///
-/// On a terminal each table replaces the one before; q or Ctrl-C quits. Elsewhere they are printed one
-/// after the other.
+/// On a terminal each table replaces the one before; q or Ctrl-C quits. Elsewhere, and where TERM is "dumb" or not set, they
+/// are printed one after the other.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help(EXAMPLES))]
 pub(crate) struct Top {
@@ -36,7 +40,7 @@ pub(crate) struct Top {
     interval: Duration,
 
     /// Stop after this many tables [default: go on]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = count::<{ u64::MAX }>, allow_negative_numbers = true)]
     count: Option<u64>,
 }
 
@@ -50,7 +54,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     }
     let screen = Screen::open().map_err(local)?;
     let mut shown = 0;
-    let mut table = self::table(&socket.path, &before.0, None);
+    let mut table = self::table(&socket.path, &before.0, None) + &list(&Requests::ask(&socket));
     loop {
         // Somebody else's words are among it.
         table = plain(&table);
@@ -70,6 +74,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
             Ok(stats) => {
                 let now = Instant::now();
                 let table = self::table(&socket.path, &stats, Some((&before.0, now - before.1)));
+                let table = table + &list(&Requests::ask(&socket));
                 before = (stats, now);
                 table
             }
@@ -124,9 +129,9 @@ struct Screen {
 }
 
 impl Screen {
-    /// `None`: there is no terminal, or none that has keys.
+    /// `None`: there is no terminal, or none that has keys, or that knows what it is told.
     fn open() -> io::Result<Option<Self>> {
-        if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        if terminal::is_dumb() || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Ok(None);
         }
         let before = tcgetattr(io::stdin())?;
@@ -245,6 +250,36 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
         n("weave_worker_kills_total/too_slow")
     });
     out
+}
+
+/// A line for each request that is under way or waits, as far as they have room. A daemon of an earlier version has none.
+fn list(requests: &Result<Option<Requests>, Failure>) -> String {
+    /// Of those that wait; the others are no more than the workers.
+    const MOST: usize = 8;
+
+    let Ok(Some(Requests { running, waiting })) = requests else { return String::new() };
+    let mut out = String::new();
+    // Writing to a `String` doesn't fail.
+    let mut line = |id: u64, what: &str, seconds: f64| {
+        let _ = writeln!(out, "{id:<18}{what:<28} for {}", time(seconds));
+    };
+    for request in running {
+        let step = match request.steps {
+            0 => "begun".to_owned(),
+            steps => format!("step {} of {steps}", request.step),
+        };
+        // Nobody will get its image.
+        let gone = if request.abandoned { ", its client has gone" } else { "" };
+        line(request.request_id, &format!("{step}{gone}"), request.seconds);
+    }
+    for (at, request) in waiting.iter().take(MOST).enumerate() {
+        let place = if at == 0 { "waits, the next one".to_owned() } else { format!("waits, {at} before it") };
+        line(request.request_id, &place, request.seconds);
+    }
+    if waiting.len() > MOST {
+        let _ = writeln!(out, "and {} more that wait", waiting.len() - MOST);
+    }
+    if out.is_empty() { out } else { format!("\n{:<18}\n{out}", "request") }
 }
 
 /// What a worker does, by the numbers that stand for it in the metrics.

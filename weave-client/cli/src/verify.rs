@@ -2,17 +2,20 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueHint;
 use serde::Serialize;
 use weave_cli_base::arguments::seconds;
-use weave_cli_base::console::{Layout, read_in, tell, tell_json};
+use weave_cli_base::console::{Layout, read_in, say, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_cli_base::png_file::{self, Decoded};
-use weave_client::{Channels, Image};
+use weave_client::{Channels, Error, Image, Progress};
 
+use crate::beside::Beside;
 use crate::interrupt;
 use crate::waiting::Waiting;
 
@@ -35,6 +38,9 @@ pub(crate) struct Verify {
 
     #[command(flatten)]
     daemon: Daemon,
+
+    #[command(flatten)]
+    beside: Beside,
 
     /// Fail if the answer takes longer than this [default: no limit]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -68,6 +74,10 @@ struct Report {
 pub(crate) fn run(args: &Verify) -> Result<bool, Failure> {
     let name = args.file.display().to_string();
     let no_input = |what: String| Failure::new(Exit::NoInput, format_args!("{name} {what}"));
+    if args.json && args.file.to_str().is_none() {
+        let what = format_args!("{name} is not text in UTF-8, and JSON can't name the file");
+        return Err(Failure::new(Exit::Usage, what).next("leave out --json, or rename the file"));
+    }
     let file = png_file::decode(&read_in(&args.file, MOST)?).map_err(no_input)?;
     let (width, height) = (file.params.width, file.params.height);
     if (file.width, file.height) != (width, height) {
@@ -77,11 +87,35 @@ pub(crate) fn run(args: &Verify) -> Result<bool, Failure> {
     let mut client = args.daemon.client()?;
     client.set_timeout(args.timeout);
     let mut waiting = Waiting::start(args.quiet);
-    interrupt::watch(waiting.clear()).map_err(|error: io::Error| {
+    let asked = Arc::new(AtomicBool::new(false));
+    let (clear, is_asked) = (waiting.clear(), Arc::clone(&asked));
+    let tidy_up = move || {
+        clear();
+        if is_asked.load(Ordering::Relaxed) { interrupt::ASKED } else { "" }
+    };
+    interrupt::watch(tidy_up).map_err(|error: io::Error| {
         Failure::new(Exit::Local, format_args!("can't watch for signals: {error}"))
     })?;
+    let teller = args.beside.of(&args.daemon);
+    if !args.quiet {
+        let model = teller.model().map(|model| model.name);
+        if let Some((made_by, here)) =
+            file.model.as_ref().zip(model).filter(|(made_by, here)| *made_by != here)
+        {
+            say(format_args!("{name} was made by the {made_by}, and this daemon has the {here}"));
+        }
+    }
+    let watch = if args.quiet { None } else { teller.watch(&mut client, waiting.situation()) };
     waiting.wait_for(format!("making {name} again, seed {}", file.params.seed));
-    let image = client.generate_with(&file.params, &file.prompt, |progress| waiting.show(progress));
+    let image = client.send(&file.params, &file.prompt).map(|id| {
+        asked.store(true, Ordering::Relaxed);
+        watch.iter().for_each(|watch| watch.asked(id));
+        waiting.show(Progress::Sent);
+        client.receive_with(|_, progress| waiting.show(progress))
+    });
+    // What was asked for is answered in some way.
+    let image = image.and_then(|answer| answer.map_or(Err(Error::Stopped), |answer| answer.result));
+    drop(watch);
     drop(waiting);
     let report = compare(name, &file, &image?);
     if args.json {

@@ -13,13 +13,13 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use weave_cli_base::arguments::random_seed;
+use weave_cli_base::format::Format;
 use weave_cli_base::image::{How, Made, ProviderName};
 use weave_client::weave_core::limits::{MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{ErrorKind, Params, Stopper};
 
 use crate::connections::{Answering, Connection};
-use crate::format::Format;
 use crate::http_error::HttpError;
 use crate::log::log;
 use crate::provider::{Ask, Failed, Named};
@@ -302,7 +302,7 @@ impl<'a> Described<'a> {
     fn new(made: &'a Made, file: &'a [u8]) -> Self {
         let mut weave = json!({ "provider": made.by.as_str(), "width": made.width, "height": made.height });
         match &made.how {
-            How::Local { params, generation_time_ms } => {
+            How::Local { params, generation_time_ms, .. } => {
                 weave["seed"] = params.seed.into();
                 weave["steps"] = params.steps.into();
                 weave["cfg"] = params.cfg_scale.into();

@@ -9,7 +9,6 @@
 #![cfg(unix)]
 
 mod connections;
-mod format;
 mod guard;
 mod http_error;
 mod images;

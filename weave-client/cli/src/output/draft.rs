@@ -8,9 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 #[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
-use std::path::Path;
-#[cfg(target_os = "linux")]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempPath;
@@ -86,11 +84,7 @@ impl Draft {
                 file
             }
             None => {
-                // The error itself goes on about the temporary name.
-                let (file, its) = temporary(folder).map_err(|error| {
-                    let reason = error.get_ref().and_then(|error| error.source());
-                    reason.map_or_else(|| error.to_string(), ToString::to_string)
-                })?;
+                let (file, its) = temporary(folder).map_err(|error| error.to_string())?;
                 *name = Some(Name::Temporary(its));
                 file
             }
@@ -119,6 +113,25 @@ impl Draft {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => None,
             Err(error) => Some(Err(error.into())),
         }
+    }
+
+    /// Takes so much room for the file, as far as its file system can say that it has it. It is given back with the draft.
+    #[cfg(target_os = "linux")]
+    pub(super) fn reserve(&self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+            // Not all can do that.
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as where it can be done")]
+    pub(super) fn reserve(&self, _: u64) -> io::Result<()> {
+        Ok(())
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -163,9 +176,6 @@ impl Drop for Draft {
 fn builder() -> tempfile::Builder<'static, 'static> {
     let mut temporary = tempfile::Builder::new();
     temporary.prefix(".weave.").suffix(".part");
-    // Like any new file: what the umask leaves of it.
-    #[cfg(unix)]
-    temporary.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     temporary
 }
 
@@ -173,8 +183,39 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Makes an empty file of this name, which there is none of, and removes it again: only so can it be known whether the file
+/// system takes the name.
+pub(super) fn try_name(path: &Path, unfinished: &Unfinished) -> io::Result<()> {
+    // A signal comes before or after that.
+    let _held = unfinished.lock();
+    let file = File::options().write(true).create_new(true).open(path)?;
+    match check(&file, b"", path) {
+        Ok(()) => fs::remove_file(path),
+        // Somebody else has put another there just now.
+        Err(_) => Err(io::ErrorKind::AlreadyExists.into()),
+    }
+}
+
+/// Keeps these bytes in a new file whose name begins and ends like this.
+pub(super) fn keep(folder: &Path, name: &str, suffix: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let mut file = tempfile::Builder::new().prefix(name).suffix(suffix).tempfile_in(folder)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all())?;
+    let (_, path) = file.keep().map_err(|error| error.error)?;
+    // As people name it.
+    let name = PathBuf::from(path.file_name().unwrap_or_default());
+    Ok(if folder == Path::new(".") { name } else { folder.join(name) })
+}
+
 fn temporary(folder: &Path) -> io::Result<(File, TempPath)> {
-    builder().tempfile_in(folder).map(tempfile::NamedTempFile::into_parts)
+    let mut own = None;
+    let made = builder().make_in(folder, |path| {
+        // Like any new file: what the umask leaves of it.
+        let opened = File::options().write(true).create_new(true).open(path);
+        opened.inspect_err(|error| own = error.raw_os_error())
+    });
+    // The error that comes out goes on about the temporary name.
+    made.map(tempfile::NamedTempFile::into_parts)
+        .map_err(|error| own.map_or(error, io::Error::from_raw_os_error))
 }
 
 /// Gives the file its final name instead of its temporary one.

@@ -130,7 +130,9 @@ fn figures_are_some_kilobytes() {
     let folder = folder();
     let endless = format!("{{\"a\": \"{}", "x".repeat(1 << 30 >> 4));
     let wide = format!("{{\"a\": [{}1]}}", "{},".repeat(340_000));
-    for (body, status, says) in [(endless, 76, "doesn't answer with figures"), (wide, 0, "")] {
+    for (body, status, says) in
+        [(endless, 76, "doesn't answer as a daemon's administrative socket does"), (wide, 0, "")]
+    {
         let fake = Fake::listening(move |listener: UnixListener| {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 4096]);

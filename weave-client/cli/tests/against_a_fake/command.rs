@@ -129,8 +129,7 @@ fn an_image_becomes_a_png_that_says_how_it_was_made() {
     assert_eq!(
         settings,
         format!(
-            "a cat\nSteps: 28, Sampler: unknown, CFG scale: 7, Seed: 7, Size: 64x64, Model: SD 3.5, \
-             Version: Weave {version}"
+            "a cat\nSteps: 28, Sampler: unknown, CFG scale: 7, Seed: 7, Size: 64x64, Version: Weave {version}"
         )
     );
     assert_eq!(
@@ -387,19 +386,27 @@ fn what_cannot_be_asked_is_refused_before_anybody_is_called() {
     let folder = folder();
     let listener = no_daemon(folder.path());
     let long = "é".repeat(1025);
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 20] = [
         (&["x", "--width=500"], &["width is 500, must be 64 to 2048 and a multiple of 64", "--width N"]),
         (&["x", "--height=2112"], &["height is 2112", "--height N"]),
         (&["x", "--steps=0"], &["steps is 0, must be 1 to 100", "--steps N"]),
-        (&["x", "--cfg", "20.5"], &["cfg_scale is 20.5, must be 0.0 to 20.0", "--cfg X"]),
-        (&["x", "--cfg", "-1"], &["cfg_scale is -1.0,", "--cfg X"]),
+        (&["x", "--cfg-scale", "20.5"], &["cfg_scale is 20.5, must be 0.0 to 20.0", "--cfg-scale X"]),
+        (&["x", "--cfg", "-1"], &["cfg_scale is -1.0,", "--cfg-scale X"]),
         (&["x", "--cfg", "nan"], &["cfg_scale is NaN,"]),
-        (&[&long], &["length is 2050, must be 1 to 2048 bytes", "shorten the prompt"]),
-        (&[""], &["length is 0", "say what to draw"]),
-        (&["x", "--steps=many"], &["--steps"]),
-        (&["x", "--seed=-1"], &["--seed"]),
+        (&["x", "--cfg", "much"], &["--cfg-scale <X>': must be a number, 0 to 20"]),
+        (&[&long], &["the prompt has 2050 bytes, must have 1 to 2048", "shorten the prompt"]),
+        (&[""], &["the prompt is empty", "say what to draw"]),
+        (&["x", "--steps=many"], &["'--steps <N>': must be a whole number, 1 to 100"]),
+        (&["x", "--width", "abc"], &["must be a whole number, 64 to 2048 and a multiple of 64"]),
+        (&["x", "--width", "-64"], &["must be a whole number, 64 to 2048 and a multiple of 64"]),
+        (&["x", "--size", "big"], &["must be WIDTHxHEIGHT in pixels, such as 512x512"]),
+        (&["x", "--size=64x64", "-W64"], &["--size <WxH>", "cannot be used with", "--width <N>"]),
+        (&["x", "--size=100x64"], &["width is 100", "--size WxH"]),
+        (&["x", "--seed=-2"], &["0 and -1 draw one at random"]),
+        (&["x", "-n0"], &["must be a whole number, 1 to 1000"]),
+        (&["x", "--server-uid=me"], &["must be the number of a user"]),
         (&["x", "--timeout=0"], &["--timeout", "above 0"]),
-        (&[], &["<PROMPT>"]),
+        (&[], &["there is no prompt", "--prompt-file FILE", "standard input"]),
     ];
     for (args, says) in cases {
         let mut command = weave(folder.path());
@@ -423,9 +430,36 @@ fn a_file_that_cannot_be_written_is_found_out_before_anybody_is_called() {
     fs::create_dir(path("dir")).unwrap();
     symlink("nowhere", path("dangling.png")).unwrap();
     symlink("/dev/null", path("device.png")).unwrap();
-    let cases: [(&[&str], &str); 9] = [
+    symlink("dir", path("into.png")).unwrap();
+    symlink("loop.png", path("loop.png")).unwrap();
+    symlink("/dev/stdout", path("mine.png")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe.png"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let long = "x".repeat(256);
+    let longer = "x".repeat(251);
+    let cases: [(&[&str], &str); 23] = [
         (&["old.png"], "old.png exists already"),
-        (&["dangling.png"], "dangling.png exists already"),
+        (&["dangling.png"], "dangling.png exists already, a link to nowhere"),
+        (&["loop.png"], "loop.png exists already, a link to loop.png"),
+        (&["into.png", "--force"], "into.png is a link to a folder"),
+        (&["pipe.png", "--force"], "pipe.png is not a regular file"),
+        (&["new/"], "new/ names a folder"),
+        (&["new/."], "new/. names a folder"),
+        (&["dir/.."], "dir/.. names a folder"),
+        (&["old.png/"], "old.png/ names a folder"),
+        (&["."], ". names a folder"),
+        (&[&long], "the file's name has 256 bytes, which is too long"),
+        (&[&longer, "-n1000", "--force"], "the file's name has 256 bytes, which is too long"),
+        (&["/dev/stdout"], "/dev/stdout is one of the program's own open files"),
+        (&["/dev/fd/1", "--force"], "/dev/fd/1 is one of the program's own open files"),
+        (&["/proc/self/fd/77"], "/proc/self/fd/77 is one of the program's own open files"),
+        (&["mine.png", "--force"], "mine.png is one of the program's own open files"),
         (&["dir"], "dir is a folder"),
         (&["dir", "--force"], "dir is a folder"),
         (&["device.png", "--force"], "device.png is not a regular file"),
@@ -441,10 +475,24 @@ fn a_file_that_cannot_be_written_is_found_out_before_anybody_is_called() {
         let run = run(command);
         assert_eq!((run.status, run.stdout.as_str()), (Some(1), ""), "{args:?}: {}", run.stderr);
         assert!(run.stderr.contains(says), "{says}: {}", run.stderr);
+        assert!(!run.stderr.contains(".part"), "{}", run.stderr);
         assert!(run.stderr.contains("-o FILE"), "what to do: {}", run.stderr);
     }
     assert!(listener.accept().is_err(), "somebody was called");
-    assert_eq!(names(folder.path()), ["dangling.png", "device.png", "dir", "old.png", "quiet.sock"]);
+    assert_eq!(
+        names(folder.path()),
+        [
+            "dangling.png",
+            "device.png",
+            "dir",
+            "into.png",
+            "loop.png",
+            "mine.png",
+            "old.png",
+            "pipe.png",
+            "quiet.sock"
+        ]
+    );
     assert_eq!(fs::read(path("old.png")).unwrap(), b"old");
 }
 
@@ -479,9 +527,12 @@ fn a_file_that_appears_meanwhile_is_left_alone() {
     });
     let run = run(generate(folder.path(), &fake.path()));
     assert_eq!(run.status, Some(1), "{}", run.stderr);
-    assert!(run.stderr.contains("cat.png has appeared meanwhile"), "{}", run.stderr);
     assert_eq!(fs::read(&target).unwrap(), b"theirs");
-    assert_eq!(names(folder.path()), ["cat.png"]);
+    let [theirs, kept] = names(folder.path()).try_into().unwrap();
+    assert_eq!(theirs, "cat.png");
+    let says = format!("cat.png has appeared meanwhile and was left alone; the image is in {kept} (seed 7)");
+    assert!(run.stderr.contains(&says), "{}", run.stderr);
+    assert_eq!(decode(&fs::read(folder.path().join(kept)).unwrap()).size, (64, 64));
 }
 
 /// A daemon that has a request and keeps it, and the command that waits for it.
@@ -498,9 +549,13 @@ fn waiting(folder: &Path, partial: usize) -> (Fake, Child) {
     (fake, child)
 }
 
+pub(crate) const INTERRUPTED: &str =
+    "weave: interrupted; the daemon stops drawing for it, unless its setting abandoned is \"finish\"";
+
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
-    for (signal, status, partial) in [(Signal::INT, 130, 0), (Signal::TERM, 143, 0), (Signal::INT, 130, 5000)]
+    for (signal, status, partial) in
+        [(Signal::INT, 130, 0), (Signal::TERM, 143, 0), (Signal::QUIT, 131, 0), (Signal::INT, 130, 5000)]
     {
         let folder = folder();
         let (fake, child) = waiting(folder.path(), partial);
@@ -509,7 +564,7 @@ fn an_interrupt_leaves_nothing_behind() {
         assert_eq!(output.status.code(), Some(status));
         let stderr = String::from_utf8(output.stderr).unwrap();
         // Not always last: the daemon may have the request before the command has said so.
-        assert!(stderr.contains("weave: interrupted\n") && !stderr.contains("panicked"), "{stderr}");
+        assert!(stderr.contains(INTERRUPTED) && !stderr.contains("panicked"), "{stderr}");
         assert_eq!(names(folder.path()), <[String; 0]>::default());
         fake.end();
     }
@@ -588,6 +643,13 @@ fn ping_says_whether_the_daemon_answers() {
     command.args(["ping", "--socket"]).arg(fake.path());
     assert_eq!(run(command).status, Some(4));
 
+    let fake = Fake::serving(|stream, request| send(stream, &error(request.id(), 400, 4, "no such size")));
+    let mut command = weave(folder.path());
+    command.args(["ping", "--socket"]).arg(fake.path());
+    let refused = run(command);
+    assert_eq!(refused.status, Some(3));
+    assert!(refused.stderr.contains("speaks Weave, but answers a ping with"), "{}", refused.stderr);
+
     let fake = Fake::serving(|stream, _| until_closed(stream));
     let mut command = weave(folder.path());
     command.args(["ping", "--timeout=0.1", "--socket"]).arg(fake.path());
@@ -660,7 +722,7 @@ fn on_a_terminal_a_line_moves_and_goes_away() {
         let last = rest.rsplit("\x1b[2K").next().unwrap();
         if interrupt {
             assert_eq!(output.status.code(), Some(130));
-            assert_eq!(last, "weave: interrupted\r\n", "{rest:?}");
+            assert_eq!(last, format!("{INTERRUPTED}\r\n"), "{rest:?}");
         } else {
             assert_eq!(output.status.code(), Some(0));
             assert_eq!(last, "", "{rest:?}");
@@ -675,7 +737,8 @@ fn on_a_terminal_a_line_moves_and_goes_away() {
 fn figures(status: u16, bodies: impl IntoIterator<Item = String> + Send + 'static) -> Fake {
     let bodies: Vec<_> = bodies.into_iter().collect();
     Fake::listening(move |listener| {
-        for at in 0.. {
+        let mut at = 0;
+        loop {
             let Ok((mut stream, _)) = listener.accept() else { return };
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -683,8 +746,14 @@ fn figures(status: u16, bodies: impl IntoIterator<Item = String> + Send + 'stati
                 stream.read_exact(&mut byte).unwrap();
                 head.push(byte[0]);
             }
+            // As a daemon does that has no such page.
+            if head.starts_with(b"GET /requests HTTP/1.1\r\n") {
+                send(&mut stream, b"HTTP/1.1 404 X\r\nConnection: close\r\n\r\n");
+                continue;
+            }
             assert!(head.starts_with(b"GET /stats HTTP/1.1\r\n"));
             let body = bodies.get(at).or(bodies.last()).unwrap();
+            at += 1;
             send(&mut stream, format!("HTTP/1.1 {status} X\r\nConnection: close\r\n\r\n{body}").as_bytes());
         }
     })
@@ -808,7 +877,7 @@ fn top_leaves_the_terminal_as_it_was() {
         let before = tcgetattr(&slave).unwrap().local_modes;
         let mut command = weave(folder.path());
         // An interval that only a key or a signal ends in time.
-        command.args(["top", "--interval=3600", "--admin-socket"]).arg(fake.path());
+        command.args(["top", "--interval=3600", "--admin-socket"]).arg(fake.path()).env("TERM", "xterm");
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         drop(command);
@@ -827,6 +896,28 @@ fn top_leaves_the_terminal_as_it_was() {
         assert_eq!(tcgetattr(&slave).unwrap().local_modes, before);
         let rest = read_until(&mut master, "\x1b[?1049l");
         assert!(rest.ends_with("\x1b[?25h\x1b[?1049l"), "{rest:?}");
+    }
+}
+
+/// Those of an editor's shell, of cron with a terminal.
+#[test]
+fn a_terminal_that_knows_no_control_sequences_gets_none() {
+    for term in [Some("dumb"), Some(""), None] {
+        let folder = folder();
+        let fake = figures(200, [some_figures(10)]);
+        let (mut master, slave) = terminal();
+        let mut command = weave(folder.path());
+        command
+            .args(["top", "--count=2", "--interval=0.1", "--admin-socket"])
+            .arg(fake.path())
+            .env_remove("TERM");
+        command.envs(term.map(|term| ("TERM", term)));
+        command.stdin(slave.try_clone().unwrap()).stdout(slave);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let shown = read_until(&mut master, "nothing that comes");
+        assert!(shown.contains("waiting        5 of 64") && !shown.contains('\x1b'), "{shown:?}");
+        assert_eq!(in_time(move || child.wait_with_output()).unwrap().status.code(), Some(0));
     }
 }
 

@@ -77,7 +77,7 @@ fn a_prompt_that_cannot_be_read_is_told() {
         (&["--prompt-file=."], 66, "can't read .: Is a directory"),
         (&["--prompt-file=latin1"], 66, "latin1 is not UTF-8 text from its byte 0 on"),
         (&["--prompt-file=empty"], 2, "say what to draw"),
-        (&["--prompt-file=long"], 2, "length is 2049, must be 1 to 2048 bytes"),
+        (&["--prompt-file=long"], 2, "the prompt has 2049 bytes, must have 1 to 2048"),
         (&["--prompt-file=book"], 66, "book has more than 65536 bytes"),
         (&["x", "--prompt-file=long"], 2, "cannot be used with"),
     ];
@@ -150,7 +150,9 @@ fn several_files_are_all_looked_at_before_anybody_is_called() {
     fails(&["--show", "--json"], 2, "cannot be used with");
     fails(&["--show"], 2, "standard output is no terminal");
     fails(&["--show=ascii"], 2, "half-blocks");
-    fails(&["-n", "0"], 2, "1..=1000");
+    fails(&["-n", "0"], 2, "1 to 1000");
+    fails(&["-o", "cat.gif"], 2, "cat.gif: images can't be written as .gif");
+    fails(&["-o", "cat.TIFF"], 2, "say .png, .jpg, .jpeg or .webp");
     assert!(listener.accept().is_err(), "somebody was called");
     assert_eq!(names(folder.path()), ["cat-12.png", "quiet.sock"]);
     let mut command = weave(folder.path());
@@ -216,7 +218,8 @@ fn json_has_a_line_for_each_image() {
         assert_eq!(
             serde_json::Value::from(report),
             serde_json::json!({
-                "bytes": bytes, "width": 64, "height": 64, "channels": 3, "provider": "local", "steps": 28, "cfg_scale": 7.0,
+                "bytes": bytes, "width": 64, "height": 64, "channels": 3, "provider": "local",
+                "prompt": "a cat", "model": null, "steps": 28, "cfg_scale": 7.0,
                 "seed": seed, "generation_seconds": 1.234
             })
         );
@@ -248,7 +251,6 @@ fn other_programs_find_the_parameters() {
             ("CFG scale", "7"),
             ("Seed", "7"),
             ("Size", "64x64"),
-            ("Model", "SD 3.5"),
             ("Version", version)
         ]
     );

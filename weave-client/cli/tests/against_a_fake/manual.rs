@@ -140,3 +140,27 @@ fn a_prompt_without_quotes_is_seen_as_such() {
         assert_eq!(run.stderr.contains("a prompt of several words needs quotes"), hint, "{}", run.stderr);
     }
 }
+
+/// What other programs call it, or have.
+#[test]
+fn what_people_know_from_elsewhere_leads_to_what_there_is() {
+    let folder = folder();
+    let cases: [(&[&str], &str); 9] = [
+        (&["status"], "`weaved status`"),
+        (&["models"], "docs/models.md"),
+        (&["list"], "docs/models.md"),
+        (&["serve"], "`weaved` is the daemon"),
+        (&["generate", "x", "--negative-prompt", "y"], "docs/limits.md"),
+        (&["generate", "x", "--negative-prompt=y"], "`weave generate` has no --negative-prompt"),
+        (&["generate", "x", "--sampler=euler"], "its settings sampler"),
+        (&["generate", "x", "--model", "y"], "docs/models.md"),
+        (&["generate", "x", "--guidance_scale", "2"], "--cfg-scale X"),
+    ];
+    for (args, says) in cases {
+        let mut command = weave(folder.path());
+        command.args(args);
+        let run = run(command);
+        assert_eq!(run.status, Some(2), "{args:?}");
+        assert!(run.stderr.contains(says) && !run.stderr.contains("tip:"), "{args:?}: {}", run.stderr);
+    }
+}

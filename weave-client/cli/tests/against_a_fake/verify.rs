@@ -118,7 +118,11 @@ fn what_cannot_be_made_again_is_told_before_anybody_is_called() {
     png(&path("model.png"), 64, &[("Weave", &recipe((r#""model_id":0"#, r#""model_id":3"#)))]);
     png(&path("seed.png"), 64, &[("Weave", &recipe((r#""seed":7"#, r#""seed":0"#)))]);
     png(&path("json.png"), 64, &[("Weave", "{}")]);
+    fs::write(path("cat.jpg"), b"\xFF\xD8\xFF\xE0\0\x10JFIF").unwrap();
+    fs::write(path("cat.webp"), b"RIFF\0\0\0\0WEBPVP8L").unwrap();
     let cases = [
+        ("cat.jpg", "cat.jpg is a JPEG file, and only a PNG file from `weave generate` has"),
+        ("cat.webp", "cat.webp is a WebP file, and only a PNG file"),
         ("none.png", "can't read none.png: No such file"),
         ("text.png", "text.png is no sound PNG file"),
         ("cut.png", "cut.png is cut off, or no PNG file"),
