@@ -8,7 +8,7 @@
 //! use weave_client::{Client, Params, default_socket_path};
 //!
 //! let mut client = Client::connect(default_socket_path()?)?;
-//! let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 1234 };
+//! let params = Params { seed: 1234, ..Params::default() };
 //! let image = client.generate(&params, "a cat in space")?;
 //! assert_eq!(image.pixels.len(), 512 * 512 * 3);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
