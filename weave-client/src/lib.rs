@@ -35,6 +35,8 @@ mod auth;
 mod client;
 mod error;
 mod link;
+#[cfg(feature = "png")]
+pub mod png_file;
 mod socket_path;
 mod stopper;
 

@@ -2,23 +2,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
-use png::{
-    BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Info, Limits, Transformations,
-};
-use serde::{Deserialize, Serialize};
-use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35, VERSION};
+use png::{ColorType, Decoder, DecodingError, Info, Limits, Transformations};
+use serde::Deserialize;
+use weave_client::png_file::{MadeBy, Picture};
+use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35};
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Channels, Params, RequestError};
+use weave_client::{Error, Params, RequestError};
 
 use crate::image::{How, Made, ProviderName};
 
-/// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
-/// the same image gives the same file.
-#[derive(Serialize, Deserialize)]
+/// The text chunk "Weave": all that it takes to make the image again, as JSON.
+#[derive(Deserialize)]
 struct Recipe<'a> {
-    protocol: u16,
     model_id: u32,
     prompt: Cow<'a, str>,
     width: u32,
@@ -26,24 +23,12 @@ struct Recipe<'a> {
     steps: u32,
     cfg_scale: f32,
     seed: u64,
-    /// Earlier versions had none.
-    #[serde(default)]
-    provider: Cow<'a, str>,
 }
 
-/// The same text of an image that can't be made again.
-#[derive(Serialize)]
-struct Origin<'a> {
-    prompt: &'a str,
-    width: u32,
-    height: u32,
-    provider: &'a str,
-    model: &'a str,
-}
-
-/// What both say.
+/// Who made it, which is also said of images that can't be made again.
 #[derive(Deserialize)]
 struct Maker<'a> {
+    /// Earlier versions had none.
     #[serde(default)]
     provider: Cow<'a, str>,
 }
@@ -54,47 +39,18 @@ const MAX_RECIPE: usize = 1 << 16;
 /// What the decoder may take beside the pixels: rows in the making, and texts as they stand in the file.
 const MAX_DECODER: usize = 1 << 26;
 
-/// Makes the file's bytes.
+/// Makes the file's bytes. What stands in it is `weave_client`'s to say, whose images can be checked by `weave verify` as well.
 ///
 /// # Errors
 /// The image doesn't have as many pixels as it says.
-pub fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
-    let (width, height, provider) = (made.width, made.height, made.by.as_str());
-    let recipe = match &made.how {
-        How::Local { params, .. } => serde_json::to_string(&Recipe {
-            protocol: VERSION,
-            model_id: MODEL_ID_SD35,
-            prompt: prompt.into(),
-            width,
-            height,
-            steps: params.steps,
-            cfg_scale: params.cfg_scale,
-            seed: params.seed,
-            provider: provider.into(),
-        }),
-        How::Cloud { model, .. } => serde_json::to_string(&Origin { prompt, width, height, provider, model }),
+pub fn encode(made: &Made, prompt: &str) -> io::Result<Vec<u8>> {
+    let (model, by) = match &made.how {
+        // The protocol doesn't tell the model's file; what it calls model 0 is this.
+        How::Local { params, .. } => ("SD 3.5", MadeBy::Daemon(*params)),
+        How::Cloud { model, .. } => (model.as_str(), MadeBy::Other(made.by.as_str())),
     };
-    let recipe = recipe.map_err(|error| EncodingError::IoError(error.into()))?;
-
-    let mut file = Vec::new();
-    let mut encoder = Encoder::new(&mut file, made.width, made.height);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_color(match made.channels {
-        Channels::Rgb => ColorType::Rgb,
-        Channels::Rgba => ColorType::Rgba,
-    });
-    for (keyword, text) in [("parameters", parameters(made, prompt)), (RECIPE, recipe)] {
-        // tEXt is read everywhere, but holds Latin-1 only.
-        if text.chars().all(|c| u32::from(c) <= 0xFF) {
-            encoder.add_text_chunk(keyword.to_owned(), text)?;
-        } else {
-            encoder.add_itxt_chunk(keyword.to_owned(), text)?;
-        }
-    }
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&made.pixels)?;
-    writer.finish()?;
-    Ok(file)
+    let Made { width, height, channels, ref pixels, .. } = *made;
+    Picture { width, height, channels, pixels, prompt, model, by }.encode()
 }
 
 /// What a file holds.
@@ -155,7 +111,7 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
             MODEL_ID_SD35 => Ok(()),
             other => Err(RequestError::ModelId(other)),
         })
-        .map_err(|error| unreadable(&error))?;
+        .map_err(|error| unreadable(&Error::Invalid(error)))?;
     if seed == 0 {
         return Err(unreadable(&"seed is 0, which is another image each time"));
     }
@@ -180,22 +136,4 @@ fn recipe(info: &Info<'_>) -> Option<Result<String, String>> {
     Some(text.filter(|text| text.len() <= MAX_RECIPE).ok_or_else(|| {
         format!("has a text \"{RECIPE}\" of more than {MAX_RECIPE} bytes, or one that can't be read")
     }))
-}
-
-/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
-/// protocol doesn't tell the sampler, without which some of them don't take the line for settings, and the
-/// model's file; what it calls model 0 is SD 3.5.
-fn parameters(made: &Made, prompt: &str) -> String {
-    let (settings, model) = match &made.how {
-        How::Local { params: Params { steps, cfg_scale, seed, .. }, .. } => {
-            (format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "), "SD 3.5")
-        }
-        How::Cloud { model, .. } => (String::new(), model.as_str()),
-    };
-    format!(
-        "{prompt}\n{settings}Size: {}x{}, Model: {model}, Version: Weave {}",
-        made.width,
-        made.height,
-        env!("CARGO_PKG_VERSION")
-    )
 }

@@ -77,7 +77,7 @@ fn a_prompt_that_cannot_be_read_is_told() {
         (&["--prompt-file=."], 66, "can't read .: Is a directory"),
         (&["--prompt-file=latin1"], 66, "latin1 is not UTF-8 text from its byte 0 on"),
         (&["--prompt-file=empty"], 2, "say what to draw"),
-        (&["--prompt-file=long"], 2, "length is 2049, must be 1 to 2048 bytes"),
+        (&["--prompt-file=long"], 2, "the prompt has 2049 bytes; it must have 1 to 2048 bytes"),
         (&["--prompt-file=book"], 66, "book has more than 65536 bytes"),
         (&["x", "--prompt-file=long"], 2, "cannot be used with"),
     ];
@@ -125,6 +125,25 @@ fn several_images_have_numbers_and_seeds_that_count_up() {
         assert!(png.latin1[0].1.contains(&format!(", Seed: {seed}, ")), "{name}: {:?}", png.latin1);
     }
     assert!(run.stderr.contains("weave: 1 of 6: 64×64, 28 steps, cfg 7, seeds from 7\n"), "{}", run.stderr);
+}
+
+#[test]
+fn a_server_that_answers_one_request_a_connection_makes_each_image_once() {
+    let folder = folder();
+    let fake = Fake::listening(|listener| {
+        let answer = |at_once: usize| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let requests: Vec<_> = (0..at_once).map(|_| Request::read(&mut stream)).collect();
+            says_nothing(&mut stream);
+            send(&mut stream, &image_of(&requests[0]));
+            seed(&requests[0])
+        };
+        [3, 1, 1].map(answer)
+    });
+    let run = run(generate(folder.path(), &fake.path(), &["a cat", "-n3", "-o", "cat.png"]));
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    assert_eq!(fake.end(), [7, 8, 9]);
+    assert_eq!(names(folder.path()), ["cat-1.png", "cat-2.png", "cat-3.png"]);
 }
 
 #[test]
