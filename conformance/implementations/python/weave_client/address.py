@@ -6,6 +6,8 @@ from typing import Union
 
 Address = Union[str, tuple[str, int]]  # a path, or a host and a port
 
+SYSTEM_SOCKET = "/run/weave/weave.sock"  # of a weaved for all users of a machine
+
 
 def parse_address(text: str) -> Address:
     """What has a slash or no colon is a path, unless it begins with tcp://. [::1]:port is IPv6."""
@@ -20,12 +22,29 @@ def parse_address(text: str) -> Address:
     return host.strip("[]"), int(port)
 
 
+def show_address(address: Address) -> str:
+    """In a form that parse_address takes."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 def default_address() -> str:
-    """Where `weaved` listens and `weave` looks: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock."""
+    """Where `weaved` listens and `weave` looks: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock.
+
+    Without that variable it is ~/.weave/weave.sock. If nothing is there, /run/weave/weave.sock, if there is something.
+    """
     named = os.environ.get("WEAVE_SOCKET")
     if named:
         return named
     folder = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not os.path.isabs(folder):
-        raise ValueError("neither WEAVE_SOCKET nor XDG_RUNTIME_DIR is set: name the server's socket")
-    return os.path.join(folder, "weave", "weave.sock")
+    home = os.path.expanduser("~")
+    if os.path.isabs(folder):
+        usual = os.path.join(folder, "weave", "weave.sock")
+    elif os.path.isabs(home):
+        usual = os.path.join(home, ".weave", "weave.sock")
+    else:
+        raise ValueError("where the server listens isn't known: neither WEAVE_SOCKET nor XDG_RUNTIME_DIR nor HOME is set; "
+                         "name its socket")
+    return SYSTEM_SOCKET if not os.path.exists(usual) and os.path.exists(SYSTEM_SOCKET) else usual
