@@ -336,12 +336,11 @@ class Servers(unittest.TestCase):
             listener.listen()
             listener.settimeout(PATIENCE_S)
             heard: list[list[bytes]] = []
-            gone = threading.Semaphore(0)
+            answered, gone = threading.Semaphore(0), threading.Semaphore(0)
 
             def play() -> None:
                 # What it answers on each connection; None: it reads a request and closes.
-                last_words = codec.build_error(0, 24, "ending")
-                for answers in ((image(1) + last_words, ), (image(2), None), (image(3), None), (None, ), (image(5), image(6)[:9], )):
+                for answers in ((image(1), ), (image(2), None), (image(3), None), (None, ), (image(5), image(6)[:9], )):
                     peer, _ = listener.accept()
                     peer.settimeout(PATIENCE_S)
                     heard.append([])
@@ -349,6 +348,9 @@ class Servers(unittest.TestCase):
                         for answer in answers:
                             heard[-1].append(peer.recv(2**16))
                             peer.sendall(answer or b"")
+                        if len(heard) == 1:
+                            answered.acquire()
+                            peer.sendall(codec.build_error(0, 24, "ending"))  # which is no answer to what comes next
                     gone.release()
             server = threading.Thread(target=play)
             server.start()
@@ -357,6 +359,7 @@ class Servers(unittest.TestCase):
                     return client.generate("x", width=64, height=64)
 
                 ask()
+                answered.release()
                 gone.acquire()  # closed while idle
                 ask()
                 ask()  # closed as the request comes: the same once more
