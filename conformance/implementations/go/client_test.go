@@ -363,7 +363,7 @@ func TestIdleConnections(t *testing.T) {
 		response, err := client.Generate(within(t, 20*time.Second), request)
 		if says == "" {
 			if err != nil || response.Request.Seed == 0 || request.Seed != 0 {
-				t.Fatal(response, err)
+				t.Fatalf("%v, the request's seed is %d", err, request.Seed)
 			}
 		} else if err == nil || !strings.Contains(err.Error(), says) {
 			t.Fatalf("%v, expected %q", err, says)
