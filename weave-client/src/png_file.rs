@@ -28,8 +28,8 @@ pub struct Picture<'a> {
     pub pixels: &'a [u8],
     /// What was to be drawn.
     pub prompt: &'a str,
-    /// The model's name, for people.
-    pub model: &'a str,
+    /// The model's name, for people, if it is known: the protocol doesn't tell it.
+    pub model: Option<&'a str>,
     /// Who has made it.
     pub by: MadeBy<'a>,
 }
@@ -73,7 +73,8 @@ impl Picture<'_> {
 
     /// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
     /// protocol doesn't tell the sampler, without which some of them don't take the line for settings.
-    fn parameters(&self) -> String {
+    #[must_use]
+    pub fn parameters(&self) -> String {
         let Self { width, height, prompt, model, .. } = self;
         let settings = match self.by {
             MadeBy::Daemon(Params { steps, cfg_scale, seed, .. }) => {
@@ -81,8 +82,11 @@ impl Picture<'_> {
             }
             MadeBy::Other(_) => String::new(),
         };
+        // A comma would end it.
+        let model =
+            model.map(|model| format!(", Model: {}", model.replace([',', '\n'], " "))).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
-        format!("{prompt}\n{settings}Size: {width}x{height}, Model: {model}, Version: Weave {version}")
+        format!("{prompt}\n{settings}Size: {width}x{height}{model}, Version: Weave {version}")
     }
 }
 
@@ -92,7 +96,7 @@ struct Recipe<'a>(&'a Picture<'a>);
 impl Serialize for Recipe<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Picture { width, height, prompt, model, by, .. } = self.0;
-        let mut fields = serializer.serialize_struct(RECIPE, 9)?;
+        let mut fields = serializer.serialize_struct(RECIPE, 10)?;
         if let MadeBy::Daemon(_) = by {
             fields.serialize_field("protocol", &VERSION)?;
             fields.serialize_field("model_id", &MODEL_ID_SD35)?;
@@ -109,8 +113,10 @@ impl Serialize for Recipe<'_> {
             }
             MadeBy::Other(provider) => {
                 fields.serialize_field("provider", provider)?;
-                fields.serialize_field("model", model)?;
             }
+        }
+        if let Some(model) = model {
+            fields.serialize_field("model", model)?;
         }
         fields.end()
     }
@@ -128,8 +134,7 @@ impl Image {
             channels: self.size.channels(),
             pixels: &self.pixels,
             prompt: &self.prompt,
-            // The protocol tells no more of its model 0.
-            model: "SD 3.5",
+            model: None,
             by: MadeBy::Daemon(self.params),
         };
         picture.encode()

@@ -24,27 +24,30 @@ var systemSocket = "/run/weave/weave.sock"
 // $XDG_RUNTIME_DIR/weave/weave.sock, or ~/.weave/weave.sock without that variable. If nothing is there it is
 // /run/weave/weave.sock, if there is something.
 func DefaultAddress() (string, error) {
-	if address := os.Getenv("WEAVE_SOCKET"); address != "" {
+	if address := strings.TrimSpace(os.Getenv("WEAVE_SOCKET")); address != "" {
 		return address, nil
 	}
 	var usual string
+	home := os.Getenv("HOME")
 	if folder := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(folder) {
 		usual = filepath.Join(folder, "weave", "weave.sock")
-	} else if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) {
+	} else if filepath.IsAbs(home) && filepath.Clean(home) != "/" { // which users have who can't log in
 		usual = filepath.Join(home, ".weave", "weave.sock")
-	} else {
-		return "", errors.New("where the server listens isn't known: neither WEAVE_SOCKET nor XDG_RUNTIME_DIR nor HOME is set; " +
-			"name its socket")
 	}
-	if !exists(usual) && exists(systemSocket) {
+	if usual != "" && (isThere(usual) || !isThere(systemSocket)) {
+		return usual, nil
+	}
+	if isThere(systemSocket) {
 		return systemSocket, nil
 	}
-	return usual, nil
+	return "", fmt.Errorf("where the server listens isn't known: WEAVE_SOCKET, XDG_RUNTIME_DIR and HOME say nothing, and "+
+		"nothing is at %s; name its socket", systemSocket)
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
+// isThere tells whether something is there, be it that this user may not look.
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil || errors.Is(err, fs.ErrPermission)
 }
 
 // NewRequest asks for an image of a prompt with what suits the real model: 512×512 pixels, 28 steps, guidance 7, and a

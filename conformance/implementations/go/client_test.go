@@ -422,7 +422,7 @@ func texts(file []byte) (found []string) {
 		size := int(binary.BigEndian.Uint32(file[at:]))
 		kind, data := string(file[at+4:at+8]), file[at+8:at+8+size]
 		if kind == "tEXt" || kind == "iTXt" {
-			found = append(found, kind+" "+regexp.MustCompile("Model: [^,]*, ").ReplaceAllString(string(data), ""))
+			found = append(found, kind+" "+regexp.MustCompile(`Model: [^,]*, |,"model":"[^"]*"`).ReplaceAllString(string(data), ""))
 		}
 		at += size + 12
 	}
@@ -530,9 +530,10 @@ func TestWhereClientsLook(t *testing.T) {
 	for _, test := range []struct{ socket, folder, home, system, address string }{
 		{"/a", "/r", "/h", there, "/a"}, {"", "/r", "/h", "/none", "/r/weave/weave.sock"},
 		{"", "relative", "/h", "/none", "/h/.weave/weave.sock"}, {"", "", "/h", "/none", "/h/.weave/weave.sock"},
-		{"", "", "", "/none", ""}, {"", "", "relative", "/none", ""},
+		{"", "", "", "/none", ""}, {"", "", "relative", "/none", ""}, {"", "", "/", "/none", ""}, {" /a\n", "", "", "/none", "/a"},
 		// If nothing is there, the one for all users.
 		{"", "/r", "/h", there, there}, {"", "", "/h", there, there}, {"", folder, "/h", "/tmp", there},
+		{"", "", "", there, there}, {" ", "", "/", there, there},
 	} {
 		t.Setenv("WEAVE_SOCKET", test.socket)
 		t.Setenv("XDG_RUNTIME_DIR", test.folder)

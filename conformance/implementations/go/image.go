@@ -57,7 +57,7 @@ func (r *Response) PNG() ([]byte, error) {
 func (r *Request) texts() (parameters, recipe string, err error) {
 	prompt := r.Prompts[ClipL].Text
 	scale := strconv.FormatFloat(float64(r.CFGScale), 'f', -1, 32)
-	parameters = fmt.Sprintf("%s\nSteps: %d, Sampler: unknown, CFG scale: %s, Seed: %d, Size: %dx%d, Model: SD 3.5, Version: Weave %s",
+	parameters = fmt.Sprintf("%s\nSteps: %d, Sampler: unknown, CFG scale: %s, Seed: %d, Size: %dx%d, Version: Weave %s",
 		prompt, r.Steps, scale, r.Seed, r.Width, r.Height, release)
 	if !strings.Contains(scale, ".") {
 		scale += ".0"

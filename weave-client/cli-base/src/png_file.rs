@@ -39,18 +39,22 @@ const MAX_RECIPE: usize = 1 << 16;
 /// What the decoder may take beside the pixels: rows in the making, and texts as they stand in the file.
 const MAX_DECODER: usize = 1 << 26;
 
-/// Makes the file's bytes. What stands in it is `weave_client`'s to say, whose images can be checked by `weave verify` as well.
+/// Makes the file's bytes.
 ///
 /// # Errors
 /// The image doesn't have as many pixels as it says.
 pub fn encode(made: &Made, prompt: &str) -> io::Result<Vec<u8>> {
+    picture(made, prompt).encode()
+}
+
+/// What its file says is `weave_client`'s to decide, whose images can be checked by `weave verify` as well.
+fn picture<'a>(made: &'a Made, prompt: &'a str) -> Picture<'a> {
     let (model, by) = match &made.how {
-        // The protocol doesn't tell the model's file; what it calls model 0 is this.
-        How::Local { params, .. } => ("SD 3.5", MadeBy::Daemon(*params)),
-        How::Cloud { model, .. } => (model.as_str(), MadeBy::Other(made.by.as_str())),
+        How::Local { params, .. } => (None, MadeBy::Daemon(*params)),
+        How::Cloud { model, .. } => (Some(model.as_str()), MadeBy::Other(made.by.as_str())),
     };
     let Made { width, height, channels, ref pixels, .. } = *made;
-    Picture { width, height, channels, pixels, prompt, model, by }.encode()
+    Picture { width, height, channels, pixels, prompt, model, by }
 }
 
 /// What a file holds.

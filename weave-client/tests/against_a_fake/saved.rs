@@ -41,7 +41,7 @@ fn a_saved_image_says_how_it_was_made() {
         image.save(&path).unwrap();
         let version = env!("CARGO_PKG_VERSION");
         let parameters = format!(
-            "{prompt}\nSteps: 8, Sampler: unknown, CFG scale: 1.5, Seed: 7, Size: 64x64, Model: SD 3.5, Version: Weave \
+            "{prompt}\nSteps: 8, Sampler: unknown, CFG scale: 1.5, Seed: 7, Size: 64x64, Version: Weave \
              {version}"
         );
         let recipe = format!(

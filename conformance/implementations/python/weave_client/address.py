@@ -1,6 +1,7 @@
 """Where a server listens: at the path of a Unix socket, or at host:port."""
 from __future__ import annotations
 
+import errno
 import os
 from typing import Union
 
@@ -35,16 +36,27 @@ def default_address() -> str:
 
     Without that variable it is ~/.weave/weave.sock. If nothing is there, /run/weave/weave.sock, if there is something.
     """
-    named = os.environ.get("WEAVE_SOCKET")
+    named = os.environ.get("WEAVE_SOCKET", "").strip()
     if named:
         return named
-    folder = os.environ.get("XDG_RUNTIME_DIR", "")
-    home = os.path.expanduser("~")
+    folder, home = os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("HOME", "")
+    usual = None
     if os.path.isabs(folder):
         usual = os.path.join(folder, "weave", "weave.sock")
-    elif os.path.isabs(home):
+    elif os.path.isabs(home) and os.path.normpath(home) != "/":  # which users have who can't log in
         usual = os.path.join(home, ".weave", "weave.sock")
-    else:
-        raise ValueError("where the server listens isn't known: neither WEAVE_SOCKET nor XDG_RUNTIME_DIR nor HOME is set; "
-                         "name its socket")
-    return SYSTEM_SOCKET if not os.path.exists(usual) and os.path.exists(SYSTEM_SOCKET) else usual
+    if usual is not None and (is_there(usual) or not is_there(SYSTEM_SOCKET)):
+        return usual
+    if is_there(SYSTEM_SOCKET):
+        return SYSTEM_SOCKET
+    raise ValueError("where the server listens isn't known: WEAVE_SOCKET, XDG_RUNTIME_DIR and HOME say nothing, and nothing "
+                     f"is at {SYSTEM_SOCKET}; name its socket")
+
+
+def is_there(path: str) -> bool:
+    """Whether something is there, be it that this user may not look."""
+    try:
+        os.lstat(path)
+    except OSError as fault:
+        return fault.errno == errno.EACCES
+    return True

@@ -61,7 +61,7 @@ class Image:
             return []
         scale = _shortest(self.cfg_scale)
         settings = {"Steps": self.steps, "Sampler": "unknown", "CFG scale": repr(scale).removesuffix(".0"),
-                    "Seed": self.seed, "Size": f"{self.width}x{self.height}", "Model": "SD 3.5",
+                    "Seed": self.seed, "Size": f"{self.width}x{self.height}",
                     "Version": f"Weave {__version__}"}
         recipe = {"protocol": codec.VERSION, "model_id": codec.MODEL_ID, "prompt": self.prompt, "width": self.width,
                   "height": self.height, "steps": self.steps, "cfg_scale": scale, "seed": self.seed, "provider": "local"}

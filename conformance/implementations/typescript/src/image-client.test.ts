@@ -64,7 +64,7 @@ function texts(png: Uint8Array): string[] {
     const data = file.subarray(at + 8, at + 8 + file.readUInt32BE(at));
     if (kind === "tEXt" || kind === "iTXt") found.push(`${kind} ${data.toString(kind === "tEXt" ? "latin1" : "utf8")}`);
   }
-  return found.map((text) => text.replace(/Model: [^,]*, /, ""));
+  return found.map((text) => text.replace(/Model: [^,]*, |,"model":"[^"]*"/, ""));
 }
 
 test("a closed connection is replaced, and a request is sent again at most once", limit, async (t) => {
@@ -160,13 +160,19 @@ test("where clients look", limit, () => {
   for (const [env, system, address] of [
     [{ WEAVE_SOCKET: "/a", XDG_RUNTIME_DIR: "/r" }, there, "/a"],
     [{ XDG_RUNTIME_DIR: "/r" }, "/none", "/r/weave/weave.sock"],
-    [{ WEAVE_SOCKET: "", XDG_RUNTIME_DIR: "relative" }, "/none", "/h/.weave/weave.sock"],
-    [{}, "/none", "/h/.weave/weave.sock"],
-    [{}, there, there], // if nothing is there, the one for all users
+    [{ WEAVE_SOCKET: " ", XDG_RUNTIME_DIR: "relative", HOME: "/h" }, "/none", "/h/.weave/weave.sock"],
+    [{ HOME: "/h" }, "/none", "/h/.weave/weave.sock"],
+    [{ WEAVE_SOCKET: " /a\n" }, "/none", "/a"],
+    [{}, there, there],
+    [{ HOME: "/" }, there, there],
+    [{ HOME: "/h" }, there, there], // if nothing is there, the one for all users
     [{ XDG_RUNTIME_DIR: "/r" }, there, there],
     [{ XDG_RUNTIME_DIR: folder }, there, join(folder, "weave/weave.sock")],
   ] as const) {
-    assert.equal(defaultAddress(env, "/h", system), address);
+    assert.equal(defaultAddress(env, system), address);
+  }
+  for (const env of [{}, { HOME: "/" }, { HOME: "relative" }]) {
+    assert.throws(() => defaultAddress(env, "/none"), /WEAVE_SOCKET, XDG_RUNTIME_DIR and HOME say nothing/);
   }
 });
 

@@ -1,10 +1,9 @@
 /** What programs use: a Client has a server make an Image. For Node.js. */
 
 import { randomInt } from "node:crypto";
-import { existsSync } from "node:fs";
+import { lstatSync } from "node:fs";
 import { connect, type Socket } from "node:net";
-import { homedir } from "node:os";
-import { isAbsolute, join } from "node:path";
+import { isAbsolute, join, normalize } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { parseAddress, showAddress, type Address } from "./command-line.js";
 import { Image } from "./image.js";
@@ -29,11 +28,26 @@ const SYSTEM_SOCKET = "/run/weave/weave.sock";
  * Where weaved listens and the command weave looks: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock, or
  * ~/.weave/weave.sock without that variable. If nothing is there, `system`, if there is something.
  */
-export function defaultAddress(env: NodeJS.ProcessEnv = process.env, home = homedir(), system = SYSTEM_SOCKET): string {
-  const { WEAVE_SOCKET: named = "", XDG_RUNTIME_DIR: folder = "" } = env;
-  if (named !== "") return named;
-  const usual = isAbsolute(folder) ? join(folder, "weave", "weave.sock") : join(home, ".weave", "weave.sock");
-  return !existsSync(usual) && existsSync(system) ? system : usual;
+export function defaultAddress(env: NodeJS.ProcessEnv = process.env, system = SYSTEM_SOCKET): string {
+  const { WEAVE_SOCKET: named = "", XDG_RUNTIME_DIR: folder = "", HOME: home = "" } = env;
+  if (named.trim() !== "") return named.trim();
+  let usual: string | undefined;
+  if (isAbsolute(folder)) usual = join(folder, "weave", "weave.sock");
+  else if (isAbsolute(home) && normalize(home) !== "/") usual = join(home, ".weave", "weave.sock"); // "/": can't log in
+  if (usual !== undefined && (isThere(usual) || !isThere(system))) return usual;
+  if (isThere(system)) return system;
+  const nothing = `WEAVE_SOCKET, XDG_RUNTIME_DIR and HOME say nothing, and nothing is at ${system}`;
+  throw new Error(`where the server listens isn't known: ${nothing}; name its socket`);
+}
+
+/** Whether something is there, be it that this user may not look. */
+function isThere(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch (fault) {
+    return (fault as NodeJS.ErrnoException).code === "EACCES";
+  }
 }
 
 /** What to draw, and how. */

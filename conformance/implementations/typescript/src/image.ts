@@ -70,7 +70,7 @@ export class Image implements Made {
   #parameters(): string {
     const { prompt, steps, seed, width, height } = this;
     const settings = `Steps: ${steps}, Sampler: unknown, CFG scale: ${shortest(this.cfgScale)}, Seed: ${seed}`;
-    return `${prompt}\n${settings}, Size: ${width}x${height}, Model: SD 3.5, Version: Weave ${RELEASE}`;
+    return `${prompt}\n${settings}, Size: ${width}x${height}, Version: Weave ${RELEASE}`;
   }
 
   /** All that it takes to make the image again. JSON.stringify can't write a seed of 64 bits. */

@@ -267,7 +267,6 @@ fn other_programs_find_the_parameters() {
             ("CFG scale", "7"),
             ("Seed", "7"),
             ("Size", "64x64"),
-            ("Model", "SD 3.5"),
             ("Version", version)
         ]
     );
