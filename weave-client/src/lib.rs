@@ -71,6 +71,11 @@ pub mod png_file;
 mod socket_path;
 mod stopper;
 
+/// What the README shows is compiled.
+#[cfg(all(doctest, feature = "png"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use address::{Address, Token};
 pub use client::{Answer, Client, Image, Progress};
 pub use error::{Error, ErrorKind, ErrorReply, NoProof, Nonsense};
