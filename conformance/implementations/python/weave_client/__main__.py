@@ -16,10 +16,10 @@ from weave_client.client import Job
 from weave_client.connection import ask, connect
 
 
-def describe(answer: Union[codec.Response, codec.Error], jobs: dict[int, Job]) -> str:
+def describe(answer: Union[codec.Response, codec.Error], seed: int) -> str:
     if isinstance(answer, codec.Response):
         size = f"{answer.image_width}x{answer.image_height}, {answer.channels} channels"
-        return f"{answer.request_id}: {size}, {answer.generation_time_ms} ms, seed {jobs[answer.request_id].seed}"
+        return f"{answer.request_id}: {size}, {answer.generation_time_ms} ms, seed {seed}"
     code = codec.ERROR_CODES.get(answer.error_code)
     name = code.name if code else "unknown to this client"  # W1-ERR-006
     return f"{answer.request_id}: error {answer.error_code} ({name}): {codec.printable(answer.error_msg)}"
@@ -65,6 +65,7 @@ def main() -> int:
             for request_id in range(1, args.count + 1)  # different ones: W1-CON-004
         }
         requests = {request_id: job.frame for request_id, job in jobs.items()}
+        seeds = {request_id: job.seed for request_id, job in jobs.items()}
     except ValueError as fault:
         parser.error(str(fault))
     status = 0
@@ -72,12 +73,13 @@ def main() -> int:
     try:
         with connect(address, args.timeout) as sock:
             for answer in ask(sock, requests, deadline):
-                print(describe(answer, jobs), file=sys.stderr)
+                print(describe(answer, seeds.get(answer.request_id, 0)), file=sys.stderr)
                 if isinstance(answer, codec.Error):
                     status = 1
-                else:
-                    image = jobs[answer.request_id].image(answer)
-                    first = image if answer.request_id == 1 else first
+                elif (answer.image_width, answer.image_height) != (args.width, args.height):
+                    raise codec.Broken("W1-RSP-002", "the image is not of the size that was asked for")
+                elif answer.request_id == 1:
+                    first = jobs[1].image(answer)
     except (codec.Broken, OSError) as fault:
         parser.exit(3, f"{args.address}: {fault}\n")
     if args.output and first:
