@@ -270,16 +270,15 @@ impl fmt::Display for ErrorReply {
 
 /// In words of who calls: one prompt goes to all of the model's encoders, whose names say nothing to them.
 fn say_invalid(error: RequestError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let range = format_args!("{MIN_PROMPT_LEN} to {MAX_PROMPT_LEN} bytes");
     match error {
         RequestError::PromptLength { length: 0, .. } => {
-            write!(f, "the prompt is empty; it must have {range}")
+            write!(f, "the prompt is empty, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN} bytes")
         }
         RequestError::PromptLength { length, .. } => {
-            write!(f, "the prompt has {length} bytes; it must have {range}")
+            write!(f, "the prompt has {length} bytes, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN}")
         }
         RequestError::PromptNul { at, .. } => {
-            write!(f, "the prompt has a NUL after {at} bytes; it must have none")
+            write!(f, "the prompt has a NUL after {at} bytes, must have none")
         }
         // The others are called on the wire as they are here.
         error => fmt::Display::fmt(&error, f),

@@ -167,9 +167,9 @@ fn what_cannot_be_asked_is_not_sent() {
     let refused = client.generate(&params, "a cat");
     assert!(matches!(refused, Err(Error::Invalid(RequestError::Steps(101)))));
     for (prompt, words) in [
-        ("", "the prompt is empty; it must have 1 to 2048 bytes"),
-        ("a\0cat", "the prompt has a NUL after 1 bytes; it must have none"),
-        (&"x".repeat(2049), "the prompt has 2049 bytes; it must have 1 to 2048 bytes"),
+        ("", "the prompt is empty, must have 1 to 2048 bytes"),
+        ("a\0cat", "the prompt has a NUL after 1 bytes, must have none"),
+        (&"x".repeat(2049), "the prompt has 2049 bytes, must have 1 to 2048"),
     ] {
         let refused = client.generate(&PARAMS, prompt).unwrap_err();
         assert!(matches!(refused, Error::Invalid(_)), "{prompt:?}");

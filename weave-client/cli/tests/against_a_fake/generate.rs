@@ -77,7 +77,7 @@ fn a_prompt_that_cannot_be_read_is_told() {
         (&["--prompt-file=."], 66, "can't read .: Is a directory"),
         (&["--prompt-file=latin1"], 66, "latin1 is not UTF-8 text from its byte 0 on"),
         (&["--prompt-file=empty"], 2, "say what to draw"),
-        (&["--prompt-file=long"], 2, "the prompt has 2049 bytes; it must have 1 to 2048 bytes"),
+        (&["--prompt-file=long"], 2, "the prompt has 2049 bytes, must have 1 to 2048"),
         (&["--prompt-file=book"], 66, "book has more than 65536 bytes"),
         (&["x", "--prompt-file=long"], 2, "cannot be used with"),
     ];

@@ -128,7 +128,7 @@ fn what_cannot_be_made_again_is_told_before_anybody_is_called() {
         ("steps.png", "steps.png has parameters that can't be used: steps is 0, must be 1 to 100"),
         ("model.png", "model.png has parameters that can't be used: model_id is 3, must be 0"),
         ("seed.png", "seed is 0, which is another image each time"),
-        ("prompt.png", "prompt.png has parameters that can't be used: the prompt is empty; it must have"),
+        ("prompt.png", "prompt.png has parameters that can't be used: the prompt is empty, must have"),
         ("json.png", "json.png has parameters that can't be used: missing field"),
     ];
     for (file, says) in cases {
