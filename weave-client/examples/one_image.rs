@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) fn draw(daemon: Address, prompt: &str, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let mut client = Client::new(daemon);
     client.set_timeout(Some(Duration::from_secs(600)));
-    let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 1234 };
+    let params = Params { seed: 1234, ..Params::default() };
     let image = client.generate_with(&params, prompt, |progress| {
         if progress == Progress::Sent {
             eprintln!("the daemon is at work");

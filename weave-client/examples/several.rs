@@ -32,7 +32,7 @@ pub(crate) fn draw(
         while client.in_flight() < most
             && let Some(seed) = seeds.pop()
         {
-            let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed };
+            let params = Params { seed, ..Params::default() };
             sent.push((client.send(&params, prompt)?, seed));
         }
         let Some(answer) = client.receive() else { return Ok(()) };

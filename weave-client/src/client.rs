@@ -32,11 +32,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// connects anew. So a client can be used again after every error.
 ///
 /// A daemon may close a connection that is idle, and it may have been restarted. If it has closed
-/// before the next request is sent, the request goes out on a new connection. If it closes just then,
-/// before it has answered anything, nobody knows whether it took the request. Then the request is sent
-/// once more, on a new connection, if that is safe, which it is unless its seed is 0: the same seed makes
-/// the same image, and making it changes nothing else. A request with seed 0, for which the daemon
-/// draws a seed, ends with [`Error::HungUp`], as does any whose connection was made for it.
+/// before the next request is sent, the request goes out on a new connection.
+///
+/// If it closes while requests wait, it won't answer them any more: it answers each, or closes (W1-CON-002 of the
+/// specification). They are sent again, on a new connection, if the old one ended between two answers and is no sign
+/// that they are what has ended it: either it was idle before them, or it has answered others. Of these only one at a
+/// time is sent from then on, so that a server that closes after each answer draws nothing in vain. That is safe, since a
+/// request always has a seed: the same seed makes the same image, and making it changes nothing else. What was sent on a
+/// connection of its own, which ended without any answer, or in the middle of an answer, ends with [`Error::HungUp`].
+///
+/// # Seeds
+/// Where [`Params::seed`] is 0 the client draws one, of 32 bits, and not the daemon: so the [`Image`] knows it, and can be
+/// made again.
 #[derive(Debug)]
 pub struct Client {
     address: Address,
@@ -51,6 +58,8 @@ pub struct Client {
     /// The link is older than the requests that wait, and none of them was answered yet: if it ends,
     /// that may be because it was idle.
     was_idle: bool,
+    /// Something was answered on the link.
+    has_answered: bool,
     /// Something was asked on the link.
     was_used: bool,
     /// How many connections were made.
@@ -58,6 +67,10 @@ pub struct Client {
     last_id: u64,
     /// Requests under way, the oldest first.
     waiting: VecDeque<Sent>,
+    /// The daemon has closed a connection after an answer while others were due: it gets one request at a time.
+    singly: bool,
+    /// Requests to be sent when none waits any more, the oldest first.
+    held: VecDeque<Sent>,
     /// What became of requests, for whoever asks for it. `None` is the answer to a ping.
     done: VecDeque<Outcome>,
 }
@@ -79,20 +92,9 @@ impl fmt::Debug for Sent {
     }
 }
 
-#[derive(Clone, Copy)]
 enum Asks {
-    Image {
-        size: (u32, u32),
-        /// Whether asking twice makes no difference.
-        repeatable: bool,
-    },
+    Image { params: Params, prompt: String },
     Pong,
-}
-
-impl Sent {
-    fn is_repeatable(&self) -> bool {
-        matches!(self.asks, Asks::Pong | Asks::Image { repeatable: true, .. })
-    }
 }
 
 impl Client {
@@ -109,10 +111,13 @@ impl Client {
             stopper: Stopper::default(),
             link: None,
             was_idle: false,
+            has_answered: false,
             was_used: false,
             links: 0,
             last_id: 0,
             waiting: VecDeque::new(),
+            singly: false,
+            held: VecDeque::new(),
             done: VecDeque::new(),
         }
     }
@@ -181,7 +186,7 @@ impl Client {
     /// Asks for an image and waits for it. Answers to other requests that come meanwhile are kept for
     /// [`receive`](Self::receive).
     ///
-    /// `prompt` is 1 to 2048 bytes without a NUL.
+    /// `prompt` is 1 to 2048 bytes without a NUL. A seed of 0 is replaced by a random one, which [`Image::params`] has.
     ///
     /// # Errors
     /// [`Error`]. Of all of them only [`Error::Invalid`] is certain to come before anything was sent.
@@ -220,13 +225,13 @@ impl Client {
     /// # use weave_client::{Client, Params, default_socket_path};
     /// let mut client = Client::connect(default_socket_path()?)?;
     /// for seed in 1..=4 {
-    ///     let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed };
+    ///     let params = Params { seed, ..Params::default() };
     ///     let request_id = client.send(&params, "a cat in space")?;
     ///     assert_eq!(request_id, seed, "a client counts its requests from 1");
     /// }
     /// while let Some(answer) = client.receive() {
     ///     let image = answer.result?;
-    ///     println!("image {} took {} ms", answer.request_id, image.generation_time_ms);
+    ///     println!("seed {} took {} ms", image.params.seed, image.generation_time_ms);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -259,7 +264,7 @@ impl Client {
                 Some((request_id, Ok(Some(image)))) => return Some(Answer { request_id, result: Ok(image) }),
                 Some((request_id, Err(error))) => return Some(Answer { request_id, result: Err(error) }),
                 Some((_, Ok(None))) => {}
-                None if self.waiting.is_empty() => return None,
+                None if self.waiting.is_empty() && self.held.is_empty() => return None,
                 None => self.read_one(deadline, &mut progress),
             }
         }
@@ -268,7 +273,7 @@ impl Client {
     /// How many answers [`receive`](Self::receive) has still to return.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.waiting.len() + self.done.len()
+        self.waiting.len() + self.held.len() + self.done.len()
     }
 
     /// Asks whether a daemon is there and speaks Weave, without troubling its engine. Returns the
@@ -294,13 +299,17 @@ impl Client {
 
     fn request(&mut self, params: &Params, prompt: &str) -> Result<Sent, Error> {
         let request_id = self.next_id();
-        let request = Request { request_id, params: *params, prompts: Prompts::same(prompt) };
+        let mut params = *params;
+        if params.seed == 0 {
+            params.seed = draw_seed()?;
+        }
+        let request = Request { request_id, params, prompts: Prompts::same(prompt) };
         let mut frame = [0; MAX_REQUEST_FRAME];
         let frame = request.emit(&mut frame).map_err(|error| match error {
             EmitError::Invalid(error) => Error::Invalid(error),
             EmitError::NoRoom(error) => Error::Io(io::Error::other(error)),
         })?;
-        let asks = Asks::Image { size: (params.width, params.height), repeatable: params.seed != 0 };
+        let asks = Asks::Image { params, prompt: prompt.to_owned() };
         Ok(Sent { request_id, frame: frame.to_vec(), asks })
     }
 
@@ -339,7 +348,7 @@ impl Client {
         let link = link.map_err(|error| if stopper.is_stopped() { Error::Stopped } else { error })?;
         self.link = Some(link);
         self.links += 1;
-        (self.was_idle, self.was_used) = (false, false);
+        (self.was_idle, self.has_answered, self.was_used) = (false, false, false);
         Ok(())
     }
 
@@ -354,6 +363,10 @@ impl Client {
             // A new connection has nothing of it yet.
             if on != self.links {
                 (written, on) = (0, self.links);
+            }
+            if written == 0 && self.singly && !self.waiting.is_empty() {
+                self.held.push_back(request);
+                return Ok(());
             }
             let frame = request.frame.get(written..).unwrap_or_default();
             let sent = match self.waiting.is_empty() {
@@ -407,6 +420,14 @@ impl Client {
             Ok(outcome) => self.done.push_back(outcome),
             Err(error) => self.lose(error, deadline),
         }
+        while self.waiting.is_empty()
+            && let Some(next) = self.held.pop_front()
+        {
+            let request_id = next.request_id;
+            if let Err(error) = self.submit(next, deadline) {
+                self.done.push_back((request_id, Err(error)));
+            }
+        }
     }
 
     fn read_answer(
@@ -417,7 +438,7 @@ impl Client {
         let link = self.link.as_mut().ok_or(Error::HungUp { received: 0 })?;
         link.begin_call(deadline);
         let head = read_head(link)?;
-        self.was_idle = false;
+        (self.was_idle, self.has_answered) = (false, true);
         let received = head.request_id();
         let Some(at) = self.waiting.iter().position(|sent| sent.request_id == received) else {
             return Err(match head {
@@ -429,17 +450,24 @@ impl Client {
                 }
             });
         };
-        let answer = match (head, self.waiting[at].asks) {
-            (Head::Image { head, trailing }, Asks::Image { size: asked, .. }) => {
+        let answer = match (head, &self.waiting[at].asks) {
+            (Head::Image { head, trailing }, Asks::Image { params, prompt }) => {
                 let size = (head.image.width(), head.image.height());
+                let asked = (params.width, params.height);
                 if asked != size {
                     return Err(Nonsense::Size { asked, received: size }.into());
                 }
                 let pixels = read_pixels(link, &head, trailing, &mut |bytes, of| {
                     progress(received, Progress::Received { bytes, of });
                 })?;
-                let generation_time_ms = head.generation_time_ms;
-                Ok(Some(Image { request_id: received, size: head.image, generation_time_ms, pixels }))
+                Ok(Some(Image {
+                    request_id: received,
+                    params: *params,
+                    prompt: prompt.clone(),
+                    size: head.image,
+                    generation_time_ms: head.generation_time_ms,
+                    pixels,
+                }))
             }
             (Head::Image { .. }, Asks::Pong) => return Err(Nonsense::Image.into()),
             // What the probe is made for.
@@ -457,30 +485,36 @@ impl Client {
         if self.stopper.is_stopped() {
             error = Error::Stopped;
         }
-        let lost = mem::take(&mut self.waiting);
-        let again = self.was_idle && matches!(error, Error::HungUp { received: 0 });
-        let (again, lost): (VecDeque<_>, VecDeque<_>) =
-            lost.into_iter().partition(|sent| again && sent.is_repeatable());
-        self.fail(lost, &error);
-        if !again.is_empty() {
-            match self.send_again(&again, deadline) {
-                Ok(()) => return self.waiting = again,
+        let mut lost = mem::take(&mut self.waiting);
+        lost.append(&mut self.held);
+        if matches!(error, Error::HungUp { received: 0 }) && (self.was_idle || self.has_answered) {
+            self.singly |= !self.was_idle;
+            let later = lost.split_off(if self.singly { lost.len().min(1) } else { lost.len() });
+            match self.send_again(&lost, deadline) {
+                Ok(()) => {
+                    (self.waiting, self.held) = (lost, later);
+                    return;
+                }
                 Err(failed) => error = failed,
             }
             self.link = None;
+            lost.extend(later);
         }
-        self.fail(again, &error);
-    }
-
-    fn fail(&mut self, lost: VecDeque<Sent>, error: &Error) {
         self.done.extend(lost.into_iter().map(|sent| (sent.request_id, Err(error.again()))));
     }
 
     fn send_again(&mut self, requests: &VecDeque<Sent>, deadline: Deadline) -> Result<(), Error> {
         self.link_up(deadline)?;
         let link = self.link.as_mut().ok_or(Error::HungUp { received: 0 })?;
+        self.was_used = true;
         requests.iter().try_for_each(|request| link.send(&request.frame))
     }
+}
+
+/// 32 bits, never 0: that is what other programs take, and not too much to type.
+fn draw_seed() -> Result<u64, Error> {
+    let drawn = getrandom::u32().map_err(|error| Error::Io(error.into()))?;
+    Ok(u64::from(drawn.max(1)))
 }
 
 /// What became of a request that was [sent](Client::send).
@@ -492,11 +526,17 @@ pub struct Answer {
     pub result: Result<Image, Error>,
 }
 
-/// An image as the daemon made it.
-#[derive(Clone, PartialEq, Eq)]
+/// An image as the daemon made it. With the feature `png` it can be saved.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Image {
     /// The request that it answers: of this client's requests the first is 1.
     pub request_id: u64,
+    /// What the daemon was asked for, with the seed that was used, which is never 0: the same parameters and prompt make the
+    /// same image again.
+    pub params: Params,
+    /// What was to be drawn.
+    pub prompt: String,
     /// Width, height and how a pixel is stored.
     pub size: ImageSize,
     /// What the engine took, without waiting.
@@ -505,11 +545,12 @@ pub struct Image {
     pub pixels: Vec<u8>,
 }
 
-/// Without the pixels.
+/// Without the prompt, which is private, and the pixels.
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
             .field("request_id", &self.request_id)
+            .field("params", &self.params)
             .field("size", &self.size)
             .field("generation_time_ms", &self.generation_time_ms)
             .finish_non_exhaustive()

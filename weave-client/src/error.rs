@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weave_core::error::{ErrorCode, ErrorParseError, Status};
 use weave_core::frame::FrameError;
-use weave_core::limits::VERSION;
+use weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN, VERSION};
 use weave_core::request::RequestError;
 use weave_core::response::ResponseError;
 
@@ -139,29 +139,8 @@ impl fmt::Display for Error {
                 "{address} {whose}, so nothing was sent; if that is the daemon's user, say so with \
                  --server-uid {uid} or WEAVE_SERVER_UID={uid}"
             ),
-            Self::Invalid(error) => error.fmt(f),
-            Self::Refused(ErrorReply { status, code, message }) => {
-                let what = match (code, status) {
-                    (ErrorCode::Busy, _) => "the daemon is busy and may take the request later",
-                    (ErrorCode::ShuttingDown, _) => {
-                        "the daemon is ending and takes requests again when it has been restarted"
-                    }
-                    (ErrorCode::Timeout, _) => {
-                        "the daemon ran out of time; a smaller image or fewer steps take less"
-                    }
-                    (ErrorCode::OutOfMemory, _) => {
-                        "the daemon lacks memory for this image; a smaller one takes less"
-                    }
-                    (ErrorCode::InvalidMagic, _) => {
-                        "the daemon expects something else before the first request"
-                    }
-                    (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
-                    (_, Status::ServerError) => "the daemon could not make the image; its log says more",
-                };
-                // The daemon's own advice, if it has any, stands at the end.
-                write!(f, "{what} ({code})")?;
-                if message.is_empty() { Ok(()) } else { write!(f, ": {message}") }
-            }
+            Self::Invalid(error) => say_invalid(*error, f),
+            Self::Refused(reply) => reply.fmt(f),
             Self::HungUp { received: 0 } => f.write_str(
                 "the daemon hung up without an answer; it may be ending, not let this user in, or want a token: its \
                  log says more",
@@ -266,6 +245,43 @@ impl ErrorReply {
             (_, Status::ClientError) => ErrorKind::Refused,
             (_, Status::ServerError) => ErrorKind::Failed,
         }
+    }
+}
+
+/// What the daemon's answer means, what to do, and the daemon's words.
+impl fmt::Display for ErrorReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.code, self.status) {
+            (ErrorCode::Busy, _) => "the daemon is busy and may take the request later",
+            (ErrorCode::ShuttingDown, _) => {
+                "the daemon is ending and takes requests again when it has been restarted"
+            }
+            (ErrorCode::Timeout, _) => "the daemon ran out of time; a smaller image or fewer steps take less",
+            (ErrorCode::OutOfMemory, _) => "the daemon lacks memory for this image; a smaller one takes less",
+            (ErrorCode::InvalidMagic, _) => "the daemon expects something else before the first request",
+            (_, Status::ClientError) => "the daemon refused the request and will refuse it again",
+            (_, Status::ServerError) => "the daemon could not make the image; its log says more",
+        };
+        // The daemon's own advice, if it has any, stands at the end.
+        write!(f, "{what} ({})", self.code)?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
+}
+
+/// In words of who calls: one prompt goes to all of the model's encoders, whose names say nothing to them.
+fn say_invalid(error: RequestError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        RequestError::PromptLength { length: 0, .. } => {
+            write!(f, "the prompt is empty, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN} bytes")
+        }
+        RequestError::PromptLength { length, .. } => {
+            write!(f, "the prompt has {length} bytes, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN}")
+        }
+        RequestError::PromptNul { at, .. } => {
+            write!(f, "the prompt has a NUL after {at} bytes, must have none")
+        }
+        // The others are called on the wire as they are here.
+        error => fmt::Display::fmt(&error, f),
     }
 }
 

@@ -8,16 +8,47 @@
 //! use weave_client::{Client, Params, default_socket_path};
 //!
 //! let mut client = Client::connect(default_socket_path()?)?;
-//! let params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 1234 };
-//! let image = client.generate(&params, "a cat in space")?;
+//! let image = client.generate(&Params::default(), "a cat in space")?;
 //! assert_eq!(image.pixels.len(), 512 * 512 * 3);
+//! println!("seed {} makes it again", image.params.seed);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! With the feature `png` an [`Image`] can be saved as the `weave` command does it, and `weave verify` makes it again.
 //!
 //! [`Client::send`] and [`Client::receive`] have several requests under way on one connection. When
 //! a connection is made anew, and whether a request is sent again then, is said at [`Client`]. The
 //! folder `examples` has programs.
 //!
+//! # Async programs
+//! A call blocks its thread, so it gets one of its own, and a [`Stopper`] ends it when nobody waits any more: that closes the
+//! connection, and a daemon with `abandoned = "cancel"` stops drawing. This is with a thread of `std`. In an async function of
+//! tokio's it is `tokio::task::spawn_blocking(…).await` in place of `thread::spawn(…).join()`, and the guard stops the call as
+//! well when the function's future is dropped, by `select!` or `timeout`.
+//!
+//! ```no_run
+//! use std::thread;
+//!
+//! use weave_client::{Client, Params, Stopper, default_socket_path};
+//!
+//! /// Stops the call when it goes out of scope.
+//! struct Guard(Stopper);
+//!
+//! impl Drop for Guard {
+//!     fn drop(&mut self) {
+//!         self.0.stop();
+//!     }
+//! }
+//!
+//! let mut client = Client::new(default_socket_path()?);
+//! let guard = Guard(Stopper::default());
+//! client.set_stopper(guard.0.clone());
+//! let call = thread::spawn(move || client.generate(&Params::default(), "a cat in space"));
+//! let image = call.join().expect("it doesn't panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is believed
 //! Nothing that a peer sends is believed unchecked: an answer has to carry the request's id and the
 //! size that was asked for before room is made for its pixels, so that no more than 16 MiB are ever
 //! held for each. What goes wrong is an [`Error`], whose text says what to do next.
@@ -35,8 +66,15 @@ mod auth;
 mod client;
 mod error;
 mod link;
+#[cfg(feature = "png")]
+pub mod png_file;
 mod socket_path;
 mod stopper;
+
+/// What the README shows is compiled.
+#[cfg(all(doctest, feature = "png"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use address::{Address, Token};
 pub use client::{Answer, Client, Image, Progress};

@@ -23,6 +23,10 @@ type Response struct {
 	ResponseHead
 	Pixels   []byte
 	Trailing uint32 // how many bytes followed the pixels; a later version's, and skipped (W1-RSP-007)
+
+	// Request is what a [Client] has asked for, with the seed that was used: the same makes the image again. Readers leave
+	// it nil.
+	Request *Request
 }
 
 // AppendBinary appends the 48 bytes that come before the pixels; ImageLen bytes of pixels have to follow. It refuses

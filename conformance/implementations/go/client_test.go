@@ -7,11 +7,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"image/color"
+	"image/png"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -271,17 +274,271 @@ func TestWhatIsNeverSent(t *testing.T) {
 	if _, err := client.Generate(context.Background(), request); !errors.As(err, &fault) || fault.Field != "width" {
 		t.Errorf("the error is %v", err)
 	}
-	if _, err := client.Generate(context.Background(), small("x", 1)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the error is %v", err)
+	for prompt, text := range map[string]string{
+		"": "prompt is empty, must be 1 to 2048 bytes", strings.Repeat("é", 1025): "prompt is 2050 bytes long, must be 1 to 2048",
+		"a\x00": "prompt is text with a byte 0 at 1", "\xff": "prompt is not UTF-8",
+	} {
+		if _, err := client.Generate(context.Background(), small(prompt, 1)); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q: %v", prompt, err)
+		}
+	}
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	folder := t.TempDir()
+	deaf := filepath.Join(folder, "deaf")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: deaf, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	listener.Close()
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port.Close()
+	for address, why := range map[string]string{
+		filepath.Join(folder, "none"): "(no such file or directory); start weaved, or", deaf: "(connection refused); start weaved, or",
+		port.Addr().String(): "(connection refused); start weaved, or",
+	} {
+		_, err := newClient(t, address, "").Generate(context.Background(), small("x", 1))
+		var nobody *weave.UnreachableError
+		if !errors.As(err, &nobody) || err.Error() != "no server answers at "+address+" "+why+" name the address of one that runs" {
+			t.Errorf("%s: %v", address, err)
+		}
+		if strings.HasSuffix(address, "none") && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%v is no ErrNotExist", err)
+		}
+	}
+	denied := &weave.UnreachableError{Address: deaf, Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}}
+	if !strings.Contains(denied.Error(), "(permission denied); only some users may connect there") {
+		t.Error(denied)
+	}
+}
+
+// A connection that the server has closed is replaced, and a request is sent again at most once.
+func TestIdleConnections(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	image := func(id uint64) []byte {
+		head := weave.ResponseHead{RequestID: id, Width: 128, Height: 64, Channels: 3}
+		return append(frameOf(t, &head), make([]byte, head.ImageLen())...)
+	}
+	lastWords := frameOf(t, &weave.Error{Code: weave.CodeShuttingDown, Message: "ending"})
+	var heard [5][]*weave.Request
+	answered, gone := make(chan bool), make(chan bool)
+	go func() {
+		// What it answers on each connection; nil: it reads a request and closes.
+		for i, answers := range [][][]byte{{image(1)}, {image(2), nil}, {image(3), nil}, {nil}, {image(5), image(6)[:9]}} {
+			conn, err := listener.Accept()
+			if err != nil {
+				break
+			}
+			reader := weave.NewRequestReader(conn)
+			for _, answer := range answers {
+				request, _ := reader.Next()
+				heard[i] = append(heard[i], request)
+				conn.Write(answer)
+			}
+			if i == 0 {
+				<-answered
+				conn.Write(lastWords) // which is no answer to what comes next
+			}
+			conn.Close()
+			if i == 0 {
+				gone <- true
+			}
+		}
+		close(gone)
+	}()
+	client := newClient(t, path, "")
+	generate := func(says string) {
+		t.Helper()
+		request := small("x", 0)
+		response, err := client.Generate(within(t, 20*time.Second), request)
+		if says == "" {
+			if err != nil || response.Request.Seed == 0 || request.Seed != 0 {
+				t.Fatalf("%v, the request's seed is %d", err, request.Seed)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), says) {
+			t.Fatalf("%v, expected %q", err, says)
+		}
+	}
+	generate("")
+	answered <- true
+	<-gone // closed while idle
+	generate("")
+	generate("")                                                   // closed as the request comes: the same once more
+	generate("the server closed the connection before its answer") // closed as it comes, and again
+	generate("")
+	generate("unexpected EOF") // something of an answer had come
+	<-gone
+	for i, many := range []int{1, 2, 2, 1, 2} {
+		if len(heard[i]) != many {
+			t.Errorf("connection %d: %d requests, expected %d", i, len(heard[i]), many)
+		}
+	}
+	if *heard[1][1] != *heard[2][0] || *heard[2][1] != *heard[3][0] {
+		t.Error("another request was sent the second time")
+	}
+}
+
+func TestSeveralGoroutines(t *testing.T) {
+	unix, _ := startWeaved(t)
+	client := newClient(t, unix, "")
+	errs := make(chan error)
+	for seed := range uint64(8) {
+		go func() {
+			for round := range uint64(3) {
+				request := small("x", 1+8*round+seed)
+				response, err := client.Generate(within(t, 20*time.Second), request)
+				if err == nil && !bytes.Equal(response.Pixels, gradient(request)) {
+					err = errors.New("another image")
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range 8 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// texts are the texts of a PNG file, each with the kind of its chunk and its keyword, without the model's name, which the
+// protocol doesn't tell.
+func texts(file []byte) (found []string) {
+	for at := 8; at+12 <= len(file); {
+		size := int(binary.BigEndian.Uint32(file[at:]))
+		kind, data := string(file[at+4:at+8]), file[at+8:at+8+size]
+		if kind == "tEXt" || kind == "iTXt" {
+			found = append(found, kind+" "+regexp.MustCompile(`Model: [^,]*, |,"model":"[^"]*"`).ReplaceAllString(string(data), ""))
+		}
+		at += size + 12
+	}
+	return found
+}
+
+func TestWeaveVerifiesWhatWasSaved(t *testing.T) {
+	program := os.Getenv("WEAVE")
+	if program == "" {
+		t.Skip("set WEAVE to the path of weave")
+	}
+	unix, _ := startWeaved(t)
+	folder := t.TempDir()
+	here, there := filepath.Join(folder, "here.png"), filepath.Join(folder, "there.png")
+	weaveSays := func(args ...string) string {
+		t.Helper()
+		said, err := exec.Command(program, append(args, "--socket", unix)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v", said, err)
+		}
+		return string(said)
+	}
+	for _, prompt := range []string{"a \"cat\" <in> a Käse", "猫 \\ \t☂"} {
+		request := small(prompt, 1<<64-2)
+		request.CFGScale, request.Steps = 1.1, 3
+		response, err := newClient(t, unix, "").Generate(within(t, 20*time.Second), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Save(here); err != nil {
+			t.Fatal(err)
+		}
+		weaveSays("generate", prompt, "--width=128", "--height=64", "--steps=3", "--cfg=1.1", "--seed=18446744073709551614",
+			"--force", "-o", there)
+		ours, _ := os.ReadFile(here)
+		theirs, _ := os.ReadFile(there)
+		if ours, theirs := texts(ours), texts(theirs); len(ours) != 2 || !slices.Equal(ours, theirs) {
+			t.Errorf("%q\n%q", ours, theirs)
+		}
+		if said := weaveSays("verify", here); !strings.Contains(said, "same") {
+			t.Error(said)
+		}
+	}
+}
+
+func TestSave(t *testing.T) {
+	folder := t.TempDir()
+	in := func(name string) string { return filepath.Join(folder, name) }
+	request := &weave.Request{Width: 128, Height: 64, Steps: 28, CFGScale: 7, Seed: 42, Prompts: weave.SamePrompt("a cat")}
+	head := weave.ResponseHead{Width: 128, Height: 64, Channels: 3}
+	response := &weave.Response{ResponseHead: head, Pixels: make([]byte, head.ImageLen()), Request: request}
+	whole, err := response.PNG()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"tEXt parameters\x00a cat\nSteps: 28, Sampler: unknown, CFG scale: 7, Seed: 42, Size: 128x64, Version: Weave 0.1.0",
+		`tEXt Weave` + "\x00" + `{"protocol":1,"model_id":0,"prompt":"a cat","width":128,"height":64,"steps":28,"cfg_scale":7.0,"seed":42,"provider":"local"}`}
+	if found := texts(whole); !slices.Equal(found, want) {
+		t.Errorf("%q", found)
+	}
+	if made, err := png.Decode(bytes.NewReader(whole)); err != nil || made.Bounds().Max.X != 128 {
+		t.Error(made, err)
+	}
+	if bare, _ := (&weave.Response{ResponseHead: head, Pixels: response.Pixels}).PNG(); len(texts(bare)) > 0 {
+		t.Errorf("%q", texts(bare))
+	}
+
+	os.WriteFile(in("old.png"), []byte("old"), 0o600)
+	os.Symlink("old.png", in("link.png"))
+	os.Mkdir(in("folder.png"), 0o700)
+	for path, text := range map[string]string{
+		in("new.png"): "", in("link.png"): "", in("folder.png"): "no regular file", "/dev/null": "no regular file",
+		in("none/cat.png"): "save " + in("none/cat.png") + ": no such file or directory",
+	} {
+		err := response.Save(path)
+		if (err != nil) != (text != "") || err != nil && !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for _, name := range []string{"new.png", "old.png"} {
+		if saved, err := os.ReadFile(in(name)); err != nil || !bytes.Equal(saved, whole) {
+			t.Error(name, err)
+		}
+	}
+	if there, err := os.Stat(in("old.png")); err != nil || there.Mode().Perm() != 0o600 {
+		t.Error(there, err)
+	}
+	if names, err := filepath.Glob(in("*")); err != nil || len(names) != 4 {
+		t.Error(names, err)
+	}
+	if names, _ := filepath.Glob(in(".*")); len(names) > 0 {
+		t.Error(names)
 	}
 }
 
 func TestWhereClientsLook(t *testing.T) {
-	for _, test := range []struct{ socket, folder, address string }{
-		{"/a", "/r", "/a"}, {"", "/r", "/r/weave/weave.sock"}, {"", "relative", ""}, {"", "", ""},
+	there := filepath.Join(t.TempDir(), "weave", "weave.sock")
+	folder := filepath.Dir(filepath.Dir(there))
+	if err := os.Mkdir(filepath.Dir(there), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(there, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ socket, folder, home, system, address string }{
+		{"/a", "/r", "/h", there, "/a"}, {"", "/r", "/h", "/none", "/r/weave/weave.sock"},
+		{"", "relative", "/h", "/none", "/h/.weave/weave.sock"}, {"", "", "/h", "/none", "/h/.weave/weave.sock"},
+		{"", "", "", "/none", ""}, {"", "", "relative", "/none", ""}, {"", "", "/", "/none", ""}, {" /a\n", "", "", "/none", "/a"},
+		// If nothing is there, the one for all users.
+		{"", "/r", "/h", there, there}, {"", "", "/h", there, there}, {"", folder, "/h", "/tmp", there},
+		{"", "", "", there, there}, {" ", "", "/", there, there},
 	} {
 		t.Setenv("WEAVE_SOCKET", test.socket)
 		t.Setenv("XDG_RUNTIME_DIR", test.folder)
+		t.Setenv("HOME", test.home)
+		weave.SetSystemSocket(t, test.system)
 		address, err := weave.DefaultAddress()
 		if address != test.address || (err != nil) != (test.address == "") {
 			t.Errorf("%v: %q, %v", test, address, err)

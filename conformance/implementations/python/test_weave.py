@@ -33,7 +33,7 @@ import adapter
 import server
 from weave_client import codec
 from weave_client.address import parse_address
-from weave_client.client import Image
+from weave_client.image import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPEC = HERE.parents[2] / "spec"
@@ -774,9 +774,12 @@ class Client(Processes):
     def test_images(self) -> None:
         self.serve()
         file = self.folder / "image.png"
-        status, said = self.run_client(self.path, "a cat", "--width", "128", "--output", str(file))
-        self.assertEqual((status, said), (0, "1: 128x64, 3 channels, 0 ms\n"))
-        self.assertEqual(file.read_bytes(), Image(128, 64, 3, b"".join(server.checkerboard(128, 64)), 0).png())
+        status, said = self.run_client(self.path, "a cat", "--width", "128", "--seed", "7", "--output", str(file))
+        self.assertEqual((status, said), (0, "1: 128x64, 3 channels, 0 ms, seed 7\n"))
+        pixels = b"".join(server.checkerboard(128, 64))
+        self.assertEqual(file.read_bytes(), Image(128, 64, 3, pixels, 0, "a cat", 4, 7.0, 7).png())
+        drawn = [self.run_client(self.path)[1].rpartition("seed ")[2] for _ in range(2)]
+        self.assertTrue(all(1 <= int(seed) < 2**32 for seed in drawn) and drawn[0] != drawn[1], drawn)
         status, said = self.run_client(self.path, "--count", "3000")  # more than the socket's buffers hold
         self.assertEqual((status, len(said.splitlines())), (0, 3000))
 
@@ -795,8 +798,8 @@ class Client(Processes):
     def test_alpha(self) -> None:
         file = self.folder / "image.png"
         rgba = codec.build_response_head(1, 5, 64, 64, 4) + b"RGBA" * 4096
-        self.assertEqual(self.against(rgba, arguments=("-o", str(file)))[0], 0)
-        self.assertEqual(file.read_bytes(), Image(64, 64, 4, b"RGBA" * 4096, 5).png())
+        self.assertEqual(self.against(rgba, arguments=("--seed", "7", "--cfg-scale", "1.5", "-o", str(file)))[0], 0)
+        self.assertEqual(file.read_bytes(), Image(64, 64, 4, b"RGBA" * 4096, 5, "a cat in space", 4, 1.5, 7).png())
 
     def test_errors(self) -> None:
         status, said = self.against(codec.build_error(1, 6, "no\x1b[2J"))
@@ -839,8 +842,9 @@ class Client(Processes):
     def test_usage(self) -> None:
         for arguments, reason in (
             ((), "ADDRESS"), ((":80", ), "neither host:port nor a path"), (("x", "--width", "65"), "width is 65"),
-            (("x", ""), "clip_l_length is 0"), (("x", "--timeout", "0"), "0.001"), (("x", "--count", "0"), "100000"),
-            (("x", "--cfg", "nan"), "cfg_scale is nan"),
+            (("x", ""), "prompt is empty, must be 1 to 2048 bytes"), (("x", "--timeout", "0"), "0.001"), (("x", "--count", "0"), "100000"),
+            (("x", "--cfg", "nan"), "cfg_scale is nan"), (("x", "é" * 1025), "prompt is 2050 bytes long"),
+            (("x", "--cfg-scale", "21"), "cfg_scale is 21.0"),
         ):
             status, said = self.run_client(*arguments)
             self.assertEqual(status, 2)

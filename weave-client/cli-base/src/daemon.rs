@@ -49,11 +49,6 @@ pub struct ServerUser {
     pub server_uid: Option<u32>,
 }
 
-/// The number of a user, for clap.
-fn uid(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "must be the number of a user; `id -u NAME` says which one it has".to_owned())
-}
-
 impl ServerUser {
     /// The user who was named.
     ///

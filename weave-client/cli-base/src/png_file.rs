@@ -2,23 +2,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
-use png::{
-    BitDepth, ColorType, Decoder, DecodingError, Encoder, EncodingError, Info, Limits, Transformations,
-};
-use serde::{Deserialize, Serialize};
-use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35, VERSION};
+use png::{ColorType, Decoder, DecodingError, Info, Limits, Transformations};
+use serde::Deserialize;
+use weave_client::png_file::{MadeBy, Picture};
+use weave_client::weave_core::limits::{MAX_SIDE, MODEL_ID_SD35};
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Channels, Params, RequestError};
+use weave_client::{Error, Params, RequestError};
 
 use crate::image::{How, Made, ProviderName, known};
 
-/// The text chunk "Weave": all that it takes to make the image again, as JSON. Nothing else, so that
-/// the same image gives the same file.
-#[derive(Serialize, Deserialize)]
+/// The text chunk "Weave": all that it takes to make the image again, as JSON.
+#[derive(Deserialize)]
 struct Recipe<'a> {
-    protocol: u16,
     model_id: u32,
     prompt: Cow<'a, str>,
     width: u32,
@@ -26,27 +23,15 @@ struct Recipe<'a> {
     steps: u32,
     cfg_scale: f32,
     seed: u64,
-    /// Earlier versions had none.
-    #[serde(default)]
-    provider: Cow<'a, str>,
     /// What drew it, if the daemon has said so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     model: Option<Cow<'a, str>>,
 }
 
-/// The same text of an image that can't be made again.
-#[derive(Serialize)]
-struct Origin<'a> {
-    prompt: &'a str,
-    width: u32,
-    height: u32,
-    provider: &'a str,
-    model: &'a str,
-}
-
-/// What both say.
+/// Who made it, which is also said of images that can't be made again.
 #[derive(Deserialize)]
 struct Maker<'a> {
+    /// Earlier versions had none.
     #[serde(default)]
     provider: Cow<'a, str>,
 }
@@ -61,44 +46,18 @@ const MAX_DECODER: usize = 1 << 26;
 ///
 /// # Errors
 /// The image doesn't have as many pixels as it says.
-pub fn encode(made: &Made, prompt: &str) -> Result<Vec<u8>, EncodingError> {
-    let (width, height, provider) = (made.width, made.height, made.by.as_str());
-    let recipe = match &made.how {
-        How::Local { params, model, .. } => serde_json::to_string(&Recipe {
-            protocol: VERSION,
-            model_id: MODEL_ID_SD35,
-            prompt: prompt.into(),
-            width,
-            height,
-            steps: params.steps,
-            cfg_scale: params.cfg_scale,
-            seed: params.seed,
-            provider: provider.into(),
-            model: model.as_deref().map(Cow::from),
-        }),
-        How::Cloud { model, .. } => serde_json::to_string(&Origin { prompt, width, height, provider, model }),
-    };
-    let recipe = recipe.map_err(|error| EncodingError::IoError(error.into()))?;
+pub fn encode(made: &Made, prompt: &str) -> io::Result<Vec<u8>> {
+    picture(made, prompt).encode()
+}
 
-    let mut file = Vec::new();
-    let mut encoder = Encoder::new(&mut file, made.width, made.height);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_color(match made.channels {
-        Channels::Rgb => ColorType::Rgb,
-        Channels::Rgba => ColorType::Rgba,
-    });
-    for (keyword, text) in [("parameters", parameters(made, prompt)), (RECIPE, recipe)] {
-        // tEXt is read everywhere, but holds Latin-1 only.
-        if text.chars().all(|c| u32::from(c) <= 0xFF) {
-            encoder.add_text_chunk(keyword.to_owned(), text)?;
-        } else {
-            encoder.add_itxt_chunk(keyword.to_owned(), text)?;
-        }
-    }
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&made.pixels)?;
-    writer.finish()?;
-    Ok(file)
+/// What its file says is `weave_client`'s to decide, whose images can be checked by `weave verify` as well.
+fn picture<'a>(made: &'a Made, prompt: &'a str) -> Picture<'a> {
+    let (model, by) = match &made.how {
+        How::Local { params, model, .. } => (model.as_deref(), MadeBy::Daemon(*params)),
+        How::Cloud { model, .. } => (Some(model.as_str()), MadeBy::Other(made.by.as_str())),
+    };
+    let Made { width, height, channels, ref pixels, .. } = *made;
+    Picture { width, height, channels, pixels, prompt, model, by }
 }
 
 /// What a file holds.
@@ -166,7 +125,7 @@ pub fn decode(file: &[u8]) -> Result<Decoded, String> {
             MODEL_ID_SD35 => Ok(()),
             other => Err(RequestError::ModelId(other)),
         })
-        .map_err(|error| unreadable(&error))?;
+        .map_err(|error| unreadable(&Error::Invalid(error)))?;
     if seed == 0 {
         return Err(unreadable(&"seed is 0, which is another image each time"));
     }
@@ -193,24 +152,7 @@ fn recipe(info: &Info<'_>) -> Option<Result<String, String>> {
     }))
 }
 
-/// The form that programs for Stable Diffusion have agreed on: the prompt, then a line of settings. The
-/// protocol doesn't tell the sampler, without which some of them don't take the line for settings. The model is there if
-/// the daemon has said which it is: what the protocol calls model 0 is all that a daemon can have.
+/// The form that programs for Stable Diffusion have agreed on.
 pub(crate) fn parameters(made: &Made, prompt: &str) -> String {
-    let (settings, model) = match &made.how {
-        How::Local { params: Params { steps, cfg_scale, seed, .. }, model, .. } => (
-            format!("Steps: {steps}, Sampler: unknown, CFG scale: {cfg_scale}, Seed: {seed}, "),
-            model.as_deref(),
-        ),
-        How::Cloud { model, .. } => (String::new(), Some(model.as_str())),
-    };
-    // A comma would end it.
-    let model =
-        model.map_or_else(String::new, |model| format!(", Model: {}", model.replace([',', '\n'], " ")));
-    format!(
-        "{prompt}\n{settings}Size: {}x{}{model}, Version: Weave {}",
-        made.width,
-        made.height,
-        env!("CARGO_PKG_VERSION")
-    )
+    picture(made, prompt).parameters()
 }

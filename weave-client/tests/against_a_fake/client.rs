@@ -12,7 +12,7 @@ use weave_client::{
     Stopper,
 };
 
-use crate::fake::{Fake, Request, Response, error, header, in_time, send, until_closed};
+use crate::fake::{Fake, Request, Response, error, header, in_time, says_nothing, send, until_closed};
 
 /// `bytes` with others in one place.
 fn with(mut bytes: Vec<u8>, at: usize, replacement: &[u8]) -> Vec<u8> {
@@ -166,8 +166,14 @@ fn what_cannot_be_asked_is_not_sent() {
     let params = Params { steps: 101, ..PARAMS };
     let refused = client.generate(&params, "a cat");
     assert!(matches!(refused, Err(Error::Invalid(RequestError::Steps(101)))));
-    for prompt in ["", "a\0cat", &"x".repeat(2049)] {
-        assert!(matches!(client.generate(&PARAMS, prompt), Err(Error::Invalid(_))), "{prompt:?}");
+    for (prompt, words) in [
+        ("", "the prompt is empty, must have 1 to 2048 bytes"),
+        ("a\0cat", "the prompt has a NUL after 1 bytes, must have none"),
+        (&"x".repeat(2049), "the prompt has 2049 bytes, must have 1 to 2048"),
+    ] {
+        let refused = client.generate(&PARAMS, prompt).unwrap_err();
+        assert!(matches!(refused, Error::Invalid(_)), "{prompt:?}");
+        assert_eq!(refused.to_string(), words);
     }
     drop(client);
     assert_eq!(fake.end(), 0);
@@ -179,6 +185,7 @@ fn a_refusal_says_whose_fault_it_is() {
     let Err(Error::Refused(refusal)) = refused else { panic!("{refused:?}") };
     assert_eq!((refusal.status, refusal.code), (Status::ClientError, ErrorCode::InvalidSteps));
     assert!(refusal.message.starts_with("steps is 0") && !refusal.message.contains('\x1b'));
+    assert_eq!(refusal.to_string(), Error::Refused(refusal).to_string());
     // What a later version appends is as long as any payload may be.
     let refused = ask(|id| {
         let mut bytes = error(id, 400, 6, "steps is 0");
@@ -584,7 +591,6 @@ fn a_connection_that_was_closed_while_idle_is_replaced() {
         }
     });
     let mut client = client(&fake);
-    // Also one whose answer would be another each time: it was not sent before.
     for seed in [1, 0, 0] {
         client.generate(&Params { seed, ..PARAMS }, "a cat").unwrap();
         wait.recv().unwrap();
@@ -594,7 +600,7 @@ fn a_connection_that_was_closed_while_idle_is_replaced() {
 
 /// The daemon closes just when the next request arrives: whether it took it can't be known.
 #[test]
-fn a_request_is_sent_again_only_if_that_is_safe() {
+fn a_request_is_sent_again_unless_it_may_be_what_ends_the_connection() {
     let fake = Fake::listening(|listener: UnixListener| {
         let accept = || listener.accept().unwrap().0;
         let mut stream = accept();
@@ -608,10 +614,13 @@ fn a_request_is_sent_again_only_if_that_is_safe() {
         assert_eq!(Request::read(&mut stream).0, ping.0);
         send(&mut stream, &error(ping.id(), 400, 3, "model_id"));
         send(&mut stream, &Response::good(request.id()).bytes());
-        // One whose seed is the daemon's to choose is not sent again.
-        Request::read(&mut stream);
+        // One for which the client has drawn the seed has the same seed again.
+        let drawn = Request::read(&mut stream);
         drop(stream);
-        // Nor one on a connection that was made for it.
+        let mut stream = accept();
+        assert_eq!(Request::read(&mut stream).0, drawn.0);
+        drop(stream);
+        // One on a connection that was made for it is not sent again.
         Request::read(&mut accept());
         // Nor one that was sent again already.
         let mut stream = accept();
@@ -619,12 +628,6 @@ fn a_request_is_sent_again_only_if_that_is_safe() {
         Request::read(&mut stream);
         drop(stream);
         Request::read(&mut accept());
-        // Nor one that waits while another was answered: the connection wasn't idle.
-        let mut stream = accept();
-        answer_one(&mut stream);
-        let requests = [(); 2].map(|()| Request::read(&mut stream));
-        send(&mut stream, &Response::good(requests[0].id()).bytes());
-        drop(stream);
         answer_one(&mut accept()).id()
     });
     let mut client = client(&fake);
@@ -638,12 +641,88 @@ fn a_request_is_sent_again_only_if_that_is_safe() {
     client.generate(&PARAMS, "a cat").unwrap();
     assert!(hung_up(client.generate(&PARAMS, "a cat")));
     client.generate(&PARAMS, "a cat").unwrap();
-    client.send(&PARAMS, "a cat").unwrap();
-    client.send(&PARAMS, "a cat").unwrap();
+    assert_eq!(fake.end(), 8);
+}
+
+/// It doesn't get at once again what it will draw in vain.
+#[test]
+fn a_server_that_closes_after_each_answer_gets_one_request_at_a_time() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let mut answered = Vec::new();
+        let (mut stream, _) = listener.accept().unwrap();
+        let requests = [(); 4].map(|()| Request::read(&mut stream));
+        send(&mut stream, &Response::good(requests[0].id()).bytes());
+        drop(stream);
+        while answered.len() < 5 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let request = Request::read(&mut stream);
+            says_nothing(&mut stream);
+            send(&mut stream, &Response::good(request.id()).bytes());
+            answered.push(request.id());
+        }
+        answered
+    });
+    let mut client = client(&fake);
+    let ask = |client: &mut Client| client.send(&PARAMS, "a cat").unwrap();
+    let mut asked = Vec::from([(); 4].map(|()| ask(&mut client)));
+    let mut received = Vec::new();
+    while let Some(answer) = client.receive() {
+        answer.result.unwrap();
+        received.push(answer.request_id);
+        if let 2 | 3 = received.len() {
+            asked.push(ask(&mut client));
+        }
+        assert_eq!(client.in_flight(), asked.len() - received.len());
+    }
+    assert_eq!((received, asked), (vec![1, 2, 3, 4, 5, 6], vec![1, 2, 3, 4, 5, 6]));
+    assert_eq!(fake.end(), [2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_server_that_closes_on_a_request_once_more_is_not_asked_for_the_others() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let requests = [(); 3].map(|()| Request::read(&mut stream));
+        send(&mut stream, &Response::good(requests[0].id()).bytes());
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        assert_eq!(Request::read(&mut stream).id(), 2);
+        drop(stream);
+        answer_one(&mut listener.accept().unwrap().0).id()
+    });
+    let mut client = client(&fake);
+    for _ in 0..3 {
+        client.send(&PARAMS, "a cat").unwrap();
+    }
     assert!(client.receive().unwrap().result.is_ok());
-    assert!(hung_up(client.receive().unwrap().result));
+    for request_id in 2..=3 {
+        let answer = client.receive().unwrap();
+        assert_eq!(answer.request_id, request_id);
+        assert!(matches!(answer.result, Err(Error::HungUp { received: 0 })), "{answer:?}");
+    }
+    assert!(client.receive().is_none());
     client.generate(&PARAMS, "a cat").unwrap();
-    assert_eq!(fake.end(), 11);
+    assert_eq!(fake.end(), 4);
+}
+
+#[test]
+fn an_image_knows_what_it_was_made_of_and_a_seed_that_was_drawn() {
+    let fake = Fake::listening(|listener: UnixListener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        [(); 3].map(|()| answer_one(&mut stream).u64(44))
+    });
+    let mut client = client(&fake);
+    let images =
+        [PARAMS.seed, 0, 0].map(|seed| client.generate(&Params { seed, ..PARAMS }, "a cat").unwrap());
+    let seeds = images.clone().map(|image| image.params.seed);
+    assert_eq!(seeds, fake.end(), "as sent");
+    assert_eq!(
+        images.map(|image| (image.params, image.prompt)),
+        seeds.map(|seed| { (Params { seed, ..PARAMS }, "a cat".to_owned()) })
+    );
+    assert_eq!(seeds[0], PARAMS.seed);
+    assert!(seeds[1..].iter().all(|seed| (1..=u64::from(u32::MAX)).contains(seed)), "{seeds:?}");
+    assert_ne!(seeds[1], seeds[2]);
 }
 
 #[test]

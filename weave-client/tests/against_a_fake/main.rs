@@ -5,4 +5,6 @@
 mod client;
 mod examples;
 mod fake;
+#[cfg(feature = "png")]
+mod saved;
 mod token;

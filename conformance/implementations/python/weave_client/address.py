@@ -1,10 +1,13 @@
 """Where a server listens: at the path of a Unix socket, or at host:port."""
 from __future__ import annotations
 
+import errno
 import os
 from typing import Union
 
 Address = Union[str, tuple[str, int]]  # a path, or a host and a port
+
+SYSTEM_SOCKET = "/run/weave/weave.sock"  # of a weaved for all users of a machine
 
 
 def parse_address(text: str) -> Address:
@@ -20,12 +23,40 @@ def parse_address(text: str) -> Address:
     return host.strip("[]"), int(port)
 
 
+def show_address(address: Address) -> str:
+    """In a form that parse_address takes."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 def default_address() -> str:
-    """Where `weaved` listens and `weave` looks: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock."""
-    named = os.environ.get("WEAVE_SOCKET")
+    """Where `weaved` listens and `weave` looks: $WEAVE_SOCKET, else $XDG_RUNTIME_DIR/weave/weave.sock.
+
+    Without that variable it is ~/.weave/weave.sock. If nothing is there, /run/weave/weave.sock, if there is something.
+    """
+    named = os.environ.get("WEAVE_SOCKET", "").strip()
     if named:
         return named
-    folder = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not os.path.isabs(folder):
-        raise ValueError("neither WEAVE_SOCKET nor XDG_RUNTIME_DIR is set: name the server's socket")
-    return os.path.join(folder, "weave", "weave.sock")
+    folder, home = os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("HOME", "")
+    usual = None
+    if os.path.isabs(folder):
+        usual = os.path.join(folder, "weave", "weave.sock")
+    elif os.path.isabs(home) and os.path.normpath(home) != "/":  # which users have who can't log in
+        usual = os.path.join(home, ".weave", "weave.sock")
+    if usual is not None and (is_there(usual) or not is_there(SYSTEM_SOCKET)):
+        return usual
+    if is_there(SYSTEM_SOCKET):
+        return SYSTEM_SOCKET
+    raise ValueError("where the server listens isn't known: WEAVE_SOCKET, XDG_RUNTIME_DIR and HOME say nothing, and nothing "
+                     f"is at {SYSTEM_SOCKET}; name its socket")
+
+
+def is_there(path: str) -> bool:
+    """Whether something is there, be it that this user may not look."""
+    try:
+        os.lstat(path)
+    except OSError as fault:
+        return fault.errno == errno.EACCES
+    return True

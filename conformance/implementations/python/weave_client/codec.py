@@ -74,6 +74,15 @@ class ErrorCode(enum.IntEnum):
 ERROR_CODES = {int(code): code for code in ErrorCode}
 
 
+def error_code(code: int, status: int) -> ErrorCode:
+    """One that this version doesn't know is legal as well (W1-ERR-006): it is called UNKNOWN_ and its number."""
+    if code in ERROR_CODES:
+        return ERROR_CODES[code]
+    unknown = int.__new__(ErrorCode, code)
+    unknown._name_, unknown._value_, unknown.status = f"UNKNOWN_{code}", code, status
+    return unknown
+
+
 class Prompt(NamedTuple):
     """A range of prompt_data, in bytes, and the text in it."""
 

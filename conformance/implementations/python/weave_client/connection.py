@@ -13,22 +13,48 @@ from collections.abc import Iterator
 from typing import Union
 
 from weave_client import codec
-from weave_client.address import Address
+from weave_client.address import Address, show_address
 
 RECEIVE_SIZE = 262_144  # bytes
 AUTH = b"weave-auth 1 "  # what both sides begin with
 ANSWER_SIZE = len(AUTH) + 64 + 1 + 64 + 1  # the server's line: its nonce, a space, its proof, a line feed
 
 
+class Unreachable(ConnectionError):
+    """Nobody answers at the address, or not this user; nothing was sent. `__cause__` is what the system says."""
+
+    def __init__(self, address: Address, why: OSError) -> None:
+        what = f"no server answers at {show_address(address)} ({why.strerror or why})"
+        if isinstance(why, PermissionError):
+            todo = "only some users may connect there: weaved lets further ones in with --allow-uids or --allow-gids"
+        else:
+            todo = "start weaved, or name the address of one that runs"
+        super().__init__(f"{what}; {todo}")
+        self.address = address
+
+
+class HungUp(ConnectionError):
+    """The server closed between two answers, where more were due."""
+
+
 def connect(address: Address, timeout: float) -> socket.socket:
-    """`timeout` is in seconds; math.inf is none."""
+    """`timeout` is in seconds; math.inf is none. Raises Unreachable or TimeoutError."""
+    try:
+        return _connect(address, max(timeout, 0.001))
+    except (BlockingIOError, socket.timeout):  # the former where a Unix socket's backlog is full
+        raise TimeoutError("the time is up: no connection") from None
+    except OSError as fault:
+        raise Unreachable(address, fault) from fault
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
     if isinstance(address, tuple):
         return socket.create_connection(address, None if timeout == math.inf else timeout)
     sock = socket.socket(socket.AF_UNIX)
     try:
         if timeout != math.inf:
             # A connect with settimeout() would fail at once where the server's backlog is full; this one waits.
-            whole, part = divmod(max(timeout, 0.001), 1)
+            whole, part = divmod(timeout, 1)
             limit = struct.pack("@ll", int(whole), int(part * 1_000_000))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         sock.connect(address)
@@ -66,36 +92,56 @@ def exchange(sock: socket.socket, unsent: memoryview, deadline: float) -> Iterat
                     data = sock.recv(RECEIVE_SIZE)
                 except BlockingIOError:
                     continue
+                except ConnectionResetError:  # the server closed with some of ours unread
+                    return
                 if not data:
                     return
                 yield data
 
 
-def prove(sock: socket.socket, token: bytes, deadline: float) -> bytes:
-    """Has the server prove that it knows the token, which is never sent, and returns what proves that we do.
+class Prover:
+    """Has the server prove that it knows the token, which is never sent, and makes what proves that we do.
 
-    That goes before the first frame (weave-daemon/TCP.md, weave-auth 1). Raises Broken or OSError; the caller must close
-    the socket then.
+    That goes before the first frame (weave-daemon/TCP.md, weave-auth 1). What it raises means: close the socket.
     """
-    nonce = os.urandom(32)
-    line, read, reader = b"", 0, codec.ClientReader()
-    for data in exchange(sock, memoryview(AUTH + nonce.hex().encode() + b"\n"), deadline):
-        line += data
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._nonce = os.urandom(32)
+        self._line, self._read, self._reader = b"", 0, codec.ClientReader()
+        self.first = AUTH + self._nonce.hex().encode() + b"\n"  # what is sent first
+
+    def feed(self, data: bytes) -> bool:
+        """Takes what the server says; whether that is all of it. Raises Broken or ConnectionError."""
+        self._line += data
+        line = self._line
         if line.startswith(codec.MAGIC):
-            for answer in reader.feed(line[read:]):
+            for answer in self._reader.feed(line[self._read:]):
                 text = codec.printable(answer.error_msg) if isinstance(answer, codec.Error) else "an image"
                 raise ConnectionError(f"the server doesn't answer {AUTH.decode()}as weaved does: {text}")
-            read = len(line)
-        elif len(line) >= ANSWER_SIZE or not (AUTH.startswith(line[:len(AUTH)]) or codec.MAGIC.startswith(line)):
+            self._read = len(line)
+            return False
+        return len(line) >= ANSWER_SIZE or not (AUTH.startswith(line[:len(AUTH)]) or codec.MAGIC.startswith(line))
+
+    def proof(self) -> bytes:
+        """What is sent before the first frame, if the server has proved that it knows the token. Raises ConnectionError."""
+        found = re.fullmatch(AUTH + b"([0-9a-f]{64}) ([0-9a-f]{64})\n", self._line)
+        if not found:
+            what = f"doesn't answer {AUTH.decode()}as weaved does" if self._line else f"hung up on {AUTH.decode().strip()}"
+            raise ConnectionError(f"the server {what}")
+        nonces = self._nonce + bytes.fromhex(found[1].decode())
+        if not hmac.compare_digest(bytes.fromhex(found[2].decode()), proof(self._token, b"server", nonces)):
+            raise ConnectionError("the server doesn't know the token")
+        return proof(self._token, b"client", nonces).hex().encode() + b"\n"
+
+
+def prove(sock: socket.socket, token: bytes, deadline: float) -> bytes:
+    """Has the server prove that it knows the token, and returns what proves that we do. Raises Broken or OSError."""
+    prover = Prover(token)
+    for data in exchange(sock, memoryview(prover.first), deadline):
+        if prover.feed(data):
             break
-    found = re.fullmatch(AUTH + b"([0-9a-f]{64}) ([0-9a-f]{64})\n", line)
-    if not found:
-        what = f"doesn't answer {AUTH.decode()}as weaved does" if line else f"hung up on {AUTH.decode().strip()}"
-        raise ConnectionError(f"the server {what}")
-    nonces = nonce + bytes.fromhex(found[1].decode())
-    if not hmac.compare_digest(bytes.fromhex(found[2].decode()), proof(token, b"server", nonces)):
-        raise ConnectionError("the server doesn't know the token")
-    return proof(token, b"client", nonces).hex().encode() + b"\n"
+    return prover.proof()
 
 
 def proof(token: bytes, side: bytes, nonces: bytes) -> bytes:
@@ -124,5 +170,10 @@ def ask(
             yield answer
             if not waiting:
                 return
-    where = "inside a frame" if reader.inside_a_frame else f"{len(waiting)} answers early"
-    raise ConnectionError(f"the server closed the connection {where}")
+    raise closed_early(reader, len(waiting))
+
+
+def closed_early(reader: codec.ClientReader, waiting: int) -> ConnectionError:
+    if reader.inside_a_frame:
+        return ConnectionError("the server closed the connection inside a frame")
+    return HungUp(f"the server closed the connection {waiting} answers early")

@@ -1,15 +1,16 @@
 /** A small client: see `usage`. */
 
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
-import { writeFile } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { isUsageFault, parseAddress, showAddress, UsageError, wholeNumber, type Address } from "./command-line.js";
+import { encodeInWords } from "./image-client.js";
+import { Image, type Made } from "./image.js";
 import {
   ClientReader,
-  encodeRequest,
   errorName,
   FieldError,
   ProtocolError,
@@ -25,9 +26,9 @@ Asks the server at ADDRESS, the path of a Unix socket or host:port, for an image
 
   --width PIXELS, --height PIXELS   64 to 2048, multiples of 64; 64 if not given
   --steps N                         1 to 100; 1 if not given
-  --cfg SCALE                       0.0 to 20.0; 7 if not given
-  --seed N                          0, if not given, lets the server draw one
-  -o FILE                           writes the image: PPM, or PAM if it has an alpha channel
+  --cfg-scale SCALE                 0.0 to 20.0; 7 if not given (--cfg is the same)
+  --seed N                          0, if not given, draws one
+  -o FILE                           writes the image as PNG that says how it was made
   --count N                         sends N requests at once, with ids from 1 on
   --timeout SECONDS                 for everything together; 30 if not given
 
@@ -37,7 +38,7 @@ failed or the server broke the protocol.
 
 interface Task {
   readonly address: Address;
-  readonly requests: readonly RequestToSend[];
+  readonly requests: readonly (RequestToSend & { readonly prompt: string })[];
   readonly frames: readonly Uint8Array[];
   readonly output: string | undefined;
   readonly timeoutMs: number;
@@ -52,6 +53,7 @@ function parseCommandLine(argv: string[]): Task | undefined {
       width: { type: "string", default: "64" },
       height: { type: "string", default: "64" },
       steps: { type: "string", default: "1" },
+      "cfg-scale": { type: "string" },
       cfg: { type: "string", default: "7" },
       seed: { type: "string", default: "0" },
       output: { type: "string", short: "o" },
@@ -73,17 +75,17 @@ function parseCommandLine(argv: string[]): Task | undefined {
   if (!/^[0-9]+$/.test(values.seed)) {
     throw new UsageError(`--seed is ${JSON.stringify(values.seed)}; it must be a whole number`);
   }
-  const requests = Array.from({ length: count }, (_, index): RequestToSend => ({
+  const requests = Array.from({ length: count }, (_, index) => ({
     requestId: BigInt(index + 1), // different ones tell the answers apart (W1-CON-004)
     width: decimal("--width", values.width),
     height: decimal("--height", values.height),
     steps: decimal("--steps", values.steps),
-    cfgScale: decimal("--cfg", values.cfg),
-    seed: BigInt(values.seed),
+    cfgScale: decimal("--cfg-scale", values["cfg-scale"] ?? values.cfg),
+    seed: BigInt(values.seed) === 0n ? BigInt(randomInt(1, 2 ** 32)) : BigInt(values.seed),
     prompt,
   }));
   // Encoded here, so that a value out of its range is found before anything is sent (W1-REQ-001).
-  const frames = requests.map(encodeRequest);
+  const frames = requests.map(encodeInWords);
   return { address: parseAddress(address), requests, frames, output, timeoutMs: 1000 * timeout };
 }
 
@@ -130,20 +132,12 @@ function checkSize({ imageWidth, imageHeight }: Response, { width, height }: Req
   }
 }
 
-/** The image in a format of Netpbm: a header in ASCII before the pixels as they are. */
-function netpbm({ imageWidth, imageHeight, channels, imageData }: Response): Uint8Array {
-  const header =
-    channels === 3
-      ? `P6\n${imageWidth} ${imageHeight}\n255\n`
-      : `P7\nWIDTH ${imageWidth}\nHEIGHT ${imageHeight}\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n`;
-  return Buffer.concat([Buffer.from(header), imageData]);
-}
-
-async function save(file: string, bytes: Uint8Array): Promise<void> {
+async function save(file: string, { imageWidth, imageHeight, channels, imageData, generationTimeMs }: Response, made: Made): Promise<void> {
   try {
-    await writeFile(file, bytes);
+    const image = { width: imageWidth, height: imageHeight, channels, pixels: imageData, generationTimeMs };
+    await new Image(made, image).save(file);
   } catch (fault) {
-    throw new UsageError(`the image can't be written: ${reason(fault)}`);
+    throw new UsageError(reason(fault));
   }
 }
 
@@ -163,8 +157,10 @@ async function run(task: Task): Promise<number> {
         exitCode = 1;
       } else {
         const { requestId, imageWidth, imageHeight, channels, generationTimeMs } = answer;
-        console.log(`request ${requestId}: ${imageWidth}x${imageHeight}x${channels} in ${generationTimeMs} ms`);
-        if (task.output !== undefined) await save(task.output, netpbm(answer));
+        const request = task.requests[Number(requestId) - 1] as (typeof task.requests)[number];
+        const size = `${imageWidth}x${imageHeight}x${channels}`;
+        console.log(`request ${requestId}: ${size} in ${generationTimeMs} ms, seed ${request.seed}`);
+        if (task.output !== undefined) await save(task.output, answer, request);
       }
     }
   } finally {

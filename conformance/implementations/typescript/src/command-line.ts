@@ -6,11 +6,15 @@ export class UsageError extends Error {}
 /** What node:net connects to, or listens at. */
 export type Address = { readonly path: string } | { readonly host: string; readonly port: number };
 
-/** Takes `host:port`, `[IPv6]:port`, or the path of a Unix socket: whatever looks like neither of the others. */
+/**
+ * Takes `host:port`, `[IPv6]:port`, either of them behind `tcp://`, or the path of a Unix socket: whatever looks like none
+ * of the others.
+ */
 export function parseAddress(address: string | undefined): Address {
   if (address === undefined || address === "") throw new UsageError("ADDRESS is missing");
-  const [, bracketed, plain, port] = /^(?:\[([^/\]]+)\]|([^/:]+)):([0-9]+)$/.exec(address) ?? [];
+  const [, tcp, bracketed, plain, port] = /^(tcp:\/\/)?(?:\[([^/\]]+)\]|([^/:]+)):([0-9]+)$/.exec(address) ?? [];
   const host = bracketed ?? plain;
+  if (tcp === undefined && address.startsWith("tcp://")) throw new UsageError(`${address} is not tcp://host:port`);
   if (host === undefined) return { path: address };
   if (Number(port) > 65_535) throw new UsageError(`the port is ${port}; it must be at most 65535`);
   return { host, port: Number(port) };

@@ -128,6 +128,25 @@ fn several_images_have_numbers_and_seeds_that_count_up() {
 }
 
 #[test]
+fn a_server_that_answers_one_request_a_connection_makes_each_image_once() {
+    let folder = folder();
+    let fake = Fake::listening(|listener| {
+        let answer = |at_once: usize| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let requests: Vec<_> = (0..at_once).map(|_| Request::read(&mut stream)).collect();
+            says_nothing(&mut stream);
+            send(&mut stream, &image_of(&requests[0]));
+            seed(&requests[0])
+        };
+        [3, 1, 1].map(answer)
+    });
+    let run = run(generate(folder.path(), &fake.path(), &["a cat", "-n3", "-o", "cat.png"]));
+    assert_eq!(run.status, Some(0), "{}", run.stderr);
+    assert_eq!(fake.end(), [7, 8, 9]);
+    assert_eq!(names(folder.path()), ["cat-1.png", "cat-2.png", "cat-3.png"]);
+}
+
+#[test]
 fn several_files_are_all_looked_at_before_anybody_is_called() {
     let folder = folder();
     let listener = no_daemon(folder.path());

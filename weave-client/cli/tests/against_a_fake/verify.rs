@@ -117,6 +117,7 @@ fn what_cannot_be_made_again_is_told_before_anybody_is_called() {
     png(&path("steps.png"), 64, &[("Weave", &recipe(("28", "0")))]);
     png(&path("model.png"), 64, &[("Weave", &recipe((r#""model_id":0"#, r#""model_id":3"#)))]);
     png(&path("seed.png"), 64, &[("Weave", &recipe((r#""seed":7"#, r#""seed":0"#)))]);
+    png(&path("prompt.png"), 64, &[("Weave", &recipe(("a cat", "")))]);
     png(&path("json.png"), 64, &[("Weave", "{}")]);
     fs::write(path("cat.jpg"), b"\xFF\xD8\xFF\xE0\0\x10JFIF").unwrap();
     fs::write(path("cat.webp"), b"RIFF\0\0\0\0WEBPVP8L").unwrap();
@@ -131,6 +132,7 @@ fn what_cannot_be_made_again_is_told_before_anybody_is_called() {
         ("steps.png", "steps.png has parameters that can't be used: steps is 0, must be 1 to 100"),
         ("model.png", "model.png has parameters that can't be used: model_id is 3, must be 0"),
         ("seed.png", "seed is 0, which is another image each time"),
+        ("prompt.png", "prompt.png has parameters that can't be used: the prompt is empty, must have"),
         ("json.png", "json.png has parameters that can't be used: missing field"),
     ];
     for (file, says) in cases {

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"image/png"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"time"
@@ -31,9 +31,20 @@ func main() {
 type options struct {
 	network, address string
 	request          weave.Request // RequestID is still to be set
+	firstSeed        uint64        // drawn, unless the request has one: those after the first have the seeds after it
 	count            uint64
 	output           string
 	timeout          time.Duration
+}
+
+// numbered is the request with this id (W1-CON-004).
+func (o *options) numbered(id uint64) *weave.Request {
+	request := o.request
+	request.RequestID = id
+	if request.Seed == 0 {
+		request.Seed = o.firstSeed + id - 1
+	}
+	return &request
 }
 
 func run(args []string, stderr io.Writer) int {
@@ -63,7 +74,7 @@ func run(args []string, stderr io.Writer) int {
 
 // ask sends all requests at once and takes their answers in any order (W1-CON-001, W1-CON-003).
 func ask(conn net.Conn, opts *options, stderr io.Writer) int {
-	go send(conn, opts.request, opts.count)
+	go send(conn, opts)
 
 	answers := weave.NewAnswerReader(conn)
 	answered := make(map[uint64]bool)
@@ -111,7 +122,8 @@ func ask(conn net.Conn, opts *options, stderr io.Writer) int {
 			return exitConnection
 		}
 		if opts.output != "" {
-			if err := writePNG(opts.output, response); err != nil {
+			response.Request = opts.numbered(id)
+			if err := response.Save(opts.output); err != nil {
 				fmt.Fprintln(stderr, "client:", err)
 				return exitUsage
 			}
@@ -120,25 +132,16 @@ func ask(conn net.Conn, opts *options, stderr io.Writer) int {
 	return exit
 }
 
-// send writes the requests with the ids 1 to count (W1-CON-004). When it fails nobody needs to know: the answers tell
-// why, if the server could still send one, and end if it couldn't.
-func send(conn net.Conn, request weave.Request, count uint64) {
+// send writes the requests. When it fails nobody needs to know: the answers tell why, if the server could still send
+// one, and end if it couldn't.
+func send(conn net.Conn, opts *options) {
 	var frame []byte
-	for id := range count {
-		request.RequestID = id + 1
-		frame, _ = request.AppendBinary(frame[:0]) // parse has seen to it that this works
+	for i := range opts.count {
+		frame, _ = opts.numbered(i + 1).AppendBinary(frame[:0]) // parse has seen to it that this works
 		if _, err := conn.Write(frame); err != nil {
 			return
 		}
 	}
-}
-
-func writePNG(path string, response *weave.Response) error {
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(png.Encode(file, response.Image()), file.Close())
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
@@ -148,12 +151,13 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		width   = flags.Uint("width", 64, "width in `PIXELS`: 64 to 2048, a multiple of 64")
 		height  = flags.Uint("height", 64, "height in `PIXELS`: 64 to 2048, a multiple of 64")
 		steps   = flags.Uint("steps", 4, "denoising `STEPS`: 1 to 100")
-		cfg     = flags.Float64("cfg", 1, "guidance `SCALE`: 0 to 20")
-		seed    = flags.Uint64("seed", 0, "any `NUMBER` of 64 bits; 0 leaves the choice to the server")
-		output  = flags.String("o", "", "write the image to `FILE`, as PNG")
+		cfg     = flags.Float64("cfg-scale", 1, "guidance `SCALE`: 0 to 20")
+		seed    = flags.Uint64("seed", 0, "any `NUMBER` of 64 bits; 0 draws one")
+		output  = flags.String("o", "", "write the image to `FILE`, as PNG that says how it was made")
 		count   = flags.Uint64("count", 1, "how many `REQUESTS` to send at once: 1 to 1000000")
 		timeout = flags.Float64("timeout", 30, "give up after `SECONDS`")
 	)
+	flags.Float64Var(cfg, "cfg", 1, "the same as -cfg-scale")
 	var positional []string
 	for rest := args; len(rest) > 0; { // options may stand before, between and after the arguments
 		if err := flags.Parse(rest); err != nil {
@@ -203,9 +207,10 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 			Seed:     *seed,
 			Prompts:  weave.SamePrompt(prompt),
 		},
-		count:   *count,
-		output:  *output,
-		timeout: time.Duration(*timeout * float64(time.Second)),
+		firstSeed: 1 + rand.Uint64N(1<<32-1),
+		count:     *count,
+		output:    *output,
+		timeout:   time.Duration(*timeout * float64(time.Second)),
 	}
 	var err error
 	if opts.network, opts.address, err = weave.Network(positional[0]); err != nil {

@@ -217,6 +217,7 @@ func TestExitCodesWithoutAnAnswer(t *testing.T) {
 		{[]string{nobody, "--width", "4294967360"}, exitUsage, "width is"}, // 64 in 32 bits
 		{[]string{nobody, "--steps", "0"}, exitUsage, "steps is 0"},
 		{[]string{nobody, "--cfg", "NaN"}, exitUsage, "cfg_scale is NaN"},
+		{[]string{nobody, "--cfg-scale", "21"}, exitUsage, "cfg_scale is 21"},
 		{[]string{nobody, ""}, exitUsage, "clip_l_length is 0"},
 		{[]string{nobody, "--timeout", "0"}, exitUsage, "timeout is 0"},
 		{[]string{nobody, "--count", "0"}, exitUsage, "count is 0"},
