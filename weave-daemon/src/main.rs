@@ -459,7 +459,8 @@ fn look(config: &Config, sources: &Sources) -> Result<(), Failure> {
 
 /// `weaved status`: what a health check wants to know.
 fn ask(config: &Config) -> Result<(), Failure> {
-    let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask; set it to a path".to_owned());
+    let off =
+        || Failure::NotReady("admin_socket is off, so there is nobody to ask; set it to a path".to_owned());
     let clients = match &config.admin_socket {
         AdminSocket::Beside => Some(socket_path(config).map_err(Failure::Socket)?),
         _ => None,
