@@ -157,6 +157,9 @@ impl Link {
                 let stream = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
                 // Frames are written whole: there is nothing to wait for and send along.
                 stream.set_tcp_nodelay(true)?;
+                // Closing resets the connection, also when this process is killed: a daemon can't tell an end alone from
+                // that of a client that only has no more to say, and would go on with what nobody waits for.
+                stream.set_linger(Some(Duration::ZERO))?;
                 match left {
                     Some(left) => stream.connect_timeout(&address.into(), left)?,
                     None => stream.connect(&address.into())?,

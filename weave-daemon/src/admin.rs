@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket as new_socket, sockopt};
 use serde::Serialize;
 use weave_core::text::Text;
 
@@ -422,7 +422,7 @@ pub fn ask(socket: &Path, target: &str) -> Result<(u16, String), Unanswered> {
 
 fn exchange(socket: &Path, target: &str) -> io::Result<(u16, String)> {
     let until = Instant::now() + LIMIT;
-    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let stream = new_socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
     // Of connecting too: a daemon that stands still takes nobody from its queue.
     sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(LIMIT))?;
     connect(&stream, &SocketAddrUnix::new(socket)?)?;

@@ -554,7 +554,8 @@ fn look(config: &Config, sources: &Sources, strict: bool) -> Result<(), Failure>
 
 /// `weaved status`: what a health check wants to know.
 fn ask(config: &Config) -> Result<(), Failure> {
-    let off = || Failure::NotReady("admin_socket is off, so there is nobody to ask".to_owned());
+    let off =
+        || Failure::NotReady("admin_socket is off, so there is nobody to ask; set it to a path".to_owned());
     let clients = match &config.admin_socket {
         AdminSocket::Beside => {
             Some(config.socket.clone().map_or_else(usual_path, Ok).map_err(Failure::Socket)?)

@@ -480,7 +480,7 @@ impl Drop for Socket {
     }
 }
 
-/// Device and inode of what has this name.
+/// Device and inode.
 #[allow(
     clippy::cast_sign_loss,
     clippy::unnecessary_cast,
@@ -490,6 +490,7 @@ fn identity_of(found: &Stat) -> (u64, u64) {
     (found.st_dev as u64, found.st_ino as u64)
 }
 
+/// Those of what has this name.
 fn identity(folder: &Folder, name: &OsStr) -> Result<(u64, u64), Errno> {
     statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| identity_of(&found))
 }

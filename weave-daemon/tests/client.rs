@@ -80,6 +80,17 @@ fn a_daemon_that_closes_or_restarts_meanwhile_is_not_noticed() {
     client.ping().unwrap();
 }
 
+/// An end of a TCP stream alone would look like that of a client that only has no more to say.
+#[test]
+fn a_client_that_is_gone_is_noticed_over_tcp_too() {
+    let daemon = Daemon::pattern(&["--tcp=127.0.0.1:0", "--faults=slow=0.2"]);
+    let mut client = Client::new(format!("tcp://{}", daemon.tcp_address()));
+    client.send(&Params { steps: 100, ..PARAMS }, "slow").unwrap();
+    daemon.log.wait("100 steps");
+    drop(client);
+    daemon.log.wait("cancelled after");
+}
+
 #[test]
 fn a_daemon_that_dies_under_requests_ends_them_all() {
     let mut daemon = Daemon::pattern(&["--faults=hang@stop"]);

@@ -415,6 +415,7 @@ impl Jobs {
             queued += share.queued_len;
         }
         assert_eq!(queued, self.queued_len);
+        assert_eq!(self.in_turn().len(), queued, "each job that waits has a turn");
         let waiting = self.shares.iter().enumerate().filter(|(_, share)| share.queued_len > 0);
         let waiting: Vec<_> = waiting.map(|(client, share)| (ClientId(client), share.of)).collect();
         self.turns.assert_consistent(&waiting);
