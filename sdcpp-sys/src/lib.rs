@@ -48,6 +48,18 @@ pub struct Engine {
     pub can_cancel: bool,
 }
 
+/// The pinned package, and the commit of stable-diffusion.cpp in it: its repository's submodule at the revision that the
+/// package names.
+const PACKAGED: (&str, &str) = ("diffusion-rs-sys 0.1.20", "9838264c490e2f413ed36b76aba9091b78ba4414");
+
+impl Engine {
+    /// The commit of stable-diffusion.cpp, where it is the pinned package's. A checkout's version says it itself.
+    #[must_use]
+    pub fn commit(&self) -> Option<&'static str> {
+        (self.source == "package" && self.version == PACKAGED.0).then_some(PACKAGED.1)
+    }
+}
+
 /// The engine that this crate was built with.
 pub const ENGINE: Engine = include!(concat!(env!("OUT_DIR"), "/engine.rs"));
 

@@ -54,6 +54,8 @@ fn the_engine_says_what_it_is() {
     let info = unsafe { CStr::from_ptr(info) };
     assert!(info.to_string_lossy().contains("AVX"), "{info:?}");
     assert!(["package", "checkout", "prebuilt"].contains(&ENGINE.source), "{ENGINE:?}");
+    // A newer package has another commit, which has to be looked up.
+    assert_eq!(ENGINE.commit().is_some(), ENGINE.source == "package", "{ENGINE:?}");
     assert!(ENGINE.source == "prebuilt" || ENGINE.back_ends.contains(&"cpu"), "{ENGINE:?}");
     // SAFETY: the function takes nothing.
     assert_eq!(ENGINE.every_seed, unsafe { sdcpp_every_seed() });

@@ -150,6 +150,7 @@ fn model(config: &Config, findings: &mut Vec<Finding>) -> Option<Profile> {
             Ok(folder) => match crate::demo::check_place(&folder, &config.rules())
                 .map_err(|error| error.to_string())
                 .and_then(|()| writable(&folder))
+                .and_then(|()| has_room(&folder))
             {
                 Ok(()) => {
                     Finding::good("model", format_args!("the demo model, unpacked in {}", folder.display()))
@@ -263,6 +264,25 @@ fn writable(folder: &Path) -> Result<(), String> {
     }
     access(there, Access::WRITE_OK | Access::EXEC_OK)
         .map_err(|error| format!("can't write in {}: {error}", there.display()))
+}
+
+/// Whether the demo model's files fit where they are to be.
+#[cfg(feature = "sdcpp")]
+fn has_room(cache: &Path) -> Result<(), String> {
+    let missing = crate::demo::missing(cache).map_err(|error| error.to_string())?;
+    let Some(there) = cache.ancestors().find(|at| at.exists()) else { return Ok(()) };
+    // Where that can't be told, writing will tell.
+    let Ok(disk) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < missing {
+        return Err(format!(
+            "it takes {} MB, and the disk of {} has {} MB left; make room, or set WEAVE_CACHE_DIR to another folder",
+            missing.div_ceil(1_000_000),
+            there.display(),
+            free / 1_000_000
+        ));
+    }
+    Ok(())
 }
 
 fn tcp(config: &Config) -> Option<Finding> {

@@ -482,3 +482,14 @@ fn wrong_input_leaves_no_file() {
         assert_eq!(names(cache.path()), [""; 0], "{expected}");
     }
 }
+
+#[test]
+fn what_is_missing_is_what_unpacking_writes() {
+    let cache = tempfile::tempdir().unwrap();
+    let before = missing(cache.path()).unwrap();
+    let files = unpack(cache.path()).unwrap();
+    let files = [files.diffusion_model, files.clip_l, files.taesd];
+    let on_disk = files.map(|file| fs::metadata(file).unwrap().blocks() * 512).iter().sum::<u64>();
+    assert!(on_disk > before / 10 * 9 && before > 1_000_000, "{before} bytes, {on_disk} on the disk");
+    assert_eq!(missing(cache.path()).unwrap(), 0);
+}

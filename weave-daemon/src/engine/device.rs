@@ -127,8 +127,10 @@ pub fn cuda_driver() -> String {
 #[must_use]
 pub fn to_text(devices: &[(&Device, Option<Memory>)]) -> String {
     let engine = sys::ENGINE;
-    let mut text =
-        format!("engine: {} {}, built for {}\n", engine.source, engine.version, engine.back_ends.join(", "));
+    let commit =
+        engine.commit().map(|commit| format!(" (stable-diffusion.cpp {commit})")).unwrap_or_default();
+    let back_ends = engine.back_ends.join(", ");
+    let mut text = format!("engine: {} {}{commit}, built for {back_ends}\n", engine.source, engine.version);
     if engine.back_ends.contains(&"cuda") {
         text += &format!("CUDA: compiled in; driver: {}\n", cuda_driver());
     } else {
