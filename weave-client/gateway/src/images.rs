@@ -25,6 +25,7 @@ use crate::log::log;
 use crate::provider::{Ask, Failed, Named};
 use crate::shares::{NoRoom, Share};
 use crate::state::Shared;
+use crate::under_way::{self, Entry};
 
 /// The one model that a daemon has, by the protocol's name for it.
 const MODEL: &str = "sd3.5";
@@ -62,9 +63,10 @@ pub(crate) async fn generate(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, HttpError> {
+    let name = under_way::name(request.headers())?;
     let body = body(request).await?;
     let answering = connection.answering();
-    let wanted = Wanted::parse(&body, &shared.defaults)?;
+    let wanted = Wanted::parse(&body, &shared.defaults().await)?;
     drop(body);
     let share = match shared.shares.take(connection.origin(), wanted.memory()) {
         Ok(share) => share,
@@ -74,7 +76,8 @@ pub(crate) async fn generate(
     let what = wanted.to_string();
     let abandoned = Abandoned { stopper: Stopper::default(), what: Some(what) };
     let (stopper, state) = (abandoned.stopper.clone(), Arc::clone(&shared));
-    let work = tokio::task::spawn_blocking(move || wanted.make(&state, &stopper, share));
+    let entry = shared.under_way.enter(name, wanted.count);
+    let work = tokio::task::spawn_blocking(move || wanted.make(&state, &stopper, share, &entry));
     // If the client goes, this is where it ends.
     let done = work.await.unwrap_or_else(|_| Err(Trouble::own("the work has ended early")));
     let what = abandoned.not();
@@ -197,13 +200,7 @@ impl Wanted {
             cfg_scale: cfg.unwrap_or(defaults.cfg_scale),
             seed: match seed {
                 Some(seed) => seed,
-                None => random_seed().map_err(|error| {
-                    HttpError::new(
-                        500,
-                        "internal_error",
-                        format!("the system gives no random numbers: {error}"),
-                    )
-                })?,
+                None => random_seed().map_err(no_random)?,
             },
         };
         params
@@ -217,7 +214,7 @@ impl Wanted {
         }
         let format = fields.format()?;
         fields.nothing_else()?;
-        Ok(Self { ask: Ask { prompt, params, named }, count, format })
+        Ok(Self { ask: Ask { prompt, params, request_id: 1, named }, count, format })
     }
 
     /// The most bytes that it takes: the answer, and beside it the image that is being made, its file, and what is between
@@ -234,7 +231,13 @@ impl Wanted {
     }
 
     /// Has the images made, one after the other.
-    fn make(mut self, shared: &Shared, stopper: &Stopper, mut share: Share) -> Result<Answer, Trouble> {
+    fn make(
+        mut self,
+        shared: &Shared,
+        stopper: &Stopper,
+        mut share: Share,
+        entry: &Entry,
+    ) -> Result<Answer, Trouble> {
         let mut by: Vec<ProviderName> = Vec::new();
         let mut size = String::new();
         let mut pixels = 0;
@@ -242,6 +245,8 @@ impl Wanted {
         // Written as it comes: the images are large.
         let mut body = format!("{{\"created\":{created},\"data\":[").into_bytes();
         for at in 0..self.count {
+            self.ask.request_id = random_request_id()?;
+            entry.asks(at, self.ask.request_id);
             let ask = &self.ask;
             let made = shared.providers.make(
                 ask,
@@ -284,6 +289,14 @@ impl Wanted {
         let by = by.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(",");
         Ok(Answer { by, body, share })
     }
+}
+
+fn random_request_id() -> Result<u64, Trouble> {
+    getrandom::u64().map(|drawn| drawn.max(1)).map_err(|error| Trouble::Own(no_random(error)))
+}
+
+fn no_random(error: getrandom::Error) -> HttpError {
+    HttpError::new(500, "internal_error", format!("the system gives no random numbers: {error}"))
 }
 
 /// An image as OpenAI has it, and beside that how it was made.

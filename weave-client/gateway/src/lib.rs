@@ -24,6 +24,7 @@ mod shares;
 mod state;
 mod statistics;
 mod status;
+mod under_way;
 
 pub use provider::{Ask, Attempt, Cause, Failed, Named, ProviderSettings, Providers};
 pub use server::{Gateway, run};

@@ -24,7 +24,7 @@ use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
 use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
-use weave_client::{Error, Params, RequestError};
+use weave_client::{Error, RequestError};
 
 use crate::connections::{Connections, Origin, PLACES};
 use crate::http_error::HttpError;
@@ -34,8 +34,9 @@ use crate::pace::Paced;
 use crate::provider::ProviderSettings;
 use crate::secret::Secret;
 use crate::shares::{Addresses, Shares};
-use crate::state::Shared;
+use crate::state::{OwnDefaults, Shared};
 use crate::statistics::Statistics;
+
 use crate::{guard, images, page, status};
 
 /// Open files beside those of connections and requests.
@@ -84,17 +85,17 @@ pub struct Gateway {
     )]
     allow_host: Vec<String>,
 
-    /// Image size where the request has none, or auto
-    #[arg(long, value_name = "WxH", default_value = "512x512", value_parser = size)]
-    size: (u32, u32),
+    /// Image size where the request has none, or auto [default: what suits the daemon's model]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    size: Option<(u32, u32)>,
 
-    /// Denoising steps where the request has none: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = DEFAULTS.steps)]
-    steps: u32,
+    /// Denoising steps where the request has none: 1 to 100 [default: what suits the daemon's model]
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
 
-    /// Guidance scale where the request has none: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale)]
-    cfg: f32,
+    /// Guidance scale where the request has none: 0 to 20 [default: what suits the daemon's model]
+    #[arg(long, value_name = "X", visible_alias = "cfg")]
+    cfg_scale: Option<f32>,
 
     /// Maximum of image requests at a time, half of it for one address of a network; more are answered with 429
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=400))]
@@ -143,9 +144,8 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, what)
             .next("listen at 127.0.0.1 or [::1], or make a token: (umask 077; openssl rand -hex 32 >FILE) and --token-file FILE"));
     }
-    let (width, height) = args.size;
-    let defaults = Params { width, height, steps: args.steps, cfg_scale: args.cfg, seed: 0 };
-    defaults.check().map_err(|error| match error {
+    let own_defaults = OwnDefaults { size: args.size, steps: args.steps, cfg_scale: args.cfg_scale };
+    own_defaults.or(DEFAULTS).check().map_err(|error| match error {
         RequestError::Width(_) | RequestError::Height(_) => {
             Failure::new(Exit::Usage, error).next("change it with --size WxH")
         }
@@ -158,7 +158,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
     };
     let shared = Shared {
         providers: args.providers.providers(|| daemon.find(), Some(args.timeout))?,
-        defaults,
+        own_defaults,
         token,
         hosts: args.allow_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
         shares: Shares::new(args.requests, if is_here { Addresses::DontMatter } else { Addresses::Share }),
@@ -176,6 +176,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
                 })
                 .flatten(),
         ),
+        under_way: Arc::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -4,13 +4,22 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::Uri;
 use serde_json::{Value, json};
+use weave_cli_base::requests::Place;
 
 use crate::state::Shared;
+use crate::under_way::Whereabouts;
 
-/// `GET /status`: how busy the daemon is, for the page. All `null` if that isn't known.
-pub(crate) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let defaults = shared.defaults;
+/// `GET /status`: how busy the daemon is, for the page. All `null` if that isn't known. With `?request=NAME` also how far the
+/// request is that was sent with `X-Weave-Request: NAME`.
+pub(crate) async fn show(State(shared): State<Arc<Shared>>, uri: Uri) -> Json<Value> {
+    let name = uri.query().and_then(|query| query.split('&').find_map(|part| part.strip_prefix("request=")));
+    let request = match name {
+        Some(name) => shared.whereabouts(name).await.map(whereabouts),
+        None => None,
+    };
+    let defaults = shared.defaults().await;
     let daemon = shared.statistics.figures().await.map(|figures| {
         json!({
             "ready": figures.ready,
@@ -24,10 +33,21 @@ pub(crate) async fn show(State(shared): State<Arc<Shared>>) -> Json<Value> {
     });
     Json(json!({
         "daemon": daemon,
+        "request": request,
         "defaults": {
             "size": format!("{}x{}", defaults.width, defaults.height),
             "steps": defaults.steps,
             "cfg": defaults.cfg_scale,
         },
     }))
+}
+
+/// Which of its images is being made, and whether that waits, behind how many others, or at which step it is.
+fn whereabouts(of: Whereabouts) -> Value {
+    let (before, step, steps) = match of.place {
+        None => (None, None, None),
+        Some(Place::Waiting { before }) => (Some(before), None, None),
+        Some(Place::Running { step, steps }) => (None, Some(step), Some(steps)),
+    };
+    json!({ "image": of.image, "images": of.images, "before": before, "step": step, "steps": steps })
 }
