@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use serde::Serialize;
 use weave_core::text::Text;
 
 use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
 
-/// What can be asked for: all metrics for Prometheus, the same as JSON, whether the loop turns,
-/// whether requests are taken.
-pub const PAGES: [&str; 4] = ["/metrics", "/stats", "/healthz", "/readyz"];
+/// What can be asked for: all metrics for Prometheus, the same as JSON, what is drawn with, how far each
+/// request is, whether the loop turns, whether requests are taken.
+pub const PAGES: [&str; 6] = ["/metrics", "/stats", "/model", "/requests", "/healthz", "/readyz"];
 
 /// Connections at once.
 pub(crate) const CONNECTIONS: usize = 8;
@@ -44,6 +45,14 @@ impl Page {
     /// A few words.
     pub fn words(status: u16, words: impl Into<String>) -> Self {
         Self { status, kind: "text/plain; charset=utf-8", body: words.into() + "\n" }
+    }
+
+    /// A page for programs.
+    pub fn json(page: &impl Serialize) -> Self {
+        match serde_json::to_string(page) {
+            Ok(json) => Self { status: 200, kind: "application/json", body: json + "\n" },
+            Err(error) => Self::words(500, format!("can't be written: {error}")),
+        }
     }
 }
 
@@ -251,6 +260,7 @@ fn response(page: &Page, sent: Body, more: &str) -> Vec<u8> {
         404 => "Not Found",
         405 => "Method Not Allowed",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "HTTP Version Not Supported",
     };

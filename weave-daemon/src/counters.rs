@@ -233,6 +233,8 @@ pub struct Gauges {
     pub queue_limit: usize,
     /// Requests that workers have.
     pub running: usize,
+    /// Those of them that nobody waits for any more.
+    pub running_abandoned: usize,
     /// Workers.
     pub workers: usize,
     /// Workers that have a request or could take one.

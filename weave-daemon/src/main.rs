@@ -16,7 +16,7 @@ use weave_daemon::config::{
     AdminSocket, Config, ConfigError, EngineKind, Isolation, Resolved, SETTINGS, Sandbox, default_file,
     unknown_variables,
 };
-use weave_daemon::model::ModelError;
+use weave_daemon::model::{ModelError, Profile};
 use weave_daemon::server::Server;
 use weave_daemon::socket::{Socket, SocketError, default_path};
 use weave_daemon::tcp::{self, TcpError};
@@ -191,14 +191,14 @@ fn run() -> Result<(), Failure> {
     for name in unknown_variables(sources.environment().map(|(name, _)| name)) {
         log::warn!("{name} is not a setting of weaved; `weaved --help` lists them");
     }
-    let model = if config.engine == EngineKind::Pattern {
-        "test pictures".to_owned()
+    let (model, profile) = if config.engine == EngineKind::Pattern {
+        ("test pictures".to_owned(), Profile::PATTERN)
     } else {
         find_model(&mut config)?
     };
     match command {
         Command::Work { connect } => work::serve(&config, connect),
-        _ => serve(config, &model, sources),
+        _ => serve(config, &model, profile, sources),
     }
 }
 
@@ -314,15 +314,16 @@ fn read_command_line() -> Result<Option<(Command, Sources)>, Failure> {
 }
 
 /// Checks the model files, or sets those of the demo model where none are set. Says which it is.
-fn find_model(config: &mut Config) -> Result<String, Failure> {
+fn find_model(config: &mut Config) -> Result<(String, Profile), Failure> {
     if let Some(found) = config.model.check().map_err(Failure::Model)? {
-        return Ok(found.to_string());
+        return Ok((found.to_string(), config.model.profile(Some(&found))));
     }
     if !config.worker_command.is_empty() {
-        return Ok(
+        return Ok((
             "the demo model of worker_command (coloured shapes only; set model or diffusion_model for SD 3.5)"
                 .to_owned(),
-        );
+            Profile::DEMO,
+        ));
     }
     #[cfg(feature = "sdcpp")]
     {
@@ -333,10 +334,11 @@ fn find_model(config: &mut Config) -> Result<String, Failure> {
         config.model.clip_l = Some(files.clip_l);
         config.model.taesd = Some(files.taesd);
     }
-    Ok("the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)".to_owned())
+    let words = "the built-in demo model (coloured shapes only; set model or diffusion_model for SD 3.5)";
+    Ok((words.to_owned(), Profile::DEMO))
 }
 
-fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failure> {
+fn serve(mut config: Config, model: &str, profile: Profile, sources: Sources) -> Result<(), Failure> {
     process::make_room(&mut config);
     process::check_command(&config).map_err(|error| Failure::Worker(format!("worker_command: {error}")))?;
     if let Err(error) = process::keep_inherited_descriptors() {
@@ -380,7 +382,7 @@ fn serve(mut config: Config, model: &str, sources: Sources) -> Result<(), Failur
     if let Some((listener, socket)) = admin {
         let origin = if socket.is_some() { Origin::Bound } else { Origin::HandedOver };
         log::info!("metrics and health on {}", self::place(&listener, origin));
-        server.show_on(listener, socket).map_err(io)?;
+        server.show_on(listener, socket, profile).map_err(io)?;
     }
     if let Some(tcp) = tcp {
         let who = tcp::who(tcp.token.as_ref());

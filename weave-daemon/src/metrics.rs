@@ -153,6 +153,12 @@ fn show_queue(sink: &mut impl Sink, counters: &Counters, gauges: &Gauges) {
         gauges.oldest_wait.as_secs_f64(),
     );
     gauge(sink, "weave_requests_running", "Requests in progress on workers.", gauges.running);
+    gauge(
+        sink,
+        "weave_requests_running_abandoned",
+        "Those of them that nobody waits for any more.",
+        gauges.running_abandoned,
+    );
     times(sink, "weave_queue_wait_seconds", "Time from queueing to dispatch.", &counters.queue_wait);
     let generation = &counters.generation;
     times(sink, "weave_generation_seconds", "Time from dispatch to the start of the image.", generation);

@@ -17,6 +17,7 @@ use weave_core::limits::{MAX_REQUEST_FRAME, RESPONSE_HEAD_LEN};
 use weave_core::request::{Params, Prompts, Request};
 use weave_daemon::config::{Config, EngineKind, Isolation};
 use weave_daemon::logger;
+use weave_daemon::model::Profile;
 use weave_daemon::server::Server;
 use weave_daemon::socket::Socket;
 use weave_daemon::worker_log::WorkerLog;
@@ -94,7 +95,7 @@ fn ten_thousand_requests_allocate_nothing_in_the_event_loop() {
     let mut server = Server::new(config, Some(socket), listener, reread).unwrap();
     let (socket, listener) =
         Socket::bind_private(&path.with_file_name("weave-admin.sock"), &access, &rules).unwrap();
-    server.show_on(listener, Some(socket)).unwrap();
+    server.show_on(listener, Some(socket), Profile::PATTERN).unwrap();
     let listens = std::thread::spawn(move || {
         let (mut said, mut pings) = ([0; 256], 0);
         loop {

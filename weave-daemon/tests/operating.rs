@@ -718,6 +718,66 @@ fn weave_stats_and_weave_top_show_what_the_daemon_counts() {
     assert_eq!(tables.matches("running        1 on 2 of 2 workers that are up").count(), 2, "{tables}");
 }
 
+fn page(daemon: &Daemon, path: &str) -> serde_json::Value {
+    let (status, text) = get(&admin(daemon), path);
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_daemon_says_what_it_draws_with() {
+    let daemon = Daemon::pattern(&[]);
+    let model = page(&daemon, "/model");
+    assert_eq!((&model["name"], &model["toy"]), (&"test pattern".into(), &true.into()));
+    assert!(model["draws"].is_string());
+    let defaults = serde_json::json!({"width": 512, "height": 512, "steps": 28, "cfg_scale": 7.0});
+    assert_eq!(model["defaults"], defaults);
+    assert_eq!(metrics(&daemon)["weave_admin_requests_total{page=\"/model\"}"], 1.0);
+}
+
+#[test]
+fn the_daemon_says_how_far_each_request_is_and_whether_anybody_waits_for_it() {
+    let daemon = Daemon::pattern(&["--faults=slow=0.05,hang@stop", "--abandoned=finish", "--workers=2"]);
+    let nothing = serde_json::json!({"running": [], "waiting": []});
+    assert_eq!(page(&daemon, "/requests"), nothing);
+    let mut first = daemon.connect();
+    first.write(&harness::sized_request(u64::MAX, "slow", 1, 64, 64, 100));
+    eventually("it samples", || page(&daemon, "/requests")["running"][0]["step"].as_u64() > Some(2));
+    let of_first = page(&daemon, "/requests")["running"][0].clone();
+    assert_eq!(
+        (&of_first["request_id"], &of_first["worker"], &of_first["steps"], &of_first["abandoned"]),
+        (&u64::MAX.into(), &0.into(), &100.into(), &false.into())
+    );
+    let seconds = of_first["seconds"].as_f64().unwrap();
+    assert!(seconds > 0.1 && seconds < PATIENCE.as_secs_f64(), "{seconds}");
+
+    let mut second = daemon.connect();
+    second.send(5, "stop", 1);
+    daemon.log.wait("request 5:");
+    // Turns: each client's first, then each one's next.
+    let (mut third, mut fourth) = (daemon.connect(), daemon.connect());
+    third.write(&[request(1, "a", 1), request(2, "b", 1)].concat());
+    eventually("they wait", || page(&daemon, "/requests")["waiting"].as_array().unwrap().len() == 2);
+    fourth.send(3, "c", 1);
+    let waiting = || {
+        let page = page(&daemon, "/requests");
+        let all = page["waiting"].as_array().unwrap().iter();
+        all.map(|waiting| waiting["request_id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    eventually("all wait", || waiting().len() == 3);
+    assert_eq!(waiting(), [1, 3, 2]);
+    assert!(page(&daemon, "/requests")["waiting"][0]["seconds"].as_f64().unwrap() > 0.0);
+
+    assert_eq!(metrics(&daemon)["weave_requests_running_abandoned"], 0.0);
+    drop(second);
+    let running = || page(&daemon, "/requests")["running"].clone();
+    eventually("its client is gone", || running()[1]["abandoned"] == true);
+    assert_eq!(running()[0]["abandoned"], false);
+    let now = metrics(&daemon);
+    assert_eq!((now["weave_requests_running"], now["weave_requests_running_abandoned"]), (2.0, 1.0));
+    assert!(now["weave_admin_requests_total{page=\"/requests\"}"] > 2.0);
+}
+
 fn status_of(socket: &Path) -> (Option<i32>, String) {
     let output = weaved().arg("status").arg("--socket").arg(socket).output().unwrap();
     (output.status.code(), stdout(&output) + &String::from_utf8_lossy(&output.stderr))

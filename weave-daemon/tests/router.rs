@@ -65,6 +65,11 @@ impl World {
         std::iter::from_fn(|| self.router.next_action()).collect()
     }
 
+    /// Who waits, in the order in which the router says that they have their turn.
+    fn in_turn(&self) -> Vec<u64> {
+        self.router.waiting_requests(self.now).map(|waiting| waiting.request_id).collect()
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now += time;
         self.router.tick(self.now);
@@ -367,6 +372,7 @@ fn clients_are_served_in_turns() {
     let hog = world.client(&[1, 2, 3, 4, 5, 6]);
     let (one, two) = (world.client(&[11, 12]), world.client(&[21]));
     let mut served = Vec::new();
+    let told = world.in_turn();
     for _ in 0..9 {
         served.push(id_of(&world.worker_reads_any()));
         world.worker_writes(&failure(*served.last().unwrap()));
@@ -376,6 +382,7 @@ fn clients_are_served_in_turns() {
     }
     // The hog was there first; from then on nobody waits longer than one request of each other client.
     assert_eq!(served, [1, 2, 11, 21, 3, 12, 4, 5, 6]);
+    assert_eq!(told, served[1..], "what the router says of turns is what it does");
 }
 
 #[test]
@@ -388,6 +395,7 @@ fn users_are_served_in_turns_however_many_connections_they_have() {
     clients.push(world.client_of(third, &[31]));
     clients.push(world.client_of(third, &[32]));
     clients.push(world.client(&[41, 42]));
+    let told = world.in_turn();
     let served: Vec<_> = std::iter::from_fn(|| {
         let request = world.worker_reads_any();
         let id = (!request.is_empty()).then(|| id_of(&request))?;
@@ -398,6 +406,7 @@ fn users_are_served_in_turns_however_many_connections_they_have() {
     .collect();
     // The first one was given away before the others came.
     assert_eq!(served, [1, 2, 21, 31, 41, 4, 22, 32, 42, 7, 23, 10, 3, 5, 8, 11, 6, 9, 12]);
+    assert_eq!(told, served[1..], "what the router says of turns is what it does");
 }
 
 #[test]
@@ -409,6 +418,7 @@ fn a_request_that_nobody_has_begun_is_the_next_one_of_its_user() {
     world.pass(Duration::from_secs(10));
     world.actions();
     world.router.worker_up(WORKER, world.now);
+    assert_eq!(world.in_turn(), [3, 2]);
     for id in [1, 3, 2] {
         world.worker_reads(id);
         world.worker_writes(&failure(id));
@@ -715,12 +725,12 @@ fn a_running_request_whose_client_is_gone_is_finished_or_given_up() {
         world.router.client_gone(client, world.now);
         let is_cancelled = world.actions().contains(&Action::Order(WORKER, Order::Cancel(1)));
         assert_eq!(is_cancelled, abandoned == Abandoned::Cancel);
+        let running = (world.router.running(), world.router.running_abandoned());
+        assert_eq!(running, (1, 1), "the worker is busy with what nobody waits for");
         if is_cancelled {
-            assert_eq!(
-                (world.router.running(), world.router.counters().requests()),
-                (0, 1),
-                "nobody waits for it"
-            );
+            assert_eq!(world.router.counters().requests(), 1, "nobody waits for it");
+            world.worker_writes(&failure(1));
+            assert_eq!((world.router.running(), world.router.running_abandoned()), (0, 0));
         } else {
             world.worker_writes(&head(1, 64));
             assert_eq!(world.router.worker_input(WORKER), WorkerInput::Discard(PIXELS));

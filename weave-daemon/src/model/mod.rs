@@ -9,6 +9,7 @@ mod format;
 mod gguf;
 pub mod header;
 pub mod part;
+mod profile;
 mod safetensors;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use header::{Header, HeaderError};
 use part::{Content, Fault, Kind, Part, Tensors};
+pub use profile::{Defaults, Profile};
 
 /// Paths of the model's parts. None at all stands for the demo model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

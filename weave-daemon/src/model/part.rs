@@ -14,6 +14,7 @@ use std::fmt;
 
 use super::header::{Shape, Tensor};
 pub use fault::Fault;
+pub(super) use mmdit::Family;
 use mmdit::Mmdit;
 use needs::{Clip, LATENT, Need, Needs};
 pub use tensors::Tensors;
@@ -167,6 +168,13 @@ pub struct Content {
     /// How most of them are stored.
     pub kind: &'static str,
     mmdit: Option<Mmdit>,
+}
+
+impl Content {
+    /// Which model of SD 3's kind it is, if it is a diffusion model.
+    pub(super) fn family(&self) -> Option<Family> {
+        self.mmdit.as_ref().map(Mmdit::family)
+    }
 }
 
 impl fmt::Display for Content {

@@ -16,12 +16,13 @@ pub(super) struct Asked {
     pub(super) request_id: u64,
     pub(super) width: u32,
     pub(super) height: u32,
+    pub(super) steps: u32,
 }
 
 impl Asked {
     pub(super) const fn by(request: &Request<'_>) -> Self {
         let Request { request_id, params, .. } = request;
-        Self { request_id: *request_id, width: params.width, height: params.height }
+        Self { request_id: *request_id, width: params.width, height: params.height, steps: params.steps }
     }
 
     pub(super) fn pixels(self) -> u64 {
@@ -171,7 +172,7 @@ impl fmt::Display for Violation {
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked { request_id: 7, width: 64, height: 128 };
+    const ASKED: Asked = Asked { request_id: 7, width: 64, height: 128, steps: 1 };
 
     fn head(request_id: u64, width: u32, height: u32) -> Vec<u8> {
         let image = ImageSize::new(width, height, 3).unwrap();

@@ -8,7 +8,7 @@ use super::worker::Pool;
 /// # Panics
 /// If it is not.
 pub(super) fn check(requests: &Requests, pool: &Pool, shared: &Shared) {
-    requests.assert_consistent(shared, pool.running());
+    requests.assert_consistent(shared, pool.with_job());
     let Requests { connections, jobs, .. } = requests;
     let has = |worker: WorkerId| pool[worker].job().and_then(|job| jobs.get(job).client);
     for id in connections.ids() {

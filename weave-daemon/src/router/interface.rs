@@ -90,6 +90,30 @@ pub enum Who {
     Worker(WorkerId),
 }
 
+/// A request that a worker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The number that its client gave it.
+    pub request_id: u64,
+    /// Which worker has it.
+    pub worker: WorkerId,
+    /// Denoising steps that it asks for.
+    pub steps: u32,
+    /// Since it was given to the worker.
+    pub time: Duration,
+    /// Whether nobody waits for its image any more.
+    pub abandoned: bool,
+}
+
+/// A request that waits for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The number that its client gave it.
+    pub request_id: u64,
+    /// Since it got its place in the queue.
+    pub time: Duration,
+}
+
 /// What a worker's process is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {

@@ -8,6 +8,7 @@
 //! whose turn it is. A user with a hundred connections delays another one by a single image, and so does a client
 //! that sends a hundred requests at once another client of its user.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use weave_core::error::ErrorCode;
@@ -207,6 +208,24 @@ impl Jobs {
         self.shares.iter().filter_map(|share| share.queued.first).map(|index| self.table[index.0].since).min()
     }
 
+    /// The jobs that wait for a worker, in the order in which they get one if no others come.
+    pub(super) fn in_turn(&self) -> Vec<JobId> {
+        let mut users: VecDeque<VecDeque<JobId>> = self
+            .turns
+            .standing()
+            .map(|clients| clients.filter_map(|client| self.shares[client.0].queued.first).collect())
+            .collect();
+        let mut jobs = Vec::with_capacity(self.queued_len);
+        // As `start_next` does it: a client that has had its turn goes behind the others, and so does its user.
+        while let Some(mut clients) = users.pop_front() {
+            let Some(job) = clients.pop_front() else { continue };
+            jobs.push(job);
+            clients.extend(self.table[job.0].next);
+            users.push_back(clients);
+        }
+        jobs
+    }
+
     /// Whether somebody else than `client` waits for a worker.
     pub(super) fn others_wait(&self, client: ClientId) -> bool {
         self.queued_len > self.shares[client.0].queued_len
@@ -231,7 +250,7 @@ impl Jobs {
         self.table.push(Job {
             state: JobState::Free,
             client: None,
-            asked: Asked { request_id: 0, width: 0, height: 0 },
+            asked: Asked { request_id: 0, width: 0, height: 0, steps: 0 },
             since: now,
             attempts: 0,
             frame: [0; MAX_REQUEST_FRAME],

@@ -90,8 +90,8 @@ use agenda::Due;
 use answer::{Heard, Violation};
 use connection::{Pressure, State};
 pub use interface::{
-    Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Unread, User, Who,
-    WorkerId, WorkerInput,
+    Abandoned, Action, Bound, ClientId, ClientOutput, Full, LEAST_PROGRESS, Limits, Order, Running, Unread,
+    User, Waiting, Who, WorkerId, WorkerInput,
 };
 #[cfg(feature = "simulator")]
 pub use interface::{Refused, Turn};
@@ -100,7 +100,7 @@ use refusal::Refusal;
 pub use refusal::no_room_answer;
 use requests::Requests;
 use shared::Shared;
-use worker::{Afterwards, Busy, Late, Life, Pool, Reading, Task};
+use worker::{Afterwards, Busy, HasRequest, Late, Life, Pool, Reading, Task};
 
 /// See the module's documentation.
 pub struct Router {
@@ -170,10 +170,37 @@ impl Router {
         self.requests.jobs.queued_len()
     }
 
-    /// Workers that have a request.
+    /// Workers that have a request, be it one that nobody waits for any more.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.pool.running()
+        self.pool.running(&self.requests.jobs).count()
+    }
+
+    /// Those of them whose request nobody waits for any more.
+    #[must_use]
+    pub fn running_abandoned(&self) -> usize {
+        self.pool.running(&self.requests.jobs).filter(|running| running.is_abandoned).count()
+    }
+
+    /// The requests that workers have.
+    pub fn running_requests(&self, now: Instant) -> impl Iterator<Item = Running> {
+        self.pool.running(&self.requests.jobs).map(
+            move |HasRequest { worker, asked, since, is_abandoned }| Running {
+                request_id: asked.request_id,
+                worker,
+                steps: asked.steps,
+                time: now.saturating_duration_since(since),
+                abandoned: is_abandoned,
+            },
+        )
+    }
+
+    /// The requests that wait for a worker, in the order in which they get one if no others come.
+    pub fn waiting_requests(&self, now: Instant) -> impl Iterator<Item = Waiting> {
+        self.requests.jobs.in_turn().into_iter().map(move |id| {
+            let job = self.requests.jobs.get(id);
+            Waiting { request_id: job.asked.request_id, time: now.saturating_duration_since(job.since) }
+        })
     }
 
     /// Workers that can be talked to.

@@ -44,6 +44,12 @@ impl Ring {
         }
     }
 
+    /// Those that stand in it, the first one first.
+    fn all(self, links: &[Link]) -> impl Iterator<Item = usize> {
+        let next = move |at: &usize| Some(links[*at].behind).filter(|behind| Some(*behind) != self.0);
+        std::iter::successors(self.0, next)
+    }
+
     /// The first one goes behind all others.
     fn rotate(&mut self, links: &[Link]) {
         self.0 = self.0.map(|first| links[first].behind);
@@ -74,6 +80,11 @@ impl Turns {
     /// The client whose turn it is.
     pub(super) fn next(&self) -> Option<ClientId> {
         self.rings[self.ring.0?].0.map(ClientId)
+    }
+
+    /// The users that wait, the next one first, and each one's clients.
+    pub(super) fn standing(&self) -> impl Iterator<Item = impl Iterator<Item = ClientId>> {
+        self.ring.all(&self.users).map(|user| self.rings[user].all(&self.clients).map(ClientId))
     }
 
     /// The client whose turn it is has had it: it goes behind the others of its user, and the user behind
@@ -121,8 +132,7 @@ impl Turns {
     /// If the rings disagree with who has to stand in them: clients that wait, and their users' places.
     pub(super) fn assert_consistent(&self, waiting: &[(ClientId, Account)]) {
         let walk = |ring: Ring, links: &[Link]| {
-            let next = |at: &usize| Some(links[*at].behind).filter(|behind| Some(*behind) != ring.0);
-            let all: Vec<_> = std::iter::successors(ring.0, next).take(links.len() + 1).collect();
+            let all: Vec<_> = ring.all(links).take(links.len() + 1).collect();
             let is_linked = |at: &usize| links[links[*at].behind].before == *at;
             assert!(all.iter().all(is_linked), "a ring that is another one backwards");
             all

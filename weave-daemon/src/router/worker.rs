@@ -59,6 +59,8 @@ pub(super) struct Busy {
     /// Bytes of the request that are written.
     pub(super) written: usize,
     pub(super) reading: Reading,
+    /// When it was given its task.
+    pub(super) given_at: Instant,
     /// When it was given its task, or told to cancel it.
     pub(super) since: Instant,
     /// When it has to be further than it is now.
@@ -74,6 +76,16 @@ pub(super) enum Task {
     Job(JobId),
     /// A request that it was told to cancel, and for what reason. Whatever it answers goes nowhere.
     Cancelled(Kill),
+}
+
+/// A worker that has a client's request.
+pub(super) struct HasRequest {
+    pub(super) worker: WorkerId,
+    pub(super) asked: Asked,
+    /// When it was given it.
+    pub(super) since: Instant,
+    /// Whether nobody waits for its image any more.
+    pub(super) is_abandoned: bool,
 }
 
 /// How much of its answer was read.
@@ -248,8 +260,29 @@ impl Pool {
     }
 
     /// Workers that have a job.
-    pub(super) fn running(&self) -> usize {
+    #[cfg(feature = "simulator")]
+    pub(super) fn with_job(&self) -> usize {
         self.workers.iter().filter(|worker| worker.job().is_some()).count()
+    }
+
+    /// Workers that have a client's request, be it one that they are to cancel.
+    pub(super) fn running(&self, jobs: &Jobs) -> impl Iterator<Item = HasRequest> {
+        self.ids().filter_map(move |worker| match &self[worker].life {
+            Life::Busy(Busy { task: Task::Cancelled(_), asked, given_at, .. }) => {
+                Some(HasRequest { worker, asked: *asked, since: *given_at, is_abandoned: true })
+            }
+            Life::Busy(Busy { task: Task::Job(job), asked, given_at, .. }) => {
+                let is_abandoned = jobs.get(*job).client.is_none();
+                Some(HasRequest { worker, asked: *asked, since: *given_at, is_abandoned })
+            }
+            // Another worker gets it when this one is gone.
+            Life::Ending { unread: Some(job), .. } => {
+                let job = jobs.get(*job);
+                let is_abandoned = job.client.is_none();
+                Some(HasRequest { worker, asked: job.asked, since: job.since, is_abandoned })
+            }
+            _ => None,
+        })
     }
 
     /// Workers that can be talked to.
@@ -366,7 +399,8 @@ impl Pool {
         let worker = &mut self[id];
         worker.answer.begin();
         worker.given += 1;
-        worker.life = Life::Busy(Busy { task, asked, written: 0, reading, since: now, deadline });
+        worker.life =
+            Life::Busy(Busy { task, asked, written: 0, reading, given_at: now, since: now, deadline });
         shared.agenda.mark_worker(id);
         self.rearm(id, shared);
     }

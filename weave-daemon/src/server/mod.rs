@@ -7,6 +7,7 @@
 mod doors;
 mod endpoint;
 mod operator;
+mod pages;
 mod slots;
 mod tokens;
 
@@ -22,6 +23,7 @@ use weave_core::limits::MAX_ERROR_FRAME;
 use crate::causes::Death;
 use crate::config::Config;
 use crate::counters::LoopCounters;
+use crate::model::Profile;
 use crate::repeats::{About, Repeats};
 use crate::router::{
     Action, ClientId, ClientOutput, Order, Router, Unread, Who, WorkerId, WorkerInput, no_room_answer,
@@ -108,7 +110,7 @@ impl Server {
         self.doors.open_tcp(tcp, self.poll.registry(), self.tokens.tcp())
     }
 
-    /// Shows metrics and health on this socket as well.
+    /// Shows metrics, health and what the images are made with on this socket as well.
     ///
     /// # Errors
     /// The operating system won't watch it.
@@ -116,8 +118,9 @@ impl Server {
         &mut self,
         listener: std::os::unix::net::UnixListener,
         socket: Option<Socket>,
+        model: Profile,
     ) -> io::Result<()> {
-        self.operator.show_on(listener, socket, self.poll.registry())
+        self.operator.show_on(listener, socket, model, self.poll.registry())
     }
 
     /// Serves until SIGTERM or SIGINT has come and every answer has left.

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Registry, Token};
 
+use super::pages;
 use super::slots::Slots;
 use super::tokens::FIRST_ADMIN;
 use crate::admin::{Admin, PAGES, Page};
 use crate::config::{Config, ConfigError, EngineKind};
 use crate::counters::{Gauges, LoopCounters};
 use crate::metrics;
+use crate::model::Profile;
 use crate::proc::Process;
 use crate::repeats::Repeats;
 use crate::router::Router;
@@ -32,6 +34,8 @@ pub(super) struct View<'a> {
 /// Who looks, and what it takes to answer.
 pub(super) struct Operator {
     admin: Option<Admin>,
+    /// What the images are made with.
+    model: Profile,
     notifier: Notifier,
     reread: Reread,
     /// By the clock that counts on, and by the one that people read.
@@ -42,16 +46,18 @@ impl Operator {
     pub(super) fn new(reread: Reread) -> Self {
         let now = Instant::now();
         let notifier = Notifier::from_env(now);
-        Self { admin: None, notifier, reread, started: (now, SystemTime::now()) }
+        Self { admin: None, model: Profile::PATTERN, notifier, reread, started: (now, SystemTime::now()) }
     }
 
-    /// Shows metrics and health on this socket.
+    /// Shows metrics, health and what the images are made with on this socket.
     pub(super) fn show_on(
         &mut self,
         listener: std::os::unix::net::UnixListener,
         socket: Option<Socket>,
+        model: Profile,
         registry: &Registry,
     ) -> io::Result<()> {
+        self.model = model;
         self.admin = Some(Admin::new(listener, socket, registry, FIRST_ADMIN)?);
         Ok(())
     }
@@ -98,7 +104,7 @@ impl Operator {
         repeats: &mut Repeats,
         view: &View<'_>,
     ) {
-        let Self { admin: Some(admin), started, .. } = self else { return };
+        let Self { admin: Some(admin), model, started, .. } = self else { return };
         let View { router, is_draining, now, .. } = *view;
         admin.turn(registry, repeats, now, |path| {
             let page = PAGES.iter().position(|page| *page == path);
@@ -115,6 +121,8 @@ impl Operator {
                     kind: "application/json",
                     body: metrics::json(router.counters(), counters, &gauges()),
                 },
+                "/model" => Page::json(&model),
+                "/requests" => Page::json(&pages::Requests::of(router, &view.slots.progress(), now)),
                 "/healthz" => Page::words(200, "the event loop turns"),
                 "/readyz" if is_draining => Page::words(503, "not ready: stopping"),
                 "/readyz" if !router.is_ready() => match router.workers_up() {
@@ -174,6 +182,7 @@ impl View<'_> {
             waiting: router.waiting(),
             queue_limit: config.queue,
             running: router.running(),
+            running_abandoned: router.running_abandoned(),
             workers: slots.len(),
             workers_up: router.workers_up(),
             oldest_wait: router.oldest_wait(now),

@@ -23,6 +23,16 @@ pub(super) enum Norm {
     Layer,
 }
 
+/// Which of those models it is that people know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Sd35Medium,
+    /// Large or Large Turbo, which have the same measures.
+    Sd35Large,
+    Sd3Medium,
+    Other,
+}
+
 /// The fewest blocks that the engine takes.
 const FEWEST_BLOCKS: u64 = 24;
 /// Those of SD 3.5 Large.
@@ -58,6 +68,15 @@ impl Mmdit {
         this
     }
 
+    pub(super) const fn family(&self) -> Family {
+        match (self.blocks, self.hidden, self.dual, self.norm) {
+            (24, 1536, 13, Some(_)) => Family::Sd35Medium,
+            (38, 2432, 0, Some(_)) => Family::Sd35Large,
+            (24, 1536, 0, None) => Family::Sd3Medium,
+            _ => Family::Other,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Fault> {
         let Self { blocks, hidden, positions, .. } = *self;
         if blocks > MOST_BLOCKS {
@@ -77,11 +96,11 @@ impl Mmdit {
 impl fmt::Display for Mmdit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { blocks, hidden, .. } = self;
-        match (self.blocks, self.hidden, self.dual, self.norm) {
-            (24, 1536, 13, Some(_)) => f.write_str("SD 3.5 Medium")?,
-            (38, 2432, 0, Some(_)) => f.write_str("SD 3.5 Large or Large Turbo")?,
-            (24, 1536, 0, None) => f.write_str("SD 3 Medium")?,
-            _ => write!(f, "a model of SD 3.5's kind with hidden size {hidden}")?,
+        match self.family() {
+            Family::Sd35Medium => f.write_str("SD 3.5 Medium")?,
+            Family::Sd35Large => f.write_str("SD 3.5 Large or Large Turbo")?,
+            Family::Sd3Medium => f.write_str("SD 3 Medium")?,
+            Family::Other => write!(f, "a model of SD 3.5's kind with hidden size {hidden}")?,
         }
         write!(f, ", {blocks} blocks")
     }
