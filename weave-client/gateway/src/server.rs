@@ -35,12 +35,13 @@ use crate::provider::ProviderSettings;
 use crate::secret::Secret;
 use crate::shares::{Addresses, Shares};
 use crate::state::{OwnDefaults, Shared};
-use crate::statistics::Statistics;
-
+use crate::statistics::{Kept, Statistics};
 use crate::{guard, images, page, status};
 
 /// Open files beside those of connections and requests.
 const OTHER_FILES: u64 = 32;
+/// For how long it is known that a daemon answers.
+const AVAILABLE_FRESH: Duration = Duration::from_secs(2);
 /// Longest time for a request's head, and for the next one on a connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head of a request.
@@ -177,6 +178,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
                 .flatten(),
         ),
         under_way: Arc::default(),
+        available: Kept::new(AVAILABLE_FRESH),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

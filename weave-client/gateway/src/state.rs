@@ -9,7 +9,7 @@ use weave_client::Params;
 use crate::provider::Providers;
 use crate::secret::Secret;
 use crate::shares::Shares;
-use crate::statistics::Statistics;
+use crate::statistics::{Kept, Statistics};
 use crate::under_way::{UnderWay, Whereabouts};
 
 /// What all requests share.
@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) shares: Arc<Shares>,
     pub(crate) statistics: Statistics,
     pub(crate) under_way: Arc<UnderWay>,
+    /// Whether anybody makes images.
+    pub(crate) available: Kept<()>,
 }
 
 /// What a request that leaves it open gets, whatever the model.

@@ -62,17 +62,26 @@ impl Statistics {
     /// `None`: nobody answers.
     pub(crate) async fn figures(&self) -> Option<Figures> {
         let of = |socket: &AdminSocket| Stats::ask(socket).ok().map(|stats| Figures::of(&stats));
-        self.figures.get(self.socket.as_ref(), of).await
+        self.ask(&self.figures, of).await
     }
 
     /// `None`: nobody answers, or doesn't say.
     pub(crate) async fn model(&self) -> Option<Model> {
-        self.model.get(self.socket.as_ref(), |socket| Model::ask(socket).ok().flatten()).await
+        self.ask(&self.model, |socket| Model::ask(socket).ok().flatten()).await
     }
 
     /// `None`: nobody answers, or doesn't say.
     pub(crate) async fn requests(&self) -> Option<Requests> {
-        self.requests.get(self.socket.as_ref(), |socket| Requests::ask(socket).ok().flatten()).await
+        self.ask(&self.requests, |socket| Requests::ask(socket).ok().flatten()).await
+    }
+
+    async fn ask<T: Clone + Send + 'static>(
+        &self,
+        kept: &Kept<T>,
+        ask: impl FnOnce(&AdminSocket) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        let socket = self.socket.clone()?;
+        kept.get(move || ask(&socket)).await
     }
 
     /// In how many seconds the daemon may have room again: what one image takes.
@@ -86,30 +95,25 @@ impl Statistics {
 }
 
 /// The last answer, and when it came.
-struct Kept<T> {
+pub(crate) struct Kept<T> {
     fresh: Duration,
     last: Mutex<Option<(Instant, Option<T>)>>,
 }
 
 impl<T: Clone + Send + 'static> Kept<T> {
-    fn new(fresh: Duration) -> Self {
+    pub(crate) fn new(fresh: Duration) -> Self {
         Self { fresh, last: Mutex::new(None) }
     }
 
     /// Asks, unless somebody has just asked.
-    async fn get(
-        &self,
-        socket: Option<&AdminSocket>,
-        ask: impl FnOnce(&AdminSocket) -> Option<T> + Send + 'static,
-    ) -> Option<T> {
-        let socket = socket?.clone();
+    pub(crate) async fn get(&self, ask: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = &*last
             && at.elapsed() < if answer.is_some() { self.fresh } else { FRESH }
         {
             return answer.clone();
         }
-        let answer = tokio::task::spawn_blocking(move || ask(&socket)).await.ok().flatten();
+        let answer = tokio::task::spawn_blocking(ask).await.ok().flatten();
         *last = Some((Instant::now(), answer.clone()));
         answer
     }

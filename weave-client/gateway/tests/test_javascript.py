@@ -37,5 +37,6 @@ class JavaScript(unittest.TestCase):
         token.write_text(TOKEN)
         with Weaved(self.folder, "--faults=slow=0.05", "--abandoned=cancel") as weaved, \
                 Gateway(self.folder, weaved.socket, "--size=128x128", "--steps=8", "--cfg=1") as gateway, \
-                Gateway(self.folder, weaved.socket, "--token-file=%s" % token, "--size=64x64", "--steps=1") as locked:
-            self.node("page.js", gateway.url, locked.url, TOKEN)
+                Gateway(self.folder, weaved.socket, "--token-file=%s" % token, "--size=64x64", "--steps=1") as locked, \
+                Gateway(self.folder, self.folder / "none.sock") as lonely:
+            self.node("page.js", gateway.url, locked.url, TOKEN, lonely.url)

@@ -32,6 +32,15 @@ impl Provider {
 }
 
 impl Providers {
+    /// Whether one of them would hear a request now. A cloud isn't asked.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.list.iter().any(|provider| match provider {
+            Provider::Local(local) => local.is_there(),
+            Provider::Cloud(_) => true,
+        })
+    }
+
     /// Asks for one image: the first provider that can makes it.
     ///
     /// `say` is told of each that could not when there is another one. A cloud's call isn't ended by
