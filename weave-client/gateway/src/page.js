@@ -243,14 +243,6 @@ function tellModel(said) {
   }
 }
 
-// What is open to those who know the token is asked for with it once more.
-function takeToken() {
-  const token = $("token").value.trim();
-  if ($("token-field").hidden || token === (sessionStorage.getItem("token") ?? "")) return;
-  sessionStorage.setItem("token", token);
-  offered = null;
-}
-
 // ---- The form.
 
 // What suits the model, into fields that nobody has changed.
@@ -439,7 +431,7 @@ async function drawOne(settings, which, stop) {
     const [{ b64_json: file, weave }] = answer.data;
     const bytes = Uint8Array.from(atob(file), (char) => char.charCodeAt(0));
     // Numbers beyond what JavaScript can count would be wrong ones.
-    if (seed !== undefined && weave.seed !== undefined) weave.seed = String(seed);
+    if (weave.seed !== undefined) weave.seed = String(seed ?? weave.seed_text ?? weave.seed);
     const entry = {
       blob: new Blob([bytes], { type: "image/png" }), prompt: settings.prompt, size: answer.size ?? settings.size, weave,
       model: weave.provider === "local" ? model?.name : undefined,
@@ -460,18 +452,19 @@ async function drawOne(settings, which, stop) {
 
 // So many images, with seeds that follow each other if there is one.
 async function draw(ask, count = 1) {
+  const stop = new AbortController();
+  running = stop;
   problem("");
   forgetRemoved();
+  $("stopped").hidden = true;
   let settings;
   try {
-    takeToken();
     if (!offered && !$("token-field").hidden) await greet();
     settings = ask();
   } catch (error) {
+    running = null;
     return fail(error);
   }
-  const stop = new AbortController();
-  running = stop;
   $("draw").disabled = $("same").disabled = true;
   $("waiting").hidden = false;
   $("nothing").hidden = true;
@@ -487,6 +480,7 @@ async function draw(ask, count = 1) {
     if ($("lock").checked && $("seed").value.trim() === "" && entry.weave.seed !== undefined) use({ seed: String(entry.weave.seed) });
   } catch (error) {
     title("");
+    $("stopped").hidden = !stop.signal.aborted;
     if (stop.signal.aborted) news("Stopped.");
     else await fail(error);
   } finally {
@@ -494,7 +488,7 @@ async function draw(ask, count = 1) {
     const isOnStop = document.activeElement === $("stop") || document.activeElement === document.body;
     $("draw").disabled = $("same").disabled = false;
     $("waiting").hidden = true;
-    $("nothing").hidden = Boolean(current);
+    $("nothing").hidden = Boolean(current) || stop.signal.aborted;
     if (isOnStop) $("draw").focus({ preventScroll: true });
     if (entry) toView($("figure"));
   }
@@ -564,7 +558,7 @@ $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("large").open) running?.abort();
+  if (event.key === "Escape" && !event.isComposing && !$("large").open) running?.abort();
 });
 $("stop").addEventListener("click", () => running?.abort());
 addEventListener("beforeunload", (event) => {
@@ -574,7 +568,9 @@ addEventListener("focus", () => {
   if (!running) title("");
 });
 $("token").addEventListener("change", () => {
-  takeToken();
+  sessionStorage.setItem("token", $("token").value.trim());
+  // Asked for once more, and before anything is drawn.
+  offered = null;
   return greeting();
 });
 $("seed").addEventListener("input", () => ($("lock").checked = $("seed").value.trim() !== ""));

@@ -172,11 +172,13 @@ await page.fill("#steps", "100");
 for (const key of ["Enter", "Escape"]) {
   await page.click("#draw");
   await page.waitForSelector("#stop:not([hidden])");
-  check("the old problem is gone", (await page.textContent("#problem")) === "" && (await page.isHidden("#removed")));
+  check("the old problem is gone", (await page.textContent("#problem")) === "" && (await page.isHidden("#removed"))
+    && (await page.isHidden("#stopped")));
   if (key === "Enter") await page.focus("#stop");
   await page.keyboard.press(key);
   await done(page);
-  check(`${key}: it was stopped`, (await page.textContent("#news")) === "Stopped." && (await page.title()) === "Weave");
+  check(`${key}: it was stopped`, (await page.textContent("#news")) === "Stopped." && (await page.title()) === "Weave"
+    && (await page.isVisible("#stopped")));
   check(`${key}: the focus is not lost`, (await focused(page)) === "draw", await focused(page));
 }
 
@@ -324,14 +326,25 @@ check("nor what stands in the fields", (await page.evaluate(() => sessionStorage
 await drawOne("not kept");
 check("nothing is kept", (await stored()) === 0 && (await page.isHidden("#history-section"))
   && (await page.evaluate(() => sessionStorage.length)) === 0);
+check("an image that isn't kept can come back as well", await (async () => {
+  await page.click("#remove");
+  await page.waitForSelector("#figure", { state: "hidden" });
+  await page.click("#undo");
+  return page.waitForSelector("#figure:not([hidden])").then(() => true, () => false);
+})());
 await page.click("#remove");
 await page.waitForSelector("#figure", { state: "hidden" });
 await page.reload();
 await page.waitForFunction(() => document.getElementById("size").options.length > 1);
 check("the choice is kept", !(await page.isChecked("#keep")));
 await page.click("#keep");
+const tab = await page.context().newPage();
+await tab.goto(`${url}/`);
+await tab.waitForFunction(() => document.getElementById("steps").value !== "");
 await drawOne("kept again");
 await page.waitForSelector("#history li");
+check("other tabs hear of it", await tab.waitForSelector("#history li").then(() => true, () => false));
+await tab.close();
 check("it is kept again", (await stored()) === 1);
 page.once("dialog", (dialog) => dialog.accept());
 await page.click("#clear");
