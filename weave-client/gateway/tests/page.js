@@ -23,8 +23,8 @@ const browser = await chromium.launch({
   executablePath: browserPath,
   args: [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-    // A name that somebody has made to point here.
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
+    // A name that somebody has made to point here, and one that the gateways go by.
+    "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP images.example 127.0.0.1",
   ],
 });
 
@@ -249,7 +249,7 @@ const dropped = async (name, bytes) => {
   await page.dispatchEvent("body", "drop", { dataTransfer: data });
   await page.waitForFunction(() => document.getElementById("prompt").value || document.getElementById("problem").textContent);
 };
-await dropped("dog.png", Buffer.concat([signature, chunk("tEXt", `parameters\0${others}`)]));
+await dropped("dog.png", Buffer.concat([signature, chunk("tEXt", "Title\0A cat"), chunk("tEXt", `parameters\0${others}`)]));
 check("settings out of another program's file", (await page.inputValue("#prompt")) === "a dog,\nSteps: are no settings here"
   && (await page.inputValue("#seed")) === "5" && (await page.inputValue("#size")) === "832x1216" && (await page.inputValue("#cfg_scale")) === "3.5"
   && (await page.inputValue("#steps")) === "7", await page.inputValue("#prompt"));
@@ -500,6 +500,22 @@ for (const [name, options] of [
   await page.context().close();
 }
 
+// Over a network without TLS, where browsers have less for pages to use, and to people who can start nothing there.
+{
+  const named = (address) => address.replace("127.0.0.1", "images.example");
+  const { page, seen } = await open(named(lonely));
+  await page.waitForSelector("#down:not(:empty)");
+  check("elsewhere: whom to turn to", (await page.textContent("#down")) === "The image server isn't running. Whoever looks after it has to start it.");
+  await page.goto(`${named(url)}/`);
+  await page.fill("#prompt", "from elsewhere");
+  await page.fill("#steps", "2");
+  await page.click("#draw");
+  await page.waitForSelector("#figure:not([hidden])");
+  await done(page);
+  check("elsewhere: it draws", (await page.textContent("#shown-prompt")) === "from elsewhere" && seen.errors.length === 0, seen.errors.join());
+  await page.context().close();
+}
+
 // What only a server that goes wrong says, in this page's words.
 {
   let status = { version: "1.2.3", available: false, model: null, daemon: null, request: null, defaults: { size: "512x512", steps: 28, cfg_scale: 7 } };
@@ -546,6 +562,20 @@ for (const [name, options] of [
     error.go();
     await page.waitForSelector("#problem:not(:empty)");
     check(`a server that ${said}`, (await page.textContent("#problem")).includes(said), await page.textContent("#problem"));
+  }
+  // What it says of images.
+  for (const [weave, told] of [
+    [{ provider: "local", seed: 2 ** 64, seed_text: "18446744073709551615", steps: 4, cfg_scale: 3.5, model: "Large", generation_time_ms: 0 },
+      { Seed: "18446744073709551615", Model: "Large", "CFG scale": "3.5", "Made by": undefined, Took: "0.0 s" }],
+    [{ provider: "openai", model: "gpt-image-1", dropped: ["steps", "cfg_scale"] },
+      { "Made by": "openai", Model: "gpt-image-1", Without: "steps, CFG scale", Seed: undefined }],
+  ]) {
+    await page.unroute("**/v1/images/generations");
+    await page.route("**/v1/images/generations", (route) => route.fulfill({ json: { size: "128x128", data: [{ b64_json: png.toString("base64"), weave }] } }));
+    await page.click("#draw");
+    await page.waitForFunction((model) => document.getElementById("facts").textContent.includes(model), weave.model);
+    await done(page);
+    for (const [name, value] of Object.entries(told)) check(`${weave.provider}: ${name}`, (await fact(page, name)) === value, await fact(page, name));
   }
   await page.unroute("**/v1/images/generations");
   await page.route("**/v1/images/generations", (route) => route.abort());
