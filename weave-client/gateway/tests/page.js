@@ -577,6 +577,12 @@ for (const [name, options] of [
     await done(page);
     for (const [name, value] of Object.entries(told)) check(`${weave.provider}: ${name}`, (await fact(page, name)) === value, await fact(page, name));
   }
+  await page.clock.install();
+  await page.click("#draw");
+  await page.waitForFunction(() => document.getElementById("news").textContent.startsWith("Done"));
+  await page.clock.runFor(60000);
+  check("what is done is spoken of no more", (await page.textContent("#news")).startsWith("Done"), await page.textContent("#news"));
+  await page.clock.resume();
   await page.unroute("**/v1/images/generations");
   await page.route("**/v1/images/generations", (route) => route.abort());
   await page.click("#draw");
