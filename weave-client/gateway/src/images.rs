@@ -188,7 +188,7 @@ impl Wanted {
         };
         let count = fields.number("n", 1, MAX_IMAGES)?.unwrap_or(1);
         let steps = fields.number("steps", MIN_STEPS.into(), MAX_STEPS.into())?;
-        let cfg = fields.decimal("cfg_scale")?.or(fields.decimal("cfg")?);
+        let cfg = fields.decimal("cfg")?;
         let seed = fields.number("seed", 0, u64::MAX)?.filter(|seed| *seed != 0);
         let named =
             Named { size: size.is_some(), steps: steps.is_some(), cfg: cfg.is_some(), seed: seed.is_some() };
@@ -318,7 +318,7 @@ impl<'a> Described<'a> {
             How::Local { params, generation_time_ms } => {
                 weave["seed"] = params.seed.into();
                 weave["steps"] = params.steps.into();
-                weave["cfg_scale"] = params.cfg_scale.into();
+                weave["cfg"] = params.cfg_scale.into();
                 weave["generation_time_ms"] = (*generation_time_ms).into();
             }
             How::Cloud { model, dropped } => {
