@@ -8,16 +8,21 @@
 #![forbid(unsafe_code)]
 #![cfg(unix)]
 
+mod arguments;
 mod connections;
+mod fields;
 mod format;
 mod guard;
 mod http_error;
 mod images;
+mod links;
 mod listen;
 mod log;
+mod models;
 mod pace;
 mod page;
 mod provider;
+mod refusals;
 mod secret;
 mod server;
 mod shares;

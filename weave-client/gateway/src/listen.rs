@@ -5,7 +5,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 use weave_cli_base::exit::{Exit, Failure};
@@ -55,6 +55,17 @@ impl Listeners {
         let first = format!("http://{}", self.first.local_addr()?);
         let Some(other) = &self.other else { return Ok(first) };
         Ok(format!("{first} and http://{}", other.local_addr()?))
+    }
+
+    /// Where programs of this machine reach it.
+    pub(crate) fn url(&self) -> io::Result<String> {
+        let mut address = self.first.local_addr()?;
+        if address.ip().is_unspecified() {
+            let here: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(here);
+        }
+        Ok(format!("http://{address}"))
     }
 
     pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {

@@ -6,7 +6,10 @@ use weave_cli_base::arguments::DEFAULTS;
 use weave_cli_base::model::Model;
 use weave_client::Params;
 
+use crate::links::Links;
+use crate::models::Names;
 use crate::provider::Providers;
+use crate::refusals::Refusals;
 use crate::secret::Secret;
 use crate::shares::Shares;
 use crate::statistics::{Kept, Statistics};
@@ -20,12 +23,19 @@ pub(crate) struct Shared {
     pub(crate) token: Option<Secret>,
     /// Names in lower case.
     pub(crate) hosts: Vec<String>,
+    /// Of pages that may use this gateway besides its own.
+    pub(crate) origins: Vec<String>,
+    pub(crate) names: Names,
+    /// Whether hints without an effect are refused.
+    pub(crate) is_strict: bool,
     /// For requests that images are made for.
     pub(crate) shares: Arc<Shares>,
     pub(crate) statistics: Statistics,
     pub(crate) under_way: Arc<UnderWay>,
     /// Whether anybody makes images.
     pub(crate) available: Kept<()>,
+    pub(crate) links: Links,
+    pub(crate) refusals: Refusals,
 }
 
 /// What a request that leaves it open gets, whatever the model.
@@ -60,11 +70,15 @@ impl Shared {
     /// What a request gets that leaves everything open. The seed is 0: it is drawn.
     pub(crate) async fn defaults(&self) -> Params {
         let OwnDefaults { size, steps, cfg_scale } = self.own_defaults;
-        let others = match size.is_some() && steps.is_some() && cfg_scale.is_some() {
-            true => None,
-            false => self.model().await,
-        };
-        self.own_defaults.or(others.map_or(DEFAULTS, |model| model.params()))
+        match size.is_some() && steps.is_some() && cfg_scale.is_some() {
+            true => self.defaults_of(None),
+            false => self.defaults_of(self.model().await.as_ref()),
+        }
+    }
+
+    /// The same for this model.
+    pub(crate) fn defaults_of(&self, model: Option<&Model>) -> Params {
+        self.own_defaults.or(model.map_or(DEFAULTS, Model::params))
     }
 
     /// How far the request is to which its client gave this name. `None`: there is none under way.

@@ -11,9 +11,6 @@ use super::ask::{Ask, Cause};
 /// How long after a BUSY it is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Longest look whether it is there.
-const LOOK: Duration = Duration::from_secs(2);
-
 /// What to do when the daemon is busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OnBusy {
@@ -33,17 +30,6 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Whether it answers.
-    pub(super) fn is_there(&self) -> bool {
-        let mut client = self.daemon.client();
-        client.set_connect_timeout(Some(LOOK));
-        client.set_timeout(Some(LOOK));
-        match client.ping() {
-            Ok(_) => true,
-            Err(error) => error.kind() == ErrorKind::Busy,
-        }
-    }
-
     /// On a connection of its own: if nobody waits any more, closing that ends this image and no other.
     pub(super) fn make(
         &self,
