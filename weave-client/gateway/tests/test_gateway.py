@@ -385,6 +385,263 @@ class WhoMayAsk(Served):
         self.assertIn("can't listen at " + taken, run.stderr)
 
 
+class OtherPrograms(Served):
+    """What programs send that have a model's name, quality and style built in, and read links."""
+    gateway_flags = ["--model-names=dall-e-2, dall-e-3,gpt-image-1", "--size=64x64", "--steps=1"]
+
+    def ask(self, **body):
+        status, headers, text = self.gateway.ask("POST", "/v1/images/generations", body)
+        self.assertEqual(status, 200, text)
+        return headers, json.loads(text)["data"]
+
+    def fetched(self, url, kind="image/png", headers={}):
+        self.assertTrue(url.startswith(self.gateway.url + "/v1/images/files/"), url)
+        status, answered, data = self.gateway.ask("GET", url[len(self.gateway.url):], headers=headers)
+        self.assertEqual((status, answered["Content-Type"]), (200, kind))
+        return answered, data
+
+    def test_langchain(self):
+        # DallEAPIWrapper: neither is response_format sent nor anything but url read.
+        answer = client(self.gateway).images.generate(prompt="a cat", n=2, size="1024x1024", model="dall-e-2", quality="standard")
+        for image in answer.data:
+            self.assertIsNone(image.b64_json)
+            self.assertEqual(read_png(self.fetched(image.url)[1])[:2], (1024, 1024))
+        self.assertEqual(answer.data[0].model_extra["weave"]["ignored"], ["quality"])
+
+    def test_llamaindex(self):
+        # OpenAIImageGenerationToolSpec.
+        answer = client(self.gateway).images.generate(
+            prompt="a cat", n=1, model="dall-e-3", quality="standard", size="1024x1024", response_format="b64_json", style="vivid")
+        self.assertEqual(read_png(base64.b64decode(answer.data[0].b64_json))[:2], (1024, 1024))
+
+    def test_librechat(self):
+        headers, (image,) = self.ask(model="dall-e-3", prompt="a cat", quality="hd", style="vivid", size="1024x1024", n=1)
+        self.assertEqual(headers["X-Weave-Ignored"], "quality, style")
+        self.fetched(image["url"])
+        headers, (image,) = self.ask(model="gpt-image-1", prompt="a cat", background="auto", n=1, output_compression=100,
+                                     output_format="png", quality="auto", size="auto", moderation="auto")
+        self.assertEqual(read_png(base64.b64decode(image["b64_json"]))[:2], (64, 64))
+        self.assertNotIn("X-Weave-Ignored", headers)
+
+    def test_open_webui(self):
+        _, (image,) = self.ask(model="dall-e-2", prompt="a cat", n=1, size="512x512", response_format="b64_json")
+        self.assertEqual(read_png(base64.b64decode(image["b64_json"]))[:2], (512, 512))
+
+    def test_names(self):
+        ids = [model.id for model in client(self.gateway).models.list()]
+        self.assertEqual(ids[-4:], ["sd3.5", "dall-e-2", "dall-e-3", "gpt-image-1"])
+        self.assertEqual(client(self.gateway).models.retrieve("dall-e-3").id, "dall-e-3")
+        self.assertEqual(self.gateway.draw(model="gpt-image-2")[0], 404)
+        with Gateway(FOLDER.name, self.weaved.socket, "--model-names=*") as gateway:
+            self.assertEqual((gateway.draw(model="anything")[0], gateway.draw(model=5)[0]), (200, 400))
+            self.assertNotIn("*", [model.id for model in client(gateway).models.list()])
+
+    def test_links(self):
+        headers, images = self.ask(prompt="a cat", response_format="url", n=2, seed=7)
+        self.assertEqual((len({image["url"] for image in images}), "b64_json" in images[0]), (2, False))
+        self.assertRegex(images[0]["url"], r"/[0-9a-f]{32}\.png$")
+        answered, data = self.fetched(images[0]["url"])
+        self.assertEqual(read_png(data)[2], gradient("a cat", 7, 64, 64))
+        self.assertEqual(answered["Content-Disposition"], 'inline; filename="weave-7.png"')
+        self.assertRegex(answered["Cache-Control"], r"^private, max-age=(600|5\d\d)$")
+        for name, value in [("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "cross-origin"),
+                            ("Referrer-Policy", "no-referrer"), ("Content-Security-Policy", "default-src 'none'; sandbox")]:
+            self.assertEqual(answered[name], value)
+        for kind in ("jpeg", "webp"):
+            _, (image,) = self.ask(prompt="a cat", response_format="url", output_format=kind)
+            self.fetched(image["url"], "image/" + kind)
+        path = images[0]["url"][len(self.gateway.url):]
+        for wrong in [path.replace(".png", ".webp"), path[:-5] + ("0" if path[-5] != "0" else "1") + ".png", path + "x", "/v1/images/files/x"]:
+            status, _, text = self.gateway.ask("GET", wrong)
+            self.assertEqual((status, json.loads(text)["error"]["code"]), (404, "not_found"))
+            self.assertIn("links live for 10 minutes", json.loads(text)["error"]["message"])
+        self.assertEqual(self.gateway.ask("GET", path, host="evil.example")[0], 403)
+        self.assertNotIn(path.rsplit("/", 1)[1].split(".")[0], self.gateway.said())
+
+    def test_where_links_lead(self):
+        here = "127.0.0.1:%d" % self.gateway.port
+        body = {"prompt": "a cat", "response_format": "url"}
+        for host in [here, "localhost:1", "[::1]:80"]:
+            text = self.gateway.ask("POST", "/v1/images/generations", body, host=host)[2]
+            self.assertTrue(json.loads(text)["data"][0]["url"].startswith("http://%s/v1/images/files/" % host))
+        flags = ["--public-url=https://images.example/weave/", "--token-file=%s" % secret("links-token"), *self.gateway_flags]
+        with Gateway(FOLDER.name, self.weaved.socket, *flags) as gateway:
+            text = gateway.ask("POST", "/v1/images/generations", body, {"Authorization": "Bearer " + KEY}, host="images.example")[2]
+            url = json.loads(text)["data"][0]["url"]
+            self.assertTrue(url.startswith("https://images.example/weave/v1/images/files/"), url)
+            # Who fetches a link has no token.
+            path = url[len("https://images.example/weave"):]
+            status, answered, data = gateway.ask("GET", path)
+            self.assertEqual((status, data[:4]), (200, b"\x89PNG"))
+            status, answered, _ = gateway.ask("GET", path.replace(".png", ".jpeg"))
+            self.assertEqual((status, answered["Connection"]), (404, "close"))
+            self.assertEqual(gateway.ask("GET", "/v1/models")[0], 401)
+
+
+class Log(Served):
+    """A line for each request that is refused: what was wrong, and nothing that is a secret."""
+
+    def test_each_refusal_has_its_line(self):
+        token = secret("log-token")
+        big = {"X-Long": "x" * 20000}
+        bearer = {"Authorization": "Bearer " + KEY}
+        with Gateway(FOLDER.name, self.weaved.socket, "--token-file=%s" % token, "--strict") as gateway:
+            for method, path, body, headers, host, line in [
+                ("POST", "/v1/images/generations", {"prompt": "secret cat", "quality": "hd"}, bearer, None,
+                 "400 unsupported_parameter, field quality: POST /v1/images/generations"),
+                ("POST", "/v1/images/generations", {"secret cat": "secret cat"}, bearer, None, "400 missing_required_parameter, field prompt"),
+                ("POST", "/v1/images/generations", {"prompt": "a", "secret cat": 1}, bearer, None, "400 unknown_parameter, field ?: POST"),
+                ("POST", "/v1/images/generations", b"{", bearer, None, "400 invalid_json: POST"),
+                ("POST", "/v1/images/generations", {"prompt": "a", "model": "dall-e-2"}, bearer, None, "404 model_not_found, field model"),
+                ("POST", "/v1/images/generations", b" " * 65537, bearer, None, "413 request_too_large"),
+                ("POST", "/v1/images/generations", b"{}", {**bearer, "Content-Encoding": "gzip"}, None, '415 unsupported_media_type, "gzip"'),
+                ("POST", "/v1/images/generations", b"{}", {**bearer, "Content-Type": "text/plain"}, None, '415 unsupported_media_type, "text/plain"'),
+                ("POST", "/v1/images/generations", {"prompt": "a"}, {**bearer, "X-Weave-Request": "a b"}, None, "400 invalid_header"),
+                ("GET", "/v1/models", None, {}, None, "401 invalid_api_key: GET /v1/models"),
+                ("GET", "/v1/models", None, {"Authorization": "Bearer wrong-secret-token"}, None, "401 invalid_api_key"),
+                ("GET", "/v1/models", None, bearer, "host.docker.internal:8080", '403 invalid_host, "host.docker.internal:8080"'),
+                ("GET", "/v1/models", None, {**bearer, "Origin": "http://a.example"}, None, '403 invalid_origin, "http://a.example"'),
+                ("POST", "/images/generations", None, bearer, None, "404 not_found: POST /images/generations"),
+                ("GET", "/v1/images/files/0123456789abcdef.png", None, {}, None, "404 not_found: GET /v1/images/files/…"),
+                ("DELETE", "/v1/models", None, bearer, None, "405 method_not_allowed: DELETE /v1/models"),
+                ("GET", "/healthz", None, big, None, "431: the head has more than 16384 bytes"),
+            ]:
+                with self.subTest(line):
+                    before = gateway.said().count("refused: ")
+                    status = gateway.ask(method, path, body, headers, host)[0]
+                    self.assertTrue(line.startswith(str(status)), status)
+                    found = gateway.wait_for("weave: refused: " + re.escape(line) + ".*, from 127.0.0.1\n")
+                    self.assertEqual(gateway.said().count("refused: "), before + 1, found)
+            with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as sock:
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+                gateway.wait_for("refused: 400: this is no HTTP/1.1")
+            with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as sock:
+                sock.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                             b"Authorization: Bearer %s\r\nContent-Length: 10\r\n\r\n{" % KEY.encode())
+                gateway.wait_for("refused: 408 timeout: POST")
+            said = gateway.said()
+            for word in ("secret", KEY, "0123456789abcdef"):
+                self.assertNotIn(word, said)
+
+    def test_what_failed_later_has_one_line(self):
+        with Gateway(FOLDER.name, NOWHERE) as gateway:
+            self.assertEqual(gateway.draw()[0], 503)
+            gateway.wait_for("1 of 64×64, 2 steps, png: 503 no daemon answers")
+            self.assertNotIn("refused", gateway.said())
+
+    def test_a_flood_does_not_fill_the_disk(self):
+        with Gateway(FOLDER.name, self.weaved.socket) as gateway:
+            for _ in range(60):
+                self.assertEqual(gateway.ask("GET", "/nothing")[0], 404)
+            self.assertEqual(gateway.said().count("refused: 404"), 30)
+
+    def test_the_start_says_what_to_call(self):
+        with Gateway(FOLDER.name, self.weaved.socket) as gateway:
+            gateway.wait_for("the page is at %s/, the base URL for OpenAI's clients is %s/v1" % (gateway.url, gateway.url))
+        with Gateway(FOLDER.name, NOWHERE) as gateway:
+            gateway.wait_for("no daemon answers at %s .*; until then requests are answered with 503" % NOWHERE)
+
+
+class Origins(Served):
+    gateway_flags = ["--allow-origin= http://localhost:3000/ ,https://chat.example", "--token-file=TOKEN"]
+
+    @classmethod
+    def setUpClass(cls):
+        cls.gateway_flags = [flag.replace("TOKEN", str(secret("origins-token"))) for flag in cls.gateway_flags]
+        super().setUpClass()
+
+    def test_pages_that_may(self):
+        for origin, allowed in [
+            ("http://localhost:3000", True), ("https://chat.example", True), ("http://localhost:3001", False),
+            ("https://localhost:3000", False), ("http://localhost", False), ("http://chat.example", False), ("null", False),
+            ("https://chat.example.evil.example", False), ("http://localhost:3000/", False),
+        ]:
+            with self.subTest(origin):
+                body = {"prompt": "a", "size": "64x64", "steps": 1, "quality": "hd"}
+                headers = {"Origin": origin, "Authorization": "Bearer " + KEY}
+                status, answered, _ = self.gateway.ask("POST", "/v1/images/generations", body, headers)
+                self.assertEqual((status, answered["Access-Control-Allow-Origin"]), (200, origin) if allowed else (403, None))
+                self.assertNotIn("Access-Control-Allow-Credentials", answered)
+                self.assertEqual(answered["Vary"], "origin")
+                status, answered, _ = self.gateway.ask("OPTIONS", "/v1/images/generations", headers={
+                    "Origin": origin, "Access-Control-Request-Method": "POST",
+                    "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+                    "Access-Control-Request-Private-Network": "true"})
+                if not allowed:
+                    self.assertEqual((status, answered["Access-Control-Allow-Origin"]), (403, None))
+                    continue
+                self.assertEqual((status, answered["Access-Control-Allow-Origin"]), (204, origin))
+                self.assertEqual(answered["Access-Control-Allow-Headers"], "authorization,content-type,x-stainless-os")
+                self.assertEqual(answered["Access-Control-Allow-Methods"], "GET, POST")
+                self.assertEqual(answered["Access-Control-Allow-Private-Network"], "true")
+                # What is refused can be read, too.
+                status, answered, _ = self.gateway.ask("GET", "/v1/models", headers={"Origin": origin})
+                self.assertEqual((status, answered["Access-Control-Allow-Origin"]), (401, origin))
+                self.assertIn("x-weave-ignored", answered["Access-Control-Expose-Headers"])
+        headers = {"Origin": "http://localhost:3000", "Authorization": "Bearer " + KEY}
+        self.assertEqual(self.gateway.ask("GET", "/v1/models", headers=headers, host="evil.example")[0], 403)
+        self.assertEqual(self.gateway.ask("OPTIONS", "/v1/models", headers=headers)[0], 405, "no preflight")
+
+
+class Settings(Served):
+    """Each setting that is a list or an address: what is taken, and the words for what isn't."""
+
+    def start(self, flags, env):
+        flags = [flag for flag in flags if flag is not None]
+        listen = [] if any(flag.startswith("--listen") for flag in flags) else ["--listen=127.0.0.1:0"]
+        command = [WEAVE, "gateway", "--socket=x", *listen, *flags]
+        return subprocess.run(command, env={**CLEAN, **env}, capture_output=True, text=True, timeout=PATIENCE)
+
+    def test_what_is_refused(self):
+        for flag, variable, bad in [
+            ("--allow-host", "WEAVE_GATEWAY_ALLOW_HOST", [
+                ("*", "write each name"), ("a.example,,b.example", "a part of the list is empty"), ("a.example,", "is empty"),
+                ("a.example/v1", "must be a host name, such as a.example"), ("a b", "host name")]),
+            ("--allow-origin", "WEAVE_GATEWAY_ALLOW_ORIGIN", [
+                ("*", "any page"), ("localhost:3000", "such as http://localhost:3000"), ("http://a.example, ", "is empty"),
+                ("http://a.example/app", "the origin of a page")]),
+            ("--model-names", "WEAVE_GATEWAY_MODEL_NAMES", [("dall-e-3,,x", "is empty"), ("dall*", "or * for any")]),
+            ("--providers", "WEAVE_PROVIDERS", [("local,,openai", "is empty"), ("local,dalle", "possible values: local, openai, azure")]),
+            ("--public-url", "WEAVE_GATEWAY_PUBLIC_URL", [
+                ("images.example", "such as https://images.example"), ("https://images.example/v1", "without /v1")]),
+            ("--listen", "WEAVE_GATEWAY_LISTEN", [
+                ("localhost", "localhost:8080 or 8080"), ("*:8080", "0.0.0.0:8080"), ("http://127.0.0.1:8080", "such as")]),
+        ]:
+            for text, words in bad + [("", None)]:
+                run = self.start(["%s=%s" % (flag, text)], {})
+                self.assertEqual((run.returncode, run.stdout), (2, ""), (flag, text))
+                self.assertIn(flag, run.stderr)
+                if words is not None:
+                    self.assertIn(words, run.stderr)
+                    run = self.start([None, "--listen=127.0.0.1:0" if flag != "--listen" else None], {variable: text}) \
+                        if flag != "--listen" else subprocess.run(
+                            [WEAVE, "gateway", "--socket=x"], env={**CLEAN, variable: text}, capture_output=True, text=True, timeout=PATIENCE)
+                    self.assertEqual(run.returncode, 2, (variable, text))
+                    self.assertIn(words, run.stderr)
+        for flag in ("--token-file", "--size", "--openai-model", "--azure-deployment", "--azure-model"):
+            run = self.start([flag + "="], {})
+            self.assertEqual((run.returncode, flag in run.stderr), (2, True), run.stderr)
+
+    def test_what_is_taken(self):
+        names = ["ALLOW_HOST", "ALLOW_ORIGIN", "MODEL_NAMES", "PUBLIC_URL", "TOKEN_FILE"]
+        nothing = {"WEAVE_GATEWAY_" + name: "" for name in names} | {"WEAVE_PROVIDERS": "", "WEAVE_OPENAI_MODEL": ""}
+        with Gateway(FOLDER.name, self.weaved.socket, env=nothing) as gateway:
+            self.assertEqual(gateway.draw()[0], 200)
+        for flags, env in [
+            (["--allow-host= a.example , https://b.example:8443/ ,C.Example:80"], {}),
+            ([], {"WEAVE_GATEWAY_ALLOW_HOST": "a.example, b.example,c.example"}),
+        ]:
+            with Gateway(FOLDER.name, self.weaved.socket, *flags, env=env) as gateway:
+                for host in ("a.example", "b.example", "c.example:80"):
+                    self.assertEqual(gateway.ask("GET", "/v1/models", host=host)[0], 200, host)
+        with Gateway(FOLDER.name, self.weaved.socket, "--providers= local , openai", env={"OPENAI_API_KEY": KEY}) as gateway:
+            self.assertEqual(gateway.draw()[0], 200)
+        for listen in ["localhost:0", ":0", "0"]:
+            with Gateway(FOLDER.name, self.weaved.socket, listen=listen) as gateway:
+                self.assertRegex(gateway.said(), r"listening at http://127.0.0.1:\d+ ")
+                self.assertEqual(gateway.ask("GET", "/v1/models")[0], 200)
+
+
 class Limits(Served):
     weaved_flags = ["--faults=slow=0.05,hang@stuck", "--queue=1", "--abandoned=cancel"]
 
