@@ -18,7 +18,7 @@ const HERE = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 let current = null; // The entry that is shown.
 let running = null; // What stops the drawing under way.
 let model = null; // What the image server draws with, if it says.
-let offered = null; // What a field gets that is left open.
+let offered = null; // What fields were filled with that nobody had changed.
 let removed = null; // The entry that was removed last.
 
 // ---- Talking to the gateway.
@@ -452,19 +452,17 @@ async function drawOne(settings, which, stop) {
 
 // So many images, with seeds that follow each other if there is one.
 async function draw(ask, count = 1) {
-  const stop = new AbortController();
-  running = stop;
   problem("");
   forgetRemoved();
   $("stopped").hidden = true;
   let settings;
   try {
-    if (!offered && !$("token-field").hidden) await greet();
     settings = ask();
   } catch (error) {
-    running = null;
     return fail(error);
   }
+  const stop = new AbortController();
+  running = stop;
   $("draw").disabled = $("same").disabled = true;
   $("waiting").hidden = false;
   $("nothing").hidden = true;
@@ -569,8 +567,6 @@ addEventListener("focus", () => {
 });
 $("token").addEventListener("change", () => {
   sessionStorage.setItem("token", $("token").value.trim());
-  // Asked for once more, and before anything is drawn.
-  offered = null;
   return greeting();
 });
 $("seed").addEventListener("input", () => ($("lock").checked = $("seed").value.trim() !== ""));

@@ -114,6 +114,18 @@ check("all parameters are told", (await fact(page, "Size")) === "128×128" && (a
   && (await fact(page, "CFG scale")) === "1.5" && (await fact(page, "Model")) === "test pattern" && !(await fact(page, "Made by")));
 check("a seed beyond JavaScript's numbers is right", (await fact(page, "Seed")) === "18446744073709551615", await fact(page, "Seed"));
 check("the end is told aloud", /^Done, after/.test(await page.textContent("#news")));
+const layout = await page.evaluate(() => {
+  const top = (id) => {
+    const range = document.createRange();
+    range.selectNodeContents(document.getElementById(id));
+    return range.getBoundingClientRect().top;
+  };
+  const field = document.getElementById("prompt");
+  // What the ring around a field takes: its offset and its width.
+  return { buttons: top("download") - top("same"), label: field.getBoundingClientRect().top - field.labels[0].getBoundingClientRect().bottom - 5 };
+});
+check("texts of buttons are on one line", layout.buttons === 0, layout.buttons);
+check("the ring around a field leaves its label free", layout.label >= 0, layout.label);
 await page.focus("#download");
 const [download] = await Promise.all([page.waitForEvent("download"), page.keyboard.press("Enter")]);
 const png = readFileSync(await download.path());
