@@ -127,12 +127,16 @@ async fn body(request: Request) -> Result<Bytes, HttpError> {
     {
         return Err(unsupported(format!("the body's charset is {charset:?}, must be UTF-8")).about(charset));
     }
-    for coding in request.headers().get_all(header::CONTENT_ENCODING) {
-        let coding = coding.to_str().unwrap_or("?").trim();
-        if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") {
-            let message =
-                format!("Content-Encoding is {coding:?}; send the body as it is, without compression");
-            return Err(unsupported(message).about(coding));
+    for (name, title, plain) in [
+        (header::CONTENT_ENCODING, "Content-Encoding", "identity"),
+        (header::TRANSFER_ENCODING, "Transfer-Encoding", "chunked"),
+    ] {
+        for coding in request.headers().get_all(name) {
+            let coding = coding.to_str().unwrap_or("?").trim();
+            if !coding.is_empty() && !coding.eq_ignore_ascii_case(plain) {
+                let message = format!("{title} is {coding:?}; send the body as it is, without compression");
+                return Err(unsupported(message).about(coding));
+            }
         }
     }
     match tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), MAX_BODY)).await {
