@@ -7,6 +7,8 @@ use clap::builder::PossibleValue;
 use clap::builder::TypedValueParser;
 use clap::{Arg, Command, Error};
 
+use weave_client::weave_core::limits::{MAX_CFG_SCALE, MIN_CFG_SCALE};
+
 use crate::fields;
 
 /// A part of a list, without the blanks around it. What is empty is refused.
@@ -132,6 +134,18 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
         "must be ADDRESS:PORT, such as 127.0.0.1:8080, localhost:8080 or 8080 for this machine, 0.0.0.0:8080 for others as well"
             .to_owned()
     })
+}
+
+/// A whole number from `FROM` to `TO`.
+pub(crate) fn whole<const FROM: u32, const TO: u32>(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (FROM..=TO).contains(number));
+    number.ok_or_else(|| format!("must be a whole number from {FROM} to {TO}"))
+}
+
+/// How strictly images follow their prompts.
+pub(crate) fn cfg_scale(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|number| (MIN_CFG_SCALE..=MAX_CFG_SCALE).contains(number));
+    number.ok_or_else(|| format!("must be a number from {MIN_CFG_SCALE} to {MAX_CFG_SCALE}"))
 }
 
 /// Width and height as OpenAI writes them.
@@ -291,6 +305,26 @@ mod tests {
                 ("512", "WIDTHxHEIGHT"),
                 ("512X512", "WIDTHxHEIGHT"),
                 ("", "such as"),
+            ],
+        );
+        table(
+            |text| whole::<1, 100>(text).map(|number| number.to_string()),
+            &[("1", "1"), ("100", "100")],
+            &[
+                ("0", "from 1 to 100"),
+                ("101", "from 1 to 100"),
+                ("abc", "whole number"),
+                ("", "whole number"),
+            ],
+        );
+        table(
+            |text| cfg_scale(text).map(|number| number.to_string()),
+            &[("0", "0"), ("7.5", "7.5"), ("20", "20")],
+            &[
+                ("-1", "from 0 to 20"),
+                ("nan", "from 0 to 20"),
+                ("7,5", "from 0 to 20"),
+                ("inf", "from 0 to 20"),
             ],
         );
         table(

@@ -30,8 +30,8 @@ impl Listeners {
                 .await
                 .and_then(|first| first.local_addr().map(|address| (first, address)))
                 .map_err(|error| {
-                    wrong(format_args!("can't listen at {listen}: {error}"))
-                        .next("choose another with --listen ADDRESS:PORT")
+                    wrong(format_args!("can't listen at {listen}: {}", words(&error)))
+                        .next("choose another with --listen ADDRESS:PORT, or --listen PORT for this machine")
                 });
             let (first, address) = first?;
             let Some(beside) = other_localhost(address) else { return Ok(Self { first, other: None }) };
@@ -42,7 +42,8 @@ impl Listeners {
                 }
                 Err(error) => {
                     return Err(wrong(format_args!(
-                        "can't listen at {beside}: {error}; clients that call localhost would send their requests, and the token, to whoever listens there"
+                        "can't listen at {beside}: {}; clients that call localhost would send their requests, and the token, to whoever listens there",
+                        words(&error)
                     ))
                     .next("end what listens there, or choose another port with --listen ADDRESS:PORT"));
                 }
@@ -79,6 +80,16 @@ impl Listeners {
             next = self.first.accept() => next,
             next = other => next,
         }
+    }
+}
+
+/// What the system says, in words for whoever has chosen the address.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not; ports below 1024 are often root's".to_owned(),
+        _ if has_no_such_address(error) => "this machine has no such address".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -24,6 +24,7 @@ use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
 use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
+use weave_client::weave_core::limits::{MAX_STEPS, MIN_STEPS};
 use weave_client::{Error, ErrorKind};
 
 use crate::arguments::{self, Part};
@@ -55,8 +56,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
 Examples:
-  weave gateway                                    for programs on this machine
-  weave gateway --size 128x128 --steps 8 --cfg 1   with what the built-in model needs
+  weave gateway                                      for programs on this machine
+  weave gateway --listen 8081 --size 1024x1024       at another port, with a size of its own
+  weave gateway --model-names dall-e-3,gpt-image-1   for programs that ask for these
   weave gateway --listen 0.0.0.0:8080 --token-file ~/.weave/gateway-token
 ";
 
@@ -141,15 +143,15 @@ pub struct Gateway {
     height: Option<u32>,
 
     /// Denoising steps where the request has none: 1 to 100 [default: what suits the daemon's model]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = arguments::whole::<MIN_STEPS, MAX_STEPS>)]
     steps: Option<u32>,
 
     /// Guidance scale where the request has none: 0 to 20 [default: what suits the daemon's model]
-    #[arg(long, value_name = "X", visible_alias = "cfg")]
+    #[arg(long, value_name = "X", visible_alias = "cfg", value_parser = arguments::cfg_scale)]
     cfg_scale: Option<f32>,
 
     /// Maximum of image requests at a time, half of it for one address of a network; more are answered with 429
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=400))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = arguments::whole::<1, 400>)]
     requests: u32,
 
     /// Time limit for an image

@@ -373,8 +373,8 @@ class WhoMayAsk(Served):
             (["--token-file=%s" % secret("open", mode=0o644)], "has mode 0644"),
             (["--token-file=%s" % secret("short", "abc")], "16 or more"),
             (["--token-file=/nonexistent"], "can't be read"),
-            (["--size=100x100"], "the nearest is 128x128"), (["--steps=0"], "steps is 0"), (["--size=100"], "WIDTHxHEIGHT"),
-            (["--width=64"], "--height"), (["--width=64", "--height=64", "--size=64x64"], "--size"), (["--cfg-scale=21"], "cfg_scale is 21"),
+            (["--size=100x100"], "the nearest is 128x128"), (["--steps=0"], "must be a whole number from 1 to 100"), (["--steps=x"], "from 1 to 100"), (["--requests=0"], "from 1 to 400"), (["--size=100"], "WIDTHxHEIGHT"),
+            (["--width=64"], "--height"), (["--width=64", "--height=64", "--size=64x64"], "--size"), (["--cfg-scale=21"], "must be a number from 0 to 20"),
             (["--listen=127.0.0.1"], "--listen"),
             (["--providers=openai"], "OPENAI_API_KEY"), (["--providers=azure"], "--azure-url"),
             (["--providers=local,local"], "twice"), (["--providers=dalle"], "dalle"),
@@ -385,7 +385,7 @@ class WhoMayAsk(Served):
         taken = "127.0.0.1:%d" % self.gateway.port
         run = subprocess.run([WEAVE, "gateway", "--socket=x", "--listen=" + taken], env=CLEAN, capture_output=True, text=True)
         self.assertEqual(run.returncode, 1)
-        self.assertIn("can't listen at " + taken, run.stderr)
+        self.assertIn("can't listen at %s: another program listens there" % taken, run.stderr)
 
 
 class OtherPrograms(Served):
