@@ -351,7 +351,7 @@ class WhoMayAsk(Served):
         token = "0123456789abcdef" * 4
         path = secret("token", token)
         with Gateway(FOLDER.name, self.weaved.socket, "--token-file=%s" % path, listen="0.0.0.0:0") as gateway:
-            self.assertEqual(client(gateway, token).models.list().data[0].id, "sd3.5")
+            self.assertEqual(client(gateway, token).models.list().data[0].id, "test-pattern")
             for wrong in ["x", token[:-1], token + "0", token.upper()]:
                 with self.assertRaises(openai.AuthenticationError) as caught:
                     client(gateway, wrong).images.generate(prompt="x")
