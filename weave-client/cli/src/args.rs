@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use weave_cli_base::console::{report, say, write_out};
 use weave_cli_base::exit::{Exit, Failure, help};
 
@@ -68,7 +68,8 @@ pub(crate) struct OnUnix {
 
 /// What the command line says, or how the command ends because of what it says.
 pub(crate) fn parse() -> Result<Args, ExitCode> {
-    Args::try_parse().map_err(|error| {
+    let found = without_empty_variables(Args::command()).try_get_matches();
+    found.and_then(|found| Args::from_arg_matches(&found)).map_err(|error| {
         // Help and version are results like others, and not written is not done.
         if !error.use_stderr() {
             let shown = write_out(error.to_string().as_bytes());
@@ -161,13 +162,21 @@ fn instead_of_option(name: &str) -> Option<&'static str> {
     })
 }
 
+/// A variable that is set to nothing counts as one that isn't set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
         Args::command().debug_assert();
     }
 }

@@ -271,7 +271,7 @@ impl Work<'_> {
         };
         for index in 0..self.count() {
             let output = self.prepare(index)?;
-            let ask = Ask { prompt: self.prompt.clone(), params: self.params(index), named };
+            let ask = Ask { prompt: self.prompt.clone(), params: self.params(index), request_id: 1, named };
             self.wait_for_next();
             let (since, waiting) = (Instant::now(), &mut self.waiting);
             let made = providers.make(

@@ -10,6 +10,7 @@
 //! being answered is never cut off for somebody else.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,17 @@ pub(crate) const STRANGER_TIME: Duration = Duration::from_secs(5);
 /// Where somebody connects from: an IPv4 address, or as much of an IPv6 address as one customer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Origin(IpAddr);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V6(address) if address != Ipv6Addr::UNSPECIFIED => write!(f, "{address}/64"),
+            // ::1, whose first half is nothing.
+            IpAddr::V6(_) => f.write_str("::1"),
+            IpAddr::V4(address) => address.fmt(f),
+        }
+    }
+}
 
 impl From<IpAddr> for Origin {
     fn from(address: IpAddr) -> Self {
@@ -225,6 +237,9 @@ mod tests {
         assert_ne!(from("2001:db8:1:2::"), from("2001:db8:1:3::"));
         assert_eq!(from("::ffff:192.0.2.1"), from("192.0.2.1"));
         assert_ne!(from("192.0.2.1"), from("192.0.2.2"));
+        let shown =
+            ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8:1:2:3::4", "::1"].map(|text| from(text).to_string());
+        assert_eq!(shown, ["192.0.2.1", "192.0.2.1", "2001:db8:1:2::/64", "::1"]);
     }
 
     #[test]

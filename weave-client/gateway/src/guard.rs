@@ -1,7 +1,8 @@
 //! Who may ask.
 //!
 //! A browser sends what any page tells it to, also to this machine. Such a request names another origin,
-//! or, where a name was made to point here, another host.
+//! or, where a name was made to point here, another host. Pages that one develops are named with `--allow-origin`: then
+//! the answers tell the browser that these may read them.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::connections::Connection;
 use crate::http_error::HttpError;
-use crate::page;
 use crate::state::Shared;
+use crate::{links, page};
 
 /// What lets a request in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum Pass {
     Token,
     /// It may be known to all.
     NoneNeeded,
+    /// A browser asks whether it may send a page's request.
+    Preflight,
 }
 
 pub(crate) async fn guard(
@@ -42,10 +45,12 @@ pub(crate) async fn guard(
             )
             .retry_after(1)
         }),
-        Pass::NoneNeeded => Ok(pass),
+        Pass::NoneNeeded | Pass::Preflight => Ok(pass),
     });
     let keeps = pass.as_ref().is_ok_and(|pass| *pass == Pass::Token);
+    let origin = allowed_origin(&shared, request.headers());
     let mut response = match pass {
+        Ok(Pass::Preflight) => preflight(request.headers()),
         Ok(_) => {
             // One that waits for the rest of its request may be closed for another.
             let _answering = (keeps && request.body().is_end_stream()).then(|| connection.answering());
@@ -54,6 +59,15 @@ pub(crate) async fn guard(
         Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
+    if let Some(origin) = origin {
+        let named = "x-weave-provider, x-weave-ignored, retry-after, x-should-retry";
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(named));
+    }
+    // A cache must not give one origin's answer to another one.
+    if !shared.origins.is_empty() {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
     // Who has shown nothing keeps nothing.
     if !keeps {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -69,34 +83,41 @@ pub(crate) async fn guard(
 }
 
 fn check(shared: &Shared, request: &Request) -> Result<Pass, HttpError> {
-    let host = only(request.headers(), &header::HOST)
+    let host = host(request)
         .ok_or_else(|| HttpError::new(400, "invalid_host", "the request must have one Host header"))?;
-    // Of a request with a whole URL, that counts.
-    let host = request.uri().authority().map_or(host, |authority| authority.as_str());
     if !may_be_called(host, &shared.hosts) {
         return Err(HttpError::new(
             403,
             "invalid_host",
             format!(
-                "this gateway isn't called {host:?}; call it by its address, or name it with --allow-host"
+                "this gateway isn't called {host:?}; call it by its address, or start it with --allow-host and that name"
             ),
-        ));
+        )
+        .about(host));
     }
     if request.headers().contains_key(header::ORIGIN) {
         let origin = only(request.headers(), &header::ORIGIN).unwrap_or("?");
         let of_origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        if !of_origin.is_some_and(|of_origin| of_origin.eq_ignore_ascii_case(host)) {
-            return Err(HttpError::new(
-                403,
-                "invalid_origin",
-                format!("pages of {origin:?} may not use this gateway"),
-            ));
+        let is_own = of_origin.is_some_and(|of_origin| of_origin.eq_ignore_ascii_case(host));
+        if !is_own && allowed_origin(shared, request.headers()).is_none() {
+            let message = format!(
+                "pages of {origin:?} may not use this gateway; if they are yours, start it with --allow-origin and that origin"
+            );
+            return Err(HttpError::new(403, "invalid_origin", message).about(origin));
+        }
+        // It has no token, by which alone it would be let in.
+        if !is_own && is_preflight(request) {
+            return Ok(Pass::Preflight);
         }
     }
     let Some(token) = &shared.token else { return Ok(Pass::Token) };
     let path = request.uri().path();
     if path == "/healthz" || page::is_part(path) {
         return Ok(Pass::NoneNeeded);
+    }
+    if path.starts_with(links::PATH) {
+        // Who knows an image's link has shown enough.
+        return Ok(if shared.links.has(path) { Pass::Token } else { Pass::NoneNeeded });
     }
     let shown = only(request.headers(), &header::AUTHORIZATION).and_then(|shown| shown.split_once(' '));
     match shown {
@@ -111,6 +132,41 @@ fn check(shared: &Shared, request: &Request) -> Result<Pass, HttpError> {
             "this gateway wants its token, as Authorization: Bearer TOKEN (OpenAI's clients: api_key)",
         )),
     }
+}
+
+/// What the client calls this gateway.
+pub(crate) fn host(request: &Request) -> Option<&str> {
+    let host = only(request.headers(), &header::HOST)?;
+    // Of a request with a whole URL, that counts.
+    Some(request.uri().authority().map_or(host, |authority| authority.as_str()))
+}
+
+/// The origin of the page that has sent this, if it is one of those that may.
+fn allowed_origin(shared: &Shared, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = only(headers, &header::ORIGIN)?;
+    let is_allowed = shared.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+    is_allowed.then(|| headers.get(header::ORIGIN).cloned()).flatten()
+}
+
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Yes to whatever a page of an allowed origin wants to send. Cookies aren't among it: there are none.
+fn preflight(asked: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    // Chrome asks this where a page of the internet calls a private address.
+    if asked.contains_key("access-control-request-private-network") {
+        headers.insert("access-control-allow-private-network", HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// The value of a header that is there once.

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MIN_PROMPT_LEN};
+use weave_client::weave_core::limits::MAX_PROMPT_LEN;
 use weave_client::{Error, ErrorCode, ErrorKind, RequestError};
 
 use crate::provider::Failed;
+use crate::refusals::Refusal;
 
 /// Seconds after which a daemon that isn't there may be back.
 const RESTART: u32 = 5;
@@ -20,6 +21,10 @@ pub(crate) struct HttpError {
     code: Cow<'static, str>,
     message: String,
     param: Option<String>,
+    /// For the log: a header's value that is wrong.
+    about: Option<String>,
+    /// The log has it already.
+    is_logged: bool,
     retry_after: Option<u32>,
     /// OpenAI's clients would try again.
     is_final: bool,
@@ -32,6 +37,8 @@ impl HttpError {
             code: code.into(),
             message: message.into(),
             param: None,
+            about: None,
+            is_logged: false,
             retry_after: None,
             is_final: false,
         }
@@ -47,12 +54,18 @@ impl HttpError {
         let name = match error {
             RequestError::Width(_) | RequestError::Height(_) => "size",
             RequestError::Steps(_) => "steps",
-            RequestError::CfgScale(_) => "cfg",
+            RequestError::CfgScale(_) => "cfg_scale",
             _ => "prompt",
         };
         let message = match error {
+            RequestError::PromptLength { length: 0, .. } => "prompt is empty; say what to draw".to_owned(),
             RequestError::PromptLength { length, .. } => {
-                format!("prompt has {length} bytes, must have {MIN_PROMPT_LEN} to {MAX_PROMPT_LEN}")
+                format!(
+                    "prompt has {length} bytes of UTF-8, may have {MAX_PROMPT_LEN}; say it in fewer words"
+                )
+            }
+            RequestError::PromptNul { at, .. } => {
+                format!("prompt has a NUL character, \\u0000, after {at} bytes; leave it out")
             }
             error => error.to_string(),
         };
@@ -86,6 +99,16 @@ impl HttpError {
 
     pub(crate) fn param(self, name: &str) -> Self {
         Self { param: Some(name.to_owned()), ..self }
+    }
+
+    /// What the log says beside the code; not the client's secrets.
+    pub(crate) fn about(self, value: impl Into<String>) -> Self {
+        Self { about: Some(value.into()), ..self }
+    }
+
+    /// The log has it already.
+    pub(crate) fn logged(self) -> Self {
+        Self { is_logged: true, ..self }
     }
 
     pub(crate) fn retry_after(self, seconds: u32) -> Self {
@@ -128,6 +151,12 @@ impl IntoResponse for HttpError {
         if self.status == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(Refusal {
+            code: self.code.into_owned(),
+            field: self.param,
+            about: self.about,
+            is_told: self.is_logged,
+        });
         response
     }
 }

@@ -3,31 +3,34 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::Extension;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use weave_cli_base::arguments::random_seed;
 use weave_cli_base::format::Format;
 use weave_cli_base::image::{How, Made, ProviderName};
-use weave_client::weave_core::limits::{MAX_SIDE, MAX_STEPS, MIN_STEPS};
+use weave_cli_base::model::Model;
+use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{ErrorKind, Params, Stopper};
 
-use crate::connections::{Answering, Connection};
+use crate::connections::{Answering, Connection, Origin};
+use crate::fields::{Delivery, Fields, MAX_EXACT};
+use crate::guard;
 use crate::http_error::HttpError;
+use crate::links::Unkept;
 use crate::log::log;
 use crate::provider::{Ask, Failed, Named};
 use crate::shares::{NoRoom, Share};
 use crate::state::Shared;
+use crate::under_way::{self, Entry};
 
-/// The one model that a daemon has, by the protocol's name for it.
-const MODEL: &str = "sd3.5";
 /// Longest body of a request: a prompt of 2048 bytes, each written as an escape, and the rest.
 const MAX_BODY: usize = 64 << 10;
 /// Longest time for it to arrive.
@@ -37,34 +40,18 @@ const MAX_IMAGES: u64 = 10;
 /// Most pixels of all of them: the answer is held until the last one is there.
 const MAX_PIXELS: u64 = 4 * MAX_SIDE as u64 * MAX_SIDE as u64;
 
-/// `GET /v1/models`.
-pub(crate) async fn models() -> Json<Value> {
-    Json(json!({ "object": "list", "data": [described()] }))
-}
-
-/// `GET /v1/models/{id}`.
-pub(crate) async fn model(Path(id): Path<String>) -> Result<Json<Value>, HttpError> {
-    if id == MODEL { Ok(Json(described())) } else { Err(no_model(&id)) }
-}
-
-fn described() -> Value {
-    json!({ "id": MODEL, "object": "model", "created": 0, "owned_by": "weave" })
-}
-
-fn no_model(id: &str) -> HttpError {
-    HttpError::new(404, "model_not_found", format!("there is no model {id:?}; the one here is {MODEL:?}"))
-        .param("model")
-}
-
 /// `POST /v1/images/generations`.
 pub(crate) async fn generate(
     State(shared): State<Arc<Shared>>,
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, HttpError> {
+    let name = under_way::name(request.headers())?;
+    let base = shared.links.base(guard::host(&request).unwrap_or("localhost"));
     let body = body(request).await?;
     let answering = connection.answering();
-    let wanted = Wanted::parse(&body, &shared.defaults)?;
+    let model = shared.model().await;
+    let wanted = Wanted::parse(&body, &shared, model.as_ref())?;
     drop(body);
     let share = match shared.shares.take(connection.origin(), wanted.memory()) {
         Ok(share) => share,
@@ -72,9 +59,16 @@ pub(crate) async fn generate(
     };
     let began = Instant::now();
     let what = wanted.to_string();
-    let abandoned = Abandoned { stopper: Stopper::default(), what: Some(what) };
+    let abandoned = Abandoned {
+        stopper: Stopper::default(),
+        what: Some(what),
+        origin: connection.origin(),
+        shared: Arc::clone(&shared),
+    };
     let (stopper, state) = (abandoned.stopper.clone(), Arc::clone(&shared));
-    let work = tokio::task::spawn_blocking(move || wanted.make(&state, &stopper, share));
+    let entry = shared.under_way.enter(name, wanted.count);
+    let of = Of { base, origin: connection.origin(), model: model.map(|model| model.name) };
+    let work = tokio::task::spawn_blocking(move || wanted.make(&state, &stopper, share, &entry, &of));
     // If the client goes, this is where it ends.
     let done = work.await.unwrap_or_else(|_| Err(Trouble::own("the work has ended early")));
     let what = abandoned.not();
@@ -85,8 +79,9 @@ pub(crate) async fn generate(
         }
         Err(trouble) => {
             let error = trouble.error(&shared).await;
-            log(format_args!("{what}: {} {}", error.status(), error.message()));
-            Err(error)
+            let line = format_args!("{what}: {} {}", error.status(), error.message());
+            shared.refusals.log(connection.origin(), line);
+            Err(error.logged())
         }
     }
 }
@@ -95,6 +90,8 @@ pub(crate) async fn generate(
 struct Abandoned {
     stopper: Stopper,
     what: Option<String>,
+    origin: Origin,
+    shared: Arc<Shared>,
 }
 
 impl Abandoned {
@@ -107,26 +104,47 @@ impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(what) = &self.what {
             self.stopper.stop();
-            log(format_args!("{what}: given up, the client has gone"));
+            self.shared.refusals.log(self.origin, format_args!("{what}: given up, the client has gone"));
         }
     }
 }
 
 async fn body(request: Request) -> Result<Bytes, HttpError> {
+    let unsupported = |what: String| HttpError::new(415, "unsupported_media_type", what);
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    let kind = kind.split(';').next().unwrap_or("").trim();
-    // Browsers send this to other sites only after they have asked, which nobody here answers.
+    let (kind, more) = kind.split_once(';').unwrap_or((kind, ""));
+    let kind = kind.trim();
+    // Browsers send this to other sites only after they have asked, and hear yes only for those that are allowed.
     if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(HttpError::new(
-            415,
-            "unsupported_media_type",
-            format!("Content-Type is {kind:?}, must be application/json"),
-        ));
+        return Err(unsupported(format!("Content-Type is {kind:?}, must be application/json")).about(kind));
+    }
+    let charset = more.split(';').find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    });
+    if let Some(charset) = charset
+        && !["utf-8", "utf8", "us-ascii"].iter().any(|good| charset.eq_ignore_ascii_case(good))
+    {
+        return Err(unsupported(format!("the body's charset is {charset:?}, must be UTF-8")).about(charset));
+    }
+    for (name, title, plain) in [
+        (header::CONTENT_ENCODING, "Content-Encoding", "identity"),
+        (header::TRANSFER_ENCODING, "Transfer-Encoding", "chunked"),
+    ] {
+        for coding in request.headers().get_all(name) {
+            let coding = coding.to_str().unwrap_or("?").trim();
+            if !coding.is_empty() && !coding.eq_ignore_ascii_case(plain) {
+                let message = format!("{title} is {coding:?}; send the body as it is, without compression");
+                return Err(unsupported(message).about(coding));
+            }
+        }
     }
     match tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => {
-            let message = format!("the body must be complete and have at most {MAX_BODY} bytes");
+            let message = format!(
+                "the body must be complete and have at most {MAX_BODY} bytes; a prompt has at most {MAX_PROMPT_LEN}"
+            );
             Err(HttpError::new(413, "request_too_large", message))
         }
         Err(_) => {
@@ -143,6 +161,18 @@ struct Wanted {
     ask: Ask,
     count: u64,
     format: Format,
+    delivery: Delivery,
+    /// Hints that it has and that have no effect.
+    ignored: Vec<&'static str>,
+}
+
+/// What else it takes to answer.
+struct Of {
+    /// What the paths of links follow.
+    base: String,
+    origin: Origin,
+    /// What the daemon draws with, if it says.
+    model: Option<String>,
 }
 
 /// Never the prompt.
@@ -154,17 +184,11 @@ impl std::fmt::Display for Wanted {
 }
 
 impl Wanted {
-    fn parse(body: &[u8], defaults: &Params) -> Result<Self, HttpError> {
-        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
-            HttpError::new(400, "invalid_json", format!("the body must be a JSON object: {error}"))
-        })?;
-        // OpenAI takes null for a field that isn't there.
-        let mut fields = Fields(fields.into_iter().filter(|(_, value)| !value.is_null()).collect());
-
-        if let Some(model) = fields.text("model")?
-            && model != MODEL
-        {
-            return Err(no_model(&model));
+    fn parse(body: &[u8], shared: &Shared, model: Option<&Model>) -> Result<Self, HttpError> {
+        let mut fields = Fields::read(body)?;
+        let name = fields.text("model")?;
+        if let Some(name) = &name {
+            shared.names.check(name, model)?;
         }
         let Some(prompt) = fields.text("prompt")? else {
             return Err(HttpError::field(
@@ -173,37 +197,27 @@ impl Wanted {
                 "prompt is missing; say what to draw",
             ));
         };
-        let size = match fields.text("size")?.as_deref() {
-            None | Some("auto") => None,
-            Some(text) => Some(self::size(text).ok_or_else(|| {
-                HttpError::field(
-                    "size",
-                    "invalid_value",
-                    format!("size is {text:?}, must be WIDTHxHEIGHT or auto"),
-                )
-            })?),
-        };
+        let size = fields.size()?;
         let count = fields.number("n", 1, MAX_IMAGES)?.unwrap_or(1);
         let steps = fields.number("steps", MIN_STEPS.into(), MAX_STEPS.into())?;
-        let cfg = fields.decimal("cfg")?;
-        let seed = fields.number("seed", 0, u64::MAX)?.filter(|seed| *seed != 0);
-        let named =
-            Named { size: size.is_some(), steps: steps.is_some(), cfg: cfg.is_some(), seed: seed.is_some() };
+        let cfg_scale = fields.cfg_scale()?;
+        let seed = fields.seed()?;
+        let named = Named {
+            size: size.is_some(),
+            steps: steps.is_some(),
+            cfg: cfg_scale.is_some(),
+            seed: seed.is_some(),
+        };
+        let defaults = shared.defaults_of(model);
         let (width, height) = size.unwrap_or((defaults.width, defaults.height));
         let params = Params {
             width,
             height,
             steps: steps.and_then(|steps| u32::try_from(steps).ok()).unwrap_or(defaults.steps),
-            cfg_scale: cfg.unwrap_or(defaults.cfg_scale),
+            cfg_scale: cfg_scale.unwrap_or(defaults.cfg_scale),
             seed: match seed {
                 Some(seed) => seed,
-                None => random_seed().map_err(|error| {
-                    HttpError::new(
-                        500,
-                        "internal_error",
-                        format!("the system gives no random numbers: {error}"),
-                    )
-                })?,
+                None => random_seed().map_err(no_random)?,
             },
         };
         params
@@ -212,12 +226,18 @@ impl Wanted {
             .map_err(|error| HttpError::invalid(&error))?;
         let most = MAX_PIXELS / (u64::from(width) * u64::from(height));
         if count > most {
-            let message = format!("n is {count}, must be at most {most} for images of {width}x{height}");
+            let message = format!(
+                "n is {count}, must be at most {most} for images of {width}x{height}; ask again for the others"
+            );
             return Err(HttpError::field("n", "invalid_value", message));
         }
         let format = fields.format()?;
-        fields.nothing_else()?;
-        Ok(Self { ask: Ask { prompt, params, named }, count, format })
+        // These answer with links where nobody says otherwise, and their clients read nothing else.
+        let links = name.is_some_and(|name| name.starts_with("dall-e-"));
+        let delivery = fields.delivery(if links { Delivery::Link } else { Delivery::Inline })?;
+        let ignored = fields.rest(shared.is_strict)?;
+        let ask = Ask { prompt, params, request_id: 1, named };
+        Ok(Self { ask, count, format, delivery, ignored })
     }
 
     /// The most bytes that it takes: the answer, and beside it the image that is being made, its file, and what is between
@@ -234,7 +254,14 @@ impl Wanted {
     }
 
     /// Has the images made, one after the other.
-    fn make(mut self, shared: &Shared, stopper: &Stopper, mut share: Share) -> Result<Answer, Trouble> {
+    fn make(
+        mut self,
+        shared: &Shared,
+        stopper: &Stopper,
+        mut share: Share,
+        entry: &Entry,
+        of: &Of,
+    ) -> Result<Answer, Trouble> {
         let mut by: Vec<ProviderName> = Vec::new();
         let mut size = String::new();
         let mut pixels = 0;
@@ -242,6 +269,8 @@ impl Wanted {
         // Written as it comes: the images are large.
         let mut body = format!("{{\"created\":{created},\"data\":[").into_bytes();
         for at in 0..self.count {
+            self.ask.request_id = random_request_id()?;
+            entry.asks(at, self.ask.request_id);
             let ask = &self.ask;
             let made = shared.providers.make(
                 ask,
@@ -251,7 +280,7 @@ impl Wanted {
                     log(format_args!("{attempt}; asking the next provider"));
                 },
             );
-            let made = made.map_err(Trouble::Failed)?;
+            let made = made.map_err(Trouble::Failed)?.drawn_by(of.model.as_deref());
             // A cloud has sizes of its own where none was named.
             pixels += u64::from(made.width) * u64::from(made.height);
             if pixels > MAX_PIXELS {
@@ -269,11 +298,25 @@ impl Wanted {
             if !by.contains(&made.by) {
                 by.push(made.by);
             }
-            body.reserve(file.len() / 3 * 4 + 4096);
+            if self.delivery == Delivery::Inline {
+                body.reserve(file.len() / 3 * 4 + 4096);
+            }
             if at > 0 {
                 body.push(b',');
             }
-            Described::new(&made, &file).write(&mut body).map_err(Trouble::own)?;
+            let weave = self.describe(&made);
+            match self.delivery {
+                Delivery::Inline => write(&mut body, &Described { b64_json: &file, weave })?,
+                Delivery::Link => {
+                    let seed = match &made.how {
+                        How::Local { params, .. } => Some(params.seed),
+                        How::Cloud { .. } => None,
+                    };
+                    let path =
+                        shared.links.keep(of.origin, file, self.format, seed).map_err(Trouble::from)?;
+                    write(&mut body, &Linked { url: format!("{}{path}", of.base), weave })?;
+                }
+            }
             self.ask.params.seed = self.ask.params.seed.checked_add(1).unwrap_or(1);
         }
         body.extend(
@@ -282,8 +325,44 @@ impl Wanted {
         body.shrink_to_fit();
         share.shrink(body.len() as u64);
         let by = by.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(",");
-        Ok(Answer { by, body, share })
+        Ok(Answer { by, ignored: self.ignored.join(", "), body, share })
     }
+
+    /// How an image was made.
+    fn describe(&self, made: &Made) -> Value {
+        let mut weave = json!({ "provider": made.by.as_str(), "width": made.width, "height": made.height });
+        match &made.how {
+            How::Local { params, generation_time_ms, model } => {
+                weave["seed"] = params.seed.into();
+                // As a number it isn't exact in every language.
+                if params.seed > MAX_EXACT {
+                    weave["seed_text"] = params.seed.to_string().into();
+                }
+                weave["steps"] = params.steps.into();
+                weave["cfg_scale"] = params.cfg_scale.into();
+                weave["generation_time_ms"] = (*generation_time_ms).into();
+                if let Some(model) = model {
+                    weave["model"] = model.as_str().into();
+                }
+            }
+            How::Cloud { model, dropped } => {
+                weave["model"] = model.as_str().into();
+                weave["dropped"] = dropped.as_slice().into();
+            }
+        }
+        if !self.ignored.is_empty() {
+            weave["ignored"] = self.ignored.as_slice().into();
+        }
+        weave
+    }
+}
+
+fn random_request_id() -> Result<u64, Trouble> {
+    getrandom::u64().map(|drawn| drawn.max(1)).map_err(|error| Trouble::Own(no_random(error)))
+}
+
+fn no_random(error: getrandom::Error) -> HttpError {
+    HttpError::new(500, "internal_error", format!("the system gives no random numbers: {error}"))
 }
 
 /// An image as OpenAI has it, and beside that how it was made.
@@ -294,36 +373,26 @@ struct Described<'a> {
     weave: Value,
 }
 
+/// The same with a link to the image.
+#[derive(Serialize)]
+struct Linked {
+    url: String,
+    weave: Value,
+}
+
 fn in_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Base64Display::new(bytes, &BASE64_STANDARD))
 }
 
-impl<'a> Described<'a> {
-    fn new(made: &'a Made, file: &'a [u8]) -> Self {
-        let mut weave = json!({ "provider": made.by.as_str(), "width": made.width, "height": made.height });
-        match &made.how {
-            How::Local { params, generation_time_ms, .. } => {
-                weave["seed"] = params.seed.into();
-                weave["steps"] = params.steps.into();
-                weave["cfg"] = params.cfg_scale.into();
-                weave["generation_time_ms"] = (*generation_time_ms).into();
-            }
-            How::Cloud { model, dropped } => {
-                weave["model"] = model.as_str().into();
-                weave["dropped"] = dropped.as_slice().into();
-            }
-        }
-        Self { b64_json: file, weave }
-    }
-
-    fn write(&self, body: &mut Vec<u8>) -> Result<(), String> {
-        serde_json::to_writer(body, self).map_err(|error| error.to_string())
-    }
+fn write(body: &mut Vec<u8>, item: &impl Serialize) -> Result<(), Trouble> {
+    serde_json::to_writer(body, item).map_err(|error| Trouble::own(error.to_string()))
 }
 
 /// All images of a request.
 struct Answer {
     by: String,
+    /// Names of fields, with commas between them.
+    ignored: String,
     body: Vec<u8>,
     share: Share,
 }
@@ -343,11 +412,17 @@ impl AsRef<[u8]> for Unread {
 
 impl Answer {
     fn into_response(self, answering: Answering) -> Response {
-        let Self { by, body, share } = self;
+        let Self { by, ignored, body, share } = self;
         let unread = Bytes::from_owner(Unread { body, _share: share, _answering: answering });
         let mut response = ([(header::CONTENT_TYPE, "application/json")], Body::from(unread)).into_response();
+        let headers = response.headers_mut();
         if let Ok(by) = HeaderValue::try_from(by) {
-            response.headers_mut().insert("x-weave-provider", by);
+            headers.insert("x-weave-provider", by);
+        }
+        if let Ok(ignored) = HeaderValue::try_from(ignored)
+            && !ignored.is_empty()
+        {
+            headers.insert("x-weave-ignored", ignored);
         }
         response
     }
@@ -359,6 +434,15 @@ enum Trouble {
     NoRoom(NoRoom),
     /// Something on this side.
     Own(HttpError),
+}
+
+impl From<Unkept> for Trouble {
+    fn from(unkept: Unkept) -> Self {
+        match unkept {
+            Unkept::NoRoom(no_room) => Self::NoRoom(no_room),
+            Unkept::Random(error) => Self::Own(no_random(error)),
+        }
+    }
 }
 
 impl Trouble {
@@ -395,110 +479,4 @@ impl NoRoom {
         };
         HttpError::new(429, "busy", what)
     }
-}
-
-/// `WIDTHxHEIGHT`.
-pub(crate) fn size(text: &str) -> Option<(u32, u32)> {
-    let (width, height) = text.split_once('x')?;
-    let side = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?;
-    Some((side(width)?, side(height)?))
-}
-
-/// What the body holds and nobody has looked at yet.
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn text(&mut self, name: &str) -> Result<Option<String>, HttpError> {
-        match self.0.remove(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong_type(name, &other, "a string")),
-        }
-    }
-
-    fn number(&mut self, name: &str, from: u64, to: u64) -> Result<Option<u64>, HttpError> {
-        let Some(value) = self.0.remove(name) else { return Ok(None) };
-        match value.as_u64() {
-            Some(number) if (from..=to).contains(&number) => Ok(Some(number)),
-            _ => Err(wrong_type(name, &value, &format!("an integer from {from} to {to}"))),
-        }
-    }
-
-    fn decimal(&mut self, name: &str) -> Result<Option<f32>, HttpError> {
-        let Some(value) = self.0.remove(name) else { return Ok(None) };
-        match value.as_f64() {
-            #[expect(clippy::cast_possible_truncation, reason = "a float has fewer digits, that is all")]
-            Some(number) => Ok(Some(number as f32)),
-            None => Err(wrong_type(name, &value, "a number")),
-        }
-    }
-
-    /// In which format, and that it is to come in the answer itself.
-    fn format(&mut self) -> Result<Format, HttpError> {
-        match self.text("response_format")?.as_deref() {
-            None | Some("b64_json") => {}
-            Some("url") => {
-                return Err(HttpError::field(
-                    "response_format",
-                    "unsupported_value",
-                    "response_format is \"url\", must be \"b64_json\": images are kept nowhere, so there is no link to one",
-                ));
-            }
-            Some(other) => {
-                let message = format!("response_format is {other:?}, must be \"b64_json\"");
-                return Err(HttpError::field("response_format", "invalid_value", message));
-            }
-        }
-        let name = self.text("output_format")?;
-        let quality = self.number("output_compression", 0, 100)?;
-        let quality_of = |quality: u64| u8::try_from(quality).unwrap_or(100);
-        match (name.as_deref(), quality) {
-            (None | Some("png"), None) => Ok(Format::Png),
-            (Some("jpeg"), quality) => Ok(Format::Jpeg(quality_of(quality.unwrap_or(100)))),
-            // What 100 promises is what there is.
-            (Some("webp"), None | Some(100)) => Ok(Format::Webp),
-            (None | Some("png" | "webp"), Some(quality)) => Err(HttpError::field(
-                "output_compression",
-                "unsupported_parameter",
-                format!(
-                    "output_compression is {quality}; png and webp are made without loss here, and only jpeg takes it"
-                ),
-            )),
-            (Some(other), _) => {
-                let message = format!("output_format is {other:?}, must be \"png\", \"jpeg\" or \"webp\"");
-                Err(HttpError::field("output_format", "invalid_value", message))
-            }
-        }
-    }
-
-    /// Whatever is left would have no effect, and whoever sent it thinks otherwise.
-    fn nothing_else(mut self) -> Result<(), HttpError> {
-        // These say who asks, or that all is to be as it is here.
-        let user = self.text("user")?;
-        drop(user);
-        for (name, harmless) in
-            [("stream", json!(false)), ("quality", json!("auto")), ("background", json!("auto"))]
-        {
-            if self.0.get(name) == Some(&harmless) {
-                self.0.remove(name);
-            }
-        }
-        let Some((name, value)) = self.0.iter().next() else { return Ok(()) };
-        let (code, why) = match name.as_str() {
-            "quality" | "style" | "background" | "moderation" | "stream" | "partial_images"
-            | "input_fidelity" => ("unsupported_parameter", "isn't supported here; leave it out"),
-            _ => ("unknown_parameter", "is unknown; leave it out"),
-        };
-        Err(HttpError::field(name.clone(), code, format!("{name} (here {}) {why}", shown(value))))
-    }
-}
-
-fn wrong_type(name: &str, value: &Value, wanted: &str) -> HttpError {
-    HttpError::field(name, "invalid_value", format!("{name} is {}, must be {wanted}", shown(value)))
-}
-
-/// As much of a value as it takes to recognise it.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().nth(60).is_none() { text } else { text.chars().take(60).chain(['…']).collect() }
 }

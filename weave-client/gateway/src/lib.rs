@@ -8,21 +8,27 @@
 #![forbid(unsafe_code)]
 #![cfg(unix)]
 
+mod arguments;
 mod connections;
+mod fields;
 mod guard;
 mod http_error;
 mod images;
+mod links;
 mod listen;
 mod log;
+mod models;
 mod pace;
 mod page;
 mod provider;
+mod refusals;
 mod secret;
 mod server;
 mod shares;
 mod state;
 mod statistics;
 mod status;
+mod under_way;
 
 pub use provider::{Ask, Attempt, Cause, Failed, Named, ProviderSettings, Providers};
 pub use server::{Gateway, run};

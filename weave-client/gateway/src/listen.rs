@@ -5,7 +5,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 use weave_cli_base::exit::{Exit, Failure};
@@ -30,8 +30,8 @@ impl Listeners {
                 .await
                 .and_then(|first| first.local_addr().map(|address| (first, address)))
                 .map_err(|error| {
-                    wrong(format_args!("can't listen at {listen}: {error}"))
-                        .next("choose another with --listen ADDRESS:PORT")
+                    wrong(format_args!("can't listen at {listen}: {}", words(&error)))
+                        .next("choose another with --listen ADDRESS:PORT, or --listen PORT for this machine")
                 });
             let (first, address) = first?;
             let Some(beside) = other_localhost(address) else { return Ok(Self { first, other: None }) };
@@ -42,7 +42,8 @@ impl Listeners {
                 }
                 Err(error) => {
                     return Err(wrong(format_args!(
-                        "can't listen at {beside}: {error}; clients that call localhost would send their requests, and the token, to whoever listens there"
+                        "can't listen at {beside}: {}; clients that call localhost would send their requests, and the token, to whoever listens there",
+                        words(&error)
                     ))
                     .next("end what listens there, or choose another port with --listen ADDRESS:PORT"));
                 }
@@ -57,6 +58,17 @@ impl Listeners {
         Ok(format!("{first} and http://{}", other.local_addr()?))
     }
 
+    /// Where programs of this machine reach it.
+    pub(crate) fn url(&self) -> io::Result<String> {
+        let mut address = self.first.local_addr()?;
+        if address.ip().is_unspecified() {
+            let here: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(here);
+        }
+        Ok(format!("http://{address}"))
+    }
+
     pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let other = async {
             match &self.other {
@@ -68,6 +80,16 @@ impl Listeners {
             next = self.first.accept() => next,
             next = other => next,
         }
+    }
+}
+
+/// What the system says, in words for whoever has chosen the address.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        io::ErrorKind::PermissionDenied => "this user may not; ports below 1024 are often root's".to_owned(),
+        _ if has_no_such_address(error) => "this machine has no such address".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -24,22 +24,29 @@ use weave_cli_base::arguments::{DEFAULTS, seconds};
 use weave_cli_base::console::tell;
 use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
-use weave_client::{Error, Params, RequestError};
+use weave_client::weave_core::limits::{MAX_STEPS, MIN_STEPS};
+use weave_client::{Error, ErrorKind};
 
+use crate::arguments::{self, Part};
 use crate::connections::{Connections, Origin, PLACES};
 use crate::http_error::HttpError;
+use crate::links::Links;
 use crate::listen::Listeners;
 use crate::log::log;
+use crate::models::Names;
 use crate::pace::Paced;
 use crate::provider::ProviderSettings;
+use crate::refusals::Refusals;
 use crate::secret::Secret;
 use crate::shares::{Addresses, Shares};
-use crate::state::Shared;
-use crate::statistics::Statistics;
-use crate::{guard, images, page, status};
+use crate::state::{OwnDefaults, Shared};
+use crate::statistics::{Kept, Statistics};
+use crate::{guard, images, links, models, page, refusals, status};
 
 /// Open files beside those of connections and requests.
 const OTHER_FILES: u64 = 32;
+/// For how long it is known that a daemon answers.
+const AVAILABLE_FRESH: Duration = Duration::from_secs(2);
 /// Longest time for a request's head, and for the next one on a connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Longest head of a request.
@@ -49,8 +56,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
 Examples:
-  weave gateway                                    for programs on this machine
-  weave gateway --size 128x128 --steps 8 --cfg 1   with what the built-in model needs
+  weave gateway                                      for programs on this machine
+  weave gateway --listen 8081 --size 1024x1024       at another port, with a size of its own
+  weave gateway --model-names dall-e-3,gpt-image-1   for programs that ask for these
   weave gateway --listen 0.0.0.0:8080 --token-file ~/.weave/gateway-token
 ";
 
@@ -60,12 +68,13 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help(EXAMPLES))]
 pub struct Gateway {
-    /// Address to listen at; beyond this machine it takes --token-file
+    /// Address to listen at, or a port of this machine; beyond it, it takes --token-file
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
         env = "WEAVE_GATEWAY_LISTEN",
         hide_env_values = true,
+        value_parser = arguments::listen,
         default_value = "127.0.0.1:8080"
     )]
     listen: SocketAddr,
@@ -74,30 +83,75 @@ pub struct Gateway {
     #[arg(long, value_name = "FILE", env = "WEAVE_GATEWAY_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
 
-    /// Host names that clients may use for it, besides localhost and addresses
+    /// Host names that clients may use for it, besides localhost and addresses, with commas between them
     #[arg(
         long,
         value_name = "LIST",
         env = "WEAVE_GATEWAY_ALLOW_HOST",
         hide_env_values = true,
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = Part(arguments::host)
     )]
     allow_host: Vec<String>,
 
-    /// Image size where the request has none, or auto
-    #[arg(long, value_name = "WxH", default_value = "512x512", value_parser = size)]
-    size: (u32, u32),
+    /// Origins of other sites' pages that may use it, such as http://localhost:3000
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "WEAVE_GATEWAY_ALLOW_ORIGIN",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = Part(arguments::origin)
+    )]
+    allow_origin: Vec<String>,
 
-    /// Denoising steps where the request has none: 1 to 100
-    #[arg(long, value_name = "N", default_value_t = DEFAULTS.steps)]
-    steps: u32,
+    /// Where clients reach it, for links to images, if that isn't what they call it: behind a proxy
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WEAVE_GATEWAY_PUBLIC_URL",
+        hide_env_values = true,
+        value_parser = arguments::public_url
+    )]
+    public_url: Option<String>,
 
-    /// Guidance scale where the request has none: 0 to 20
-    #[arg(long, value_name = "X", default_value_t = DEFAULTS.cfg_scale)]
-    cfg: f32,
+    /// Names of models that clients ask for and the one here stands in for, such as dall-e-3,gpt-image-1; * for any
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "WEAVE_GATEWAY_MODEL_NAMES",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = Part(arguments::model_name)
+    )]
+    model_names: Vec<String>,
+
+    /// Refuse hints without an effect here, such as "quality": "hd"; otherwise the answer names them
+    #[arg(long)]
+    strict: bool,
+
+    /// Image size where the request has none, or auto [default: what suits the daemon's model]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = arguments::size, conflicts_with_all = ["width", "height"])]
+    size: Option<(u32, u32)>,
+
+    /// The same in two parts
+    #[arg(short = 'W', long, value_name = "N", value_parser = arguments::one_side, requires = "height")]
+    width: Option<u32>,
+
+    /// See --width
+    #[arg(short = 'H', long, value_name = "N", value_parser = arguments::one_side, requires = "width")]
+    height: Option<u32>,
+
+    /// Denoising steps where the request has none: 1 to 100 [default: what suits the daemon's model]
+    #[arg(long, value_name = "N", value_parser = arguments::whole::<MIN_STEPS, MAX_STEPS>)]
+    steps: Option<u32>,
+
+    /// Guidance scale where the request has none: 0 to 20 [default: what suits the daemon's model]
+    #[arg(long, value_name = "X", visible_alias = "cfg", value_parser = arguments::cfg_scale)]
+    cfg_scale: Option<f32>,
 
     /// Maximum of image requests at a time, half of it for one address of a network; more are answered with 429
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=400))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = arguments::whole::<1, 400>)]
     requests: u32,
 
     /// Time limit for an image
@@ -126,11 +180,6 @@ pub struct Gateway {
     providers: ProviderSettings,
 }
 
-/// Width and height as OpenAI writes them.
-fn size(text: &str) -> Result<(u32, u32), String> {
-    images::size(text).ok_or_else(|| "must be WIDTHxHEIGHT".to_owned())
-}
-
 /// Serves until it is told to end.
 ///
 /// # Errors
@@ -143,25 +192,27 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, what)
             .next("listen at 127.0.0.1 or [::1], or make a token: (umask 077; openssl rand -hex 32 >FILE) and --token-file FILE"));
     }
-    let (width, height) = args.size;
-    let defaults = Params { width, height, steps: args.steps, cfg_scale: args.cfg, seed: 0 };
-    defaults.check().map_err(|error| match error {
-        RequestError::Width(_) | RequestError::Height(_) => {
-            Failure::new(Exit::Usage, error).next("change it with --size WxH")
-        }
-        error => Failure::from(Error::Invalid(error)),
-    })?;
+    let size = args.size.or_else(|| args.width.zip(args.height));
+    let own_defaults = OwnDefaults { size, steps: args.steps, cfg_scale: args.cfg_scale };
+    own_defaults.or(DEFAULTS).check().map_err(|error| Failure::from(Error::Invalid(error)))?;
     let daemon = Daemon {
         socket: args.socket.clone(),
         token_file: args.daemon_token_file.clone(),
         user: args.user.clone(),
     };
+    let shares = Shares::new(args.requests, if is_here { Addresses::DontMatter } else { Addresses::Share });
+    let public = args.public_url.as_deref().and_then(|url| arguments::host(url).ok());
     let shared = Shared {
         providers: args.providers.providers(|| daemon.find(), Some(args.timeout))?,
-        defaults,
+        own_defaults,
         token,
-        hosts: args.allow_host.iter().map(|host| host.to_ascii_lowercase()).collect(),
-        shares: Shares::new(args.requests, if is_here { Addresses::DontMatter } else { Addresses::Share }),
+        hosts: args.allow_host.iter().cloned().chain(public).collect(),
+        origins: args.allow_origin.clone(),
+        names: Names::new(&args.model_names),
+        is_strict: args.strict,
+        links: Links::new(Arc::clone(&shares), args.public_url.clone()),
+        refusals: Refusals::default(),
+        shares,
         statistics: Statistics::new(
             args.providers
                 .has_local()
@@ -176,6 +227,8 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
                 })
                 .flatten(),
         ),
+        under_way: Arc::default(),
+        available: Kept::new(AVAILABLE_FRESH),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -196,19 +249,42 @@ fn local(what: &str, error: &io::Error) -> Failure {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/images/generations", post(images::generate))
-        .route("/v1/models", get(images::models))
-        .route("/v1/models/{id}", get(images::model))
+        .route(&format!("{}{{name}}", links::PATH), get(links::show))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{name}", get(models::one))
         .route("/status", get(status::show))
         .route("/healthz", get(async || "ok\n"))
         .merge(page::router())
         .fallback(async |method: Method, uri: Uri| {
-            HttpError::new(404, "not_found", format!("there is no {method} {} here", uri.path()))
+            HttpError::new(404, "not_found", not_here(&method, uri.path()))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             HttpError::new(405, "method_not_allowed", format!("{} takes no {method}", uri.path()))
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), refusals::tell))
         .with_state(shared)
+}
+
+/// What is said of a path that there isn't, and which one is meant, if that can be told.
+fn not_here(method: &Method, path: &str) -> String {
+    let shown = path.chars().take(200).collect::<String>();
+    let what = format!("there is no {method} {shown} here");
+    let plain = format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
+    let is_ours =
+        |path: &str| path == "/images/generations" || path == "/models" || path.starts_with("/models/");
+    match plain.strip_prefix("/v1") {
+        None if is_ours(&plain) => format!("{what}; the base URL ends in /v1"),
+        Some(rest) if plain != path && is_ours(rest) => format!("{what}; it is {plain}"),
+        Some(rest) if rest.strip_prefix("/v1").is_some_and(is_ours) => {
+            format!("{what}; the base URL has /v1 once")
+        }
+        Some("/images/edits" | "/images/variations") => {
+            format!("{what}; images are made from a prompt alone: POST /v1/images/generations")
+        }
+        _ if plain.ends_with("/images/generations") => format!("{what}; it is POST /v1/images/generations"),
+        _ => format!("{what}; images are at POST /v1/images/generations"),
+    }
 }
 
 async fn serve(args: &Gateway, shared: Arc<Shared>) -> Result<(), Failure> {
@@ -218,7 +294,12 @@ async fn serve(args: &Gateway, shared: Arc<Shared>) -> Result<(), Failure> {
     let who =
         if shared.token.is_some() { "clients that send the token" } else { "all users of this machine" };
     tell(format_args!("listening at {addresses} for {who}"))?;
+    let first = listeners.url().map_err(|error| local("can't listen", &error))?;
+    tell(format_args!("the page is at {first}/, the base URL for OpenAI's clients is {first}/v1"))?;
+    tokio::spawn(say_who_draws(Arc::clone(&shared), args.providers.has_local()));
+    tokio::spawn(look_after(Arc::clone(&shared)));
 
+    let of_connections = Arc::clone(&shared);
     let service = TowerToHyperService::new(router(shared));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
@@ -238,10 +319,13 @@ async fn serve(args: &Gateway, shared: Arc<Shared>) -> Result<(), Failure> {
         });
         let stream = TokioIo::new(Paced::new(stream, args.client_timeout, reset));
         let served = under_way.watch(http.serve_connection(stream, service));
+        let refusals = Arc::clone(&of_connections);
         tokio::spawn(async move {
             tokio::select! {
                 // A client that broke it off, or was cut off, needs no answer.
-                _ = served => {}
+                served = served => if let Err(error) = served && error.is_parse() {
+                    log_no_http(&refusals, origin, &error);
+                },
                 () = connection.must_close() => {}
             }
         });
@@ -256,6 +340,49 @@ async fn serve(args: &Gateway, shared: Arc<Shared>) -> Result<(), Failure> {
         () = ends.next() => {}
     }
     Ok(())
+}
+
+/// What the library has answered by itself.
+fn log_no_http(shared: &Shared, origin: Origin, error: &hyper::Error) {
+    let line = match error.is_parse_too_large() {
+        true => format!("431: the head has more than {HEAD_LEN} bytes, or too many lines"),
+        false => "400: this is no HTTP/1.1 (https:// in place of http://?)".to_owned(),
+    };
+    shared.refusals.log(origin, format_args!("refused: {line}, from {origin}"));
+}
+
+/// What draws, or that nobody does.
+async fn say_who_draws(shared: Arc<Shared>, has_local: bool) {
+    if !has_local {
+        return;
+    }
+    match shared.model().await {
+        Some(model) if model.toy => {
+            let draws = model.draws.map(|draws| format!("; it draws {draws}")).unwrap_or_default();
+            log(format_args!(
+                "images are drawn by the {}, which is no real model but one to try the programs with{draws}",
+                model.name
+            ));
+        }
+        Some(model) => log(format_args!("images are drawn by {}", model.name)),
+        None => {
+            let asked = tokio::task::spawn_blocking(move || shared.providers.ask_daemon()).await;
+            if let Ok(Some(Err(error))) = asked
+                && error.kind() == ErrorKind::Unreachable
+            {
+                log(format_args!("{error}; until then requests are answered with 503"));
+            }
+        }
+    }
+}
+
+/// Once a minute.
+async fn look_after(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(refusals::MINUTE).await;
+        shared.links.sweep();
+        shared.refusals.next_minute();
+    }
 }
 
 /// The next connection, and where it comes from.

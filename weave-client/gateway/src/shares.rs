@@ -75,6 +75,13 @@ impl Shares {
         Ok(Share { shares: Arc::clone(self), origin, held })
     }
 
+    /// Memory for what is kept and is no request.
+    pub(crate) fn take_memory(self: &Arc<Self>, origin: Origin, bytes: u64) -> Result<Share, NoRoom> {
+        let held = Held { places: 0, bytes };
+        self.add(origin, held)?;
+        Ok(Share { shares: Arc::clone(self), origin, held })
+    }
+
     fn add(&self, origin: Origin, more: Held) -> Result<(), NoRoom> {
         let mut state = self.state();
         let Some(free) = state.free.minus(more) else {

@@ -1,17 +1,23 @@
-//! The daemon's statistics: how busy it is, for the page and for whoever has to wait.
+//! What the daemon says of itself on its administrative socket: how busy it is, which model it has, how far each request is.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use weave_cli_base::admin::{AdminSocket, Stats};
+use weave_cli_base::model::Model;
+use weave_cli_base::requests::Requests;
 
-/// For how long statistics are as good as new ones: many may look at once.
+/// For how long figures are as good as new ones, and that nobody has answered: many may look at once.
 const FRESH: Duration = Duration::from_millis(500);
+/// For how long a model is: it changes with the daemon's settings.
+const MODEL_FRESH: Duration = Duration::from_secs(3);
 
-/// Where they come from.
+/// Where they come from, and what was said last.
 pub(crate) struct Statistics {
     socket: Option<AdminSocket>,
-    last: Mutex<Option<(Instant, Option<Figures>)>>,
+    figures: Kept<Figures>,
+    model: Kept<Model>,
+    requests: Kept<Requests>,
 }
 
 /// See `/stats` of the daemon's administrative socket.
@@ -50,23 +56,32 @@ impl Figures {
 
 impl Statistics {
     pub(crate) fn new(socket: Option<AdminSocket>) -> Self {
-        Self { socket, last: Mutex::new(None) }
+        Self { socket, figures: Kept::new(FRESH), model: Kept::new(MODEL_FRESH), requests: Kept::new(FRESH) }
     }
 
-    /// Asks, unless somebody has just asked. `None`: nobody answers.
+    /// `None`: nobody answers.
     pub(crate) async fn figures(&self) -> Option<Figures> {
+        let of = |socket: &AdminSocket| Stats::ask(socket).ok().map(|stats| Figures::of(&stats));
+        self.ask(&self.figures, of).await
+    }
+
+    /// `None`: nobody answers, or doesn't say.
+    pub(crate) async fn model(&self) -> Option<Model> {
+        self.ask(&self.model, |socket| Model::ask(socket).ok().flatten()).await
+    }
+
+    /// `None`: nobody answers, or doesn't say.
+    pub(crate) async fn requests(&self) -> Option<Requests> {
+        self.ask(&self.requests, |socket| Requests::ask(socket).ok().flatten()).await
+    }
+
+    async fn ask<T: Clone + Send + 'static>(
+        &self,
+        kept: &Kept<T>,
+        ask: impl FnOnce(&AdminSocket) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
         let socket = self.socket.clone()?;
-        let mut last = self.last.lock().await;
-        if let Some((at, figures)) = &*last
-            && at.elapsed() < FRESH
-        {
-            return figures.clone();
-        }
-        let asked =
-            tokio::task::spawn_blocking(move || Stats::ask(&socket).ok().map(|stats| Figures::of(&stats)));
-        let figures = asked.await.ok().flatten();
-        *last = Some((Instant::now(), figures.clone()));
-        figures
+        kept.get(move || ask(&socket)).await
     }
 
     /// In how many seconds the daemon may have room again: what one image takes.
@@ -76,5 +91,30 @@ impl Statistics {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 60")]
         let seconds = mean.ceil().clamp(1.0, 60.0) as u32;
         seconds
+    }
+}
+
+/// The last answer, and when it came.
+pub(crate) struct Kept<T> {
+    fresh: Duration,
+    last: Mutex<Option<(Instant, Option<T>)>>,
+}
+
+impl<T: Clone + Send + 'static> Kept<T> {
+    pub(crate) fn new(fresh: Duration) -> Self {
+        Self { fresh, last: Mutex::new(None) }
+    }
+
+    /// Asks, unless somebody has just asked.
+    pub(crate) async fn get(&self, ask: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = &*last
+            && at.elapsed() < if answer.is_some() { self.fresh } else { FRESH }
+        {
+            return answer.clone();
+        }
+        let answer = tokio::task::spawn_blocking(ask).await.ok().flatten();
+        *last = Some((Instant::now(), answer.clone()));
+        answer
     }
 }

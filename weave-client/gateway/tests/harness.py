@@ -131,6 +131,41 @@ class FakeDaemon:
         self.listener.close()
 
 
+class FakeAdmin:
+    """An administrative socket that says what a test puts into its mouth: a page's JSON by its path."""
+
+    def __init__(self, folder, **pages):
+        self.pages = pages
+        self.path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "admin.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(100)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                sock = self.listener.accept()[0]
+            except OSError:
+                return
+            with sock:
+                page = self.pages.get(sock.recv(65536).split(b" ")[1].decode().strip("/"))
+                head = b"HTTP/1.1 404 Not Found" if page is None else b"HTTP/1.1 200 OK"
+                sock.sendall(head + b"\r\n\r\n" + json.dumps(page).encode())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def model(name="demo model", toy=True, draws="coloured shapes", width=128, height=64, steps=8, cfg_scale=1.5):
+    return {"name": name, "toy": toy, "draws": draws,
+            "defaults": {"width": width, "height": height, "steps": steps, "cfg_scale": cfg_scale}}
+
+
 class Gateway(Program):
     def __init__(self, folder, socket_path, *flags, env={}, listen="127.0.0.1:0"):
         command = [WEAVE, "gateway", "--listen=" + listen, "--socket=%s" % socket_path, *flags]

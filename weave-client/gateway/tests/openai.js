@@ -8,7 +8,7 @@ const client = (baseURL) => new OpenAI({ baseURL: `${baseURL}/v1`, apiKey: "unus
 
 test("an image", async () => {
   const answer = await client(url).images.generate({
-    model: "sd3.5", prompt: "a cat", n: 2, size: "64x128", response_format: "b64_json", seed: 7, steps: 2, cfg: 1,
+    model: "sd3.5", prompt: "a cat", n: 2, size: "64x128", response_format: "b64_json", seed: 7, steps: 2, cfg_scale: 1,
   });
   assert.equal(answer.data.length, 2);
   assert.deepEqual(answer.data.map((image) => image.weave.seed), [7, 8]);
@@ -20,14 +20,14 @@ test("an image", async () => {
 test("the models", async () => {
   const names = [];
   for await (const model of client(url).models.list()) names.push(model.id);
-  assert.deepEqual(names, ["sd3.5"]);
+  assert.equal(names.at(-1), "sd3.5");
   await assert.rejects(client(url).models.retrieve("dall-e-3"), OpenAI.NotFoundError);
 });
 
 test("a request that is wrong", async () => {
-  await assert.rejects(client(url).images.generate({ prompt: "a cat", style: "vivid" }), (error) => {
+  await assert.rejects(client(url).images.generate({ prompt: "a cat", background: "transparent" }), (error) => {
     assert(error instanceof OpenAI.BadRequestError);
-    assert.deepEqual([error.param, error.code, error.type], ["style", "unsupported_parameter", "invalid_request_error"]);
+    assert.deepEqual([error.param, error.code, error.type], ["background", "unsupported_parameter", "invalid_request_error"]);
     return true;
   });
 });

@@ -18,8 +18,8 @@ def blocks(language):
 
 class Docs(unittest.TestCase):
     def test_the_first_picture(self):
-        start, curl = (block for block in blocks("sh") if "--size" in block or "curl" in block)
-        flags = re.search("weave gateway (.*)", start)[1].split()
+        start, curl = (block for block in blocks("sh") if "make\n" in block or "curl" in block)
+        flags = re.search("weave gateway(.*)", start)[1].split()
         with tempfile.TemporaryDirectory(prefix="weave-gateway-") as folder, Weaved(folder) as weaved, \
                 Gateway(folder, weaved.socket, *flags) as gateway:
             os.symlink(os.environ["NODE_MODULES"], folder + "/node_modules")
@@ -32,7 +32,7 @@ class Docs(unittest.TestCase):
                 file = pathlib.Path(folder, "circle.png")
                 pictures.append(read_png(file.read_bytes())[:3])
                 file.unlink()
-            self.assertEqual(pictures[0][:2], (128, 128))
+            self.assertEqual(pictures[0][:2], (512, 512))
             self.assertEqual(pictures, [pictures[0]] * 3)
 
     def test_every_flag_and_variable_is_there(self):

@@ -9,6 +9,7 @@ from harness import Gateway, Weaved
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOKEN = "0123456789abcdef" * 4
+NAME = "--allow-host=images.example"
 
 
 class JavaScript(unittest.TestCase):
@@ -36,6 +37,7 @@ class JavaScript(unittest.TestCase):
         token.touch(0o600)
         token.write_text(TOKEN)
         with Weaved(self.folder, "--faults=slow=0.05", "--abandoned=cancel") as weaved, \
-                Gateway(self.folder, weaved.socket, "--size=128x128", "--steps=8", "--cfg=1") as gateway, \
-                Gateway(self.folder, weaved.socket, "--token-file=%s" % token, "--size=64x64", "--steps=1") as locked:
-            self.node("page.js", gateway.url, locked.url, TOKEN)
+                Gateway(self.folder, weaved.socket, "--size=128x128", "--steps=8", "--cfg=1", NAME) as gateway, \
+                Gateway(self.folder, weaved.socket, "--token-file=%s" % token, "--size=64x64", "--steps=1") as locked, \
+                Gateway(self.folder, self.folder / "none.sock", NAME) as lonely:
+            self.node("page.js", gateway.url, locked.url, TOKEN, lonely.url)

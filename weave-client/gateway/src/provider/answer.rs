@@ -331,7 +331,12 @@ mod tests {
     fn ask(size: Option<(u32, u32)>) -> Ask {
         let (width, height) = size.unwrap_or((512, 512));
         let params = Params { width, height, steps: 1, cfg_scale: 1.0, seed: 1 };
-        Ask { prompt: "x".to_owned(), params, named: Named { size: size.is_some(), ..Named::default() } }
+        Ask {
+            prompt: "x".to_owned(),
+            params,
+            request_id: 1,
+            named: Named { size: size.is_some(), ..Named::default() },
+        }
     }
 
     fn answer(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {

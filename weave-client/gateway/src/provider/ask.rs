@@ -11,6 +11,8 @@ pub struct Ask {
     pub prompt: String,
     /// Checked. A daemon takes all of them.
     pub params: Params,
+    /// The number that the daemon gets to know it by, drawn at random: 1 or more.
+    pub request_id: u64,
     /// Which of them somebody has named. A cloud has defaults of its own for the others.
     pub named: Named,
 }

@@ -87,8 +87,10 @@ impl Cloud {
         if ask.named.seed {
             return Err(Cause::Passed("seed"));
         }
-        let dropped: Vec<_> =
-            [("steps", ask.named.steps), ("cfg", ask.named.cfg)].into_iter().filter(|(_, is)| *is).collect();
+        let dropped: Vec<_> = [("steps", ask.named.steps), ("cfg_scale", ask.named.cfg)]
+            .into_iter()
+            .filter(|(_, is)| *is)
+            .collect();
         let Drawn { width, height, channels, pixels } = self.ask(ask)?;
         let how = How::Cloud {
             model: self.kind.clone(),

@@ -1,6 +1,7 @@
 //! The providers in the order in which they are asked.
 
 use std::fmt;
+use std::time::Duration;
 
 use weave_cli_base::exit::{Exit, Failure};
 use weave_cli_base::image::{Made, ProviderName};
@@ -9,6 +10,9 @@ use weave_client::{Error, ErrorKind, Progress, Stopper};
 use super::ask::{Ask, Cause};
 use super::cloud::Cloud;
 use super::local::{Local, OnBusy};
+
+/// Longest wait for a daemon that is only asked whether it is there.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Providers, in the order in which they are asked.
 #[derive(Debug)]
@@ -32,6 +36,28 @@ impl Provider {
 }
 
 impl Providers {
+    /// Whether the daemon answers. `None`: it isn't among them.
+    pub(crate) fn ask_daemon(&self) -> Option<Result<(), Error>> {
+        self.list.iter().find_map(|provider| match provider {
+            Provider::Local(local) => {
+                let mut client = local.daemon.client();
+                client.set_timeout(Some(PATIENCE));
+                Some(client.ping().map(drop))
+            }
+            Provider::Cloud(_) => None,
+        })
+    }
+
+    /// Whether one of them would hear a request now. A cloud isn't asked.
+    pub(crate) fn are_there(&self) -> bool {
+        let has_cloud = self.list.iter().any(|provider| matches!(provider, Provider::Cloud(_)));
+        has_cloud
+            || self.ask_daemon().is_some_and(|answer| match answer {
+                Ok(()) => true,
+                Err(error) => error.kind() == ErrorKind::Busy,
+            })
+    }
+
     /// Asks for one image: the first provider that can makes it.
     ///
     /// `say` is told of each that could not when there is another one. A cloud's call isn't ended by

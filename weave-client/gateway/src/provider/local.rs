@@ -43,6 +43,7 @@ impl Local {
         client.set_stopper(stopper.clone());
         let until = Instant::now() + self.busy_wait;
         loop {
+            client.set_next_request_id(ask.request_id);
             match client.generate_with(&ask.params, &ask.prompt, &mut *progress).map_err(Cause::Local) {
                 Ok(image) => return Ok(Made::local(image, ask.params)),
                 Err(busy) if busy.kind() == Some(ErrorKind::Busy) && on_busy == OnBusy::Wait => {

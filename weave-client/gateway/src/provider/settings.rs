@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{EnumValueParser, NonEmptyStringValueParser};
 use ureq::http::Uri;
 use weave_cli_base::arguments::seconds;
 use weave_cli_base::daemon::Target;
@@ -13,6 +14,7 @@ use super::answer::Memory;
 use super::cloud::{Cloud, Dialect};
 use super::list::{Provider, Providers};
 use super::local::Local;
+use crate::arguments::Part;
 use crate::secret::Secret;
 
 const HEADING: &str = "Providers";
@@ -28,6 +30,7 @@ pub struct ProviderSettings {
         env = "WEAVE_PROVIDERS",
         hide_env_values = true,
         value_delimiter = ',',
+        value_parser = Part(EnumValueParser::<ProviderName>::new()),
         default_value = "local"
     )]
     providers: Vec<ProviderName>,
@@ -60,6 +63,7 @@ pub struct ProviderSettings {
         value_name = "NAME",
         env = "WEAVE_OPENAI_MODEL",
         hide_env_values = true,
+        value_parser = NonEmptyStringValueParser::new(),
         default_value = "gpt-image-1"
     )]
     openai_model: String,
@@ -78,15 +82,15 @@ pub struct ProviderSettings {
     azure_url: Option<String>,
 
     /// Name of the deployment
-    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_DEPLOYMENT", hide_env_values = true)]
+    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_DEPLOYMENT", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     azure_deployment: Option<String>,
 
     /// Model of the deployment, if its name isn't the model's
-    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_MODEL", hide_env_values = true)]
+    #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_MODEL", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     azure_model: Option<String>,
 
     /// Use /openai/deployments/NAME/… with this api-version [default: /openai/v1/…]
-    #[arg(long, value_name = "VERSION", env = "WEAVE_AZURE_API_VERSION", hide_env_values = true)]
+    #[arg(long, value_name = "VERSION", env = "WEAVE_AZURE_API_VERSION", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     azure_api_version: Option<String>,
 
     /// File of mode 0600 with the key for Azure [default: the key itself in $AZURE_OPENAI_API_KEY]
@@ -186,9 +190,9 @@ impl ProviderSettings {
 /// other machines.
 fn base<'a>(url: &'a str, flag: &str) -> Result<&'a str, Failure> {
     let wrong = |why: &str| usage(format_args!("{flag} is {url}, {why}"));
-    let uri: Uri = url.parse().map_err(|_| wrong("which is no URL"))?;
+    let uri: Uri = url.parse().map_err(|_| wrong("must be a URL, such as https://api.openai.com/v1"))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(wrong("which is no URL"));
+        return Err(wrong("must be a URL, such as https://api.openai.com/v1"));
     };
     if authority.as_str().contains('@') {
         return Err(usage(format_args!("{flag} has a name or password in it; give the key in a file")));
