@@ -1,6 +1,7 @@
 //! Errors in OpenAI's shape, and which of them each failure is.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,10 +10,11 @@ use weave_client::weave_core::limits::MAX_PROMPT_LEN;
 use weave_client::{Error, ErrorCode, ErrorKind, RequestError};
 
 use crate::provider::Failed;
-use crate::refusals::Refusal;
 
 /// Seconds after which a daemon that isn't there may be back.
 const RESTART: u32 = 5;
+/// As much as the log shows of what a client has worded.
+pub(crate) const MAX_WORDS: usize = 60;
 
 /// `{"error": {"message", "type", "param", "code"}}`, and when to try again.
 #[derive(Debug)]
@@ -158,5 +160,56 @@ impl IntoResponse for HttpError {
             is_told: self.is_logged,
         });
         response
+    }
+}
+
+/// What an answer is known by in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: String,
+    /// The field that is wrong.
+    pub(crate) field: Option<String>,
+    /// A header's value that is.
+    pub(crate) about: Option<String>,
+    /// A line has been written already, which says more.
+    pub(crate) is_told: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.code)?;
+        if let Some(field) = &self.field {
+            // Whatever isn't like one may be a prompt in the wrong place.
+            let is_name = |name: &str| {
+                name.len() <= MAX_WORDS
+                    && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+            };
+            write!(f, ", field {}", if is_name(field) { field } else { "?" })?;
+        }
+        match &self.about {
+            Some(about) => write!(f, ", {:?}", about.chars().take(MAX_WORDS).collect::<String>()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_words_is_told_in_part_or_not_at_all() {
+        let refusal = |field: &str| {
+            let refusal = Refusal {
+                code: "unknown_parameter".into(),
+                field: Some(field.into()),
+                about: Some("é".repeat(100)),
+                is_told: false,
+            };
+            refusal.to_string()
+        };
+        assert!(refusal("negative_prompt").starts_with("unknown_parameter, field negative_prompt, \"éé"));
+        assert!(refusal("a cat in space").starts_with("unknown_parameter, field ?, "));
+        assert!(refusal("x").len() < 200);
     }
 }

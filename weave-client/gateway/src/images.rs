@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Extension;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
@@ -24,7 +25,7 @@ use crate::connections::{Answering, Connection, Origin};
 use crate::fields::{Delivery, Fields, MAX_EXACT};
 use crate::guard;
 use crate::http_error::HttpError;
-use crate::links::Unkept;
+use crate::links::{self, Unkept};
 use crate::log::log;
 use crate::provider::{Ask, Failed, Named};
 use crate::shares::{NoRoom, Share};
@@ -39,6 +40,35 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const MAX_IMAGES: u64 = 10;
 /// Most pixels of all of them: the answer is held until the last one is there.
 const MAX_PIXELS: u64 = 4 * MAX_SIDE as u64 * MAX_SIDE as u64;
+
+/// `GET /v1/models`.
+pub(crate) async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let model = shared.model().await;
+    Json(json!({ "object": "list", "data": shared.names.list(model.as_ref()) }))
+}
+
+/// `GET /v1/models/{name}`.
+pub(crate) async fn model(
+    State(shared): State<Arc<Shared>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, HttpError> {
+    let Ok(Path(name)) = name else {
+        return Err(HttpError::new(404, "model_not_found", "a model's name is UTF-8").param("model"));
+    };
+    let model = shared.model().await;
+    shared.names.check(&name, model.as_ref())?;
+    Ok(Json(shared.names.describe(&name, model.as_ref())))
+}
+
+/// `GET /v1/images/files/…`.
+pub(crate) async fn file(
+    State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    uri: Uri,
+) -> Result<Response, HttpError> {
+    let kept = shared.links.find(uri.path()).ok_or_else(links::gone)?;
+    Ok(links::show(kept, connection.answering()))
+}
 
 /// `POST /v1/images/generations`.
 pub(crate) async fn generate(

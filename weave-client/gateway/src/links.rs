@@ -7,16 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::connections::{Answering, Connection, Origin};
+use crate::connections::{Answering, Origin};
 use crate::http_error::HttpError;
 use crate::shares::{NoRoom, Share, Shares};
-use crate::state::Shared;
 use weave_cli_base::format::Format;
 
 /// For how long an image is kept.
@@ -35,7 +32,7 @@ pub(crate) struct Links {
 }
 
 /// A file, and the memory that it takes until nobody reads it any more.
-struct Kept {
+pub(crate) struct Kept {
     file: Vec<u8>,
     format: Format,
     /// What a browser saves it as.
@@ -93,7 +90,8 @@ impl Links {
         self.find(path).is_some()
     }
 
-    fn find(&self, path: &str) -> Option<Arc<Kept>> {
+    /// The image behind this path.
+    pub(crate) fn find(&self, path: &str) -> Option<Arc<Kept>> {
         self.all().get(path).filter(|kept| kept.since.elapsed() < LIFE).cloned()
     }
 
@@ -130,25 +128,23 @@ pub(crate) enum Unkept {
     Random(getrandom::Error),
 }
 
-/// `GET /v1/images/files/…`.
-pub(crate) async fn show(
-    State(shared): State<Arc<Shared>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    uri: Uri,
-) -> Result<Response, HttpError> {
-    let kept = shared.links.find(uri.path()).ok_or_else(|| {
-        let message = format!(
-            "there is no image here any more: links live for {} minutes, or less where many images are kept; ask for \
-             \"response_format\": \"b64_json\" to have images in the answer",
-            LIFE.as_secs() / 60
-        );
-        HttpError::new(404, "not_found", message)
-    })?;
+/// What is answered where nothing is kept.
+pub(crate) fn gone() -> HttpError {
+    let message = format!(
+        "there is no image here any more: links live for {} minutes, or less where many images are kept; ask for \
+         \"response_format\": \"b64_json\" to have images in the answer",
+        LIFE.as_secs() / 60
+    );
+    HttpError::new(404, "not_found", message)
+}
+
+/// The answer with an image.
+pub(crate) fn show(kept: Arc<Kept>, answering: Answering) -> Response {
     let kind = HeaderValue::try_from(format!("image/{}", kept.format.name()));
     let disposition = HeaderValue::try_from(format!("inline; filename=\"{}\"", kept.name));
     let left = LIFE.saturating_sub(kept.since.elapsed()).as_secs();
     let control = HeaderValue::try_from(format!("private, max-age={left}"));
-    let unread = Bytes::from_owner(Unread { kept, _answering: connection.answering() });
+    let unread = Bytes::from_owner(Unread { kept, _answering: answering });
     let mut response = Body::from(unread).into_response();
     for (name, value) in [
         (header::CONTENT_TYPE, kind.ok()),
@@ -166,7 +162,7 @@ pub(crate) async fn show(
             response.headers_mut().insert(name, value);
         }
     }
-    Ok(response)
+    response
 }
 
 /// An image on its way to a client.

@@ -1,16 +1,11 @@
 //! The names under which clients know the one model that draws.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use weave_cli_base::model::Model;
 
 use crate::http_error::HttpError;
-use crate::state::Shared;
 
 /// The name by which it is always known, whichever it is.
 const ALIAS: &str = "sd3.5";
@@ -60,7 +55,7 @@ impl Names {
     }
 
     /// Its own name comes first.
-    fn list(&self, model: Option<&Model>) -> Vec<Value> {
+    pub(crate) fn list(&self, model: Option<&Model>) -> Vec<Value> {
         let own = model.map(id);
         let mut names: Vec<&str> = own.iter().map(String::as_str).collect();
         for name in [ALIAS].into_iter().chain(self.more.iter().map(String::as_str)) {
@@ -71,7 +66,8 @@ impl Names {
         names.into_iter().map(|name| self.describe(name, model)).collect()
     }
 
-    fn describe(&self, name: &str, model: Option<&Model>) -> Value {
+    /// As OpenAI describes a model, and what is known of the one that draws.
+    pub(crate) fn describe(&self, name: &str, model: Option<&Model>) -> Value {
         let mut described =
             json!({ "id": name, "object": "model", "created": self.since, "owned_by": "weave" });
         if let Some(model) = model {
@@ -82,31 +78,12 @@ impl Names {
 }
 
 /// A model's name as programs write it: `sd3.5-medium`, `demo-model`.
-pub(crate) fn id(model: &Model) -> String {
+fn id(model: &Model) -> String {
     let short = model.name.replace("Stable Diffusion ", "sd").to_ascii_lowercase();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
     let parts = short.split(|c: char| !is_plain(c)).filter(|part| !part.is_empty());
     let id = parts.collect::<Vec<_>>().join("-");
     if id.is_empty() { ALIAS.to_owned() } else { id }
-}
-
-/// `GET /v1/models`.
-pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let model = shared.model().await;
-    Json(json!({ "object": "list", "data": shared.names.list(model.as_ref()) }))
-}
-
-/// `GET /v1/models/{name}`.
-pub(crate) async fn one(
-    State(shared): State<Arc<Shared>>,
-    name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, HttpError> {
-    let Ok(Path(name)) = name else {
-        return Err(HttpError::new(404, "model_not_found", "a model's name is UTF-8").param("model"));
-    };
-    let model = shared.model().await;
-    shared.names.check(&name, model.as_ref())?;
-    Ok(Json(shared.names.describe(&name, model.as_ref())))
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::connections::{Connection, Origin};
+use crate::http_error::{MAX_WORDS, Refusal};
 use crate::links;
 use crate::log::log;
-use crate::state::Shared;
 
 /// How often those are told that were only counted.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -26,42 +26,10 @@ const LINES: u32 = 30;
 const ALL_LINES: u32 = 120;
 /// Addresses that are told apart.
 const ADDRESSES: usize = 1024;
-/// As much as is shown of what a client has worded.
-const MAX_WORDS: usize = 60;
-
-/// What an answer is known by in the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) code: String,
-    /// The field that is wrong.
-    pub(crate) field: Option<String>,
-    /// A header's value that is.
-    pub(crate) about: Option<String>,
-    /// A line has been written already, which says more.
-    pub(crate) is_told: bool,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.code)?;
-        if let Some(field) = &self.field {
-            // Whatever isn't like one may be a prompt in the wrong place.
-            let is_name = |name: &str| {
-                name.len() <= MAX_WORDS
-                    && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-            };
-            write!(f, ", field {}", if is_name(field) { field } else { "?" })?;
-        }
-        match &self.about {
-            Some(about) => write!(f, ", {:?}", about.chars().take(MAX_WORDS).collect::<String>()),
-            None => Ok(()),
-        }
-    }
-}
 
 /// The outermost layer.
 pub(crate) async fn tell(
-    State(shared): State<Arc<Shared>>,
+    State(refusals): State<Arc<Refusals>>,
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
     next: Next,
@@ -73,12 +41,11 @@ pub(crate) async fn tell(
         let origin = connection.origin();
         match response.extensions().get::<Refusal>() {
             Some(Refusal { is_told: true, .. }) => {}
-            Some(refusal) => shared
-                .refusals
+            Some(refusal) => refusals
                 .log(origin, format_args!("refused: {status} {refusal}: {method:.20} {path}, from {origin}")),
-            None => shared
-                .refusals
-                .log(origin, format_args!("refused: {status}: {method:.20} {path}, from {origin}")),
+            None => {
+                refusals.log(origin, format_args!("refused: {status}: {method:.20} {path}, from {origin}"))
+            }
         }
     }
     response
@@ -178,19 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_words_is_told_in_part_or_not_at_all() {
-        let refusal = |field: &str| {
-            let refusal = Refusal {
-                code: "unknown_parameter".into(),
-                field: Some(field.into()),
-                about: Some("é".repeat(100)),
-                is_told: false,
-            };
-            refusal.to_string()
-        };
-        assert!(refusal("negative_prompt").starts_with("unknown_parameter, field negative_prompt, \"éé"));
-        assert!(refusal("a cat in space").starts_with("unknown_parameter, field ?, "));
-        assert!(refusal("x").len() < 200);
+    fn a_path_is_told_in_part() {
         assert_eq!(path(&format!("{}0123.png", links::PATH)), "/v1/images/files/…");
         assert_eq!(path(&"/x".repeat(100)).len(), MAX_WORDS);
     }

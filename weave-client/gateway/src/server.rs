@@ -36,12 +36,11 @@ use crate::log::log;
 use crate::models::Names;
 use crate::pace::Paced;
 use crate::provider::ProviderSettings;
-use crate::refusals::Refusals;
 use crate::secret::Secret;
 use crate::shares::{Addresses, Shares};
 use crate::state::{OwnDefaults, Shared};
 use crate::statistics::{Kept, Statistics};
-use crate::{guard, images, links, models, page, refusals, status};
+use crate::{guard, images, links, page, refusals, status};
 
 /// Open files beside those of connections and requests.
 const OTHER_FILES: u64 = 32;
@@ -211,7 +210,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
         names: Names::new(&args.model_names),
         is_strict: args.strict,
         links: Links::new(Arc::clone(&shares), args.public_url.clone()),
-        refusals: Refusals::default(),
+        refusals: Arc::default(),
         shares,
         statistics: Statistics::new(
             args.providers
@@ -249,9 +248,9 @@ fn local(what: &str, error: &io::Error) -> Failure {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/images/generations", post(images::generate))
-        .route(&format!("{}{{name}}", links::PATH), get(links::show))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{name}", get(models::one))
+        .route(&format!("{}{{name}}", links::PATH), get(images::file))
+        .route("/v1/models", get(images::models))
+        .route("/v1/models/{name}", get(images::model))
         .route("/status", get(status::show))
         .route("/healthz", get(async || "ok\n"))
         .merge(page::router())
@@ -262,7 +261,7 @@ fn router(shared: Arc<Shared>) -> Router {
             HttpError::new(405, "method_not_allowed", format!("{} takes no {method}", uri.path()))
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), refusals::tell))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared.refusals), refusals::tell))
         .with_state(shared)
 }
 

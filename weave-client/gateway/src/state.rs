@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     /// Whether anybody makes images.
     pub(crate) available: Kept<()>,
     pub(crate) links: Links,
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 /// What a request that leaves it open gets, whatever the model.
