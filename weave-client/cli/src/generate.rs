@@ -116,6 +116,7 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
         }
     })?;
     let params = params(args, &prompt)?;
+    weave_cli_base::syntax::check(&prompt, args.quiet)?;
     let stdout_is_taken = args.output.as_deref() == Some(Path::new("-"));
     if stdout_is_taken && (args.count > 1 || args.json || args.show.is_some()) {
         let what = "-o - writes one image to standard output, and nothing else";

@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use weave_cli_base::arguments::random_seed;
 use weave_cli_base::image::{How, Made, ProviderName};
+use weave_cli_base::syntax;
 use weave_client::weave_core::limits::{MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{ErrorKind, Params, Stopper};
@@ -210,6 +211,13 @@ impl Wanted {
             .check()
             .and_then(|()| Prompts::same(&prompt).check())
             .map_err(|error| HttpError::invalid(&error))?;
+        if let Some(found) = syntax::find(&prompt).into_iter().find(|found| found.syntax.is_certain()) {
+            return Err(HttpError::field(
+                "prompt",
+                "unsupported_syntax",
+                found.words(syntax::Surface::Gateway),
+            ));
+        }
         let most = MAX_PIXELS / (u64::from(width) * u64::from(height));
         if count > most {
             let message = format!("n is {count}, must be at most {most} for images of {width}x{height}");
