@@ -41,6 +41,9 @@ Examples:
 ///
 /// Prints one line: file, size, seed, the engine's time and the total time. The file also holds prompt and
 /// parameters, where other programs look for them.
+///
+/// In a prompt (red:1.2) and [red] are weights, and \( is a bracket; docs/prompts.md has the rest. What is another program's
+/// syntax, such as <lora:x:1>, is refused or warned of.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help(EXAMPLES))]
 pub(crate) struct Generate {
