@@ -16,45 +16,13 @@ use std::fmt;
 use super::header::{Shape, Tensor};
 pub use fault::Fault;
 use mmdit::Mmdit;
+pub use names::Part;
 use names::inside;
 use needs::{Clip, Need, Needs};
 pub use tensors::Tensors;
 use tensors::{loaded, same};
 
-/// A part of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// The diffusion model.
-    Mmdit,
-    /// Text encoder.
-    ClipL,
-    /// Text encoder.
-    ClipG,
-    /// Text encoder.
-    T5,
-    /// Makes pixels of latents.
-    Vae,
-    /// The same, smaller and coarser.
-    Taesd,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mmdit => "the diffusion model",
-            Self::ClipL => "CLIP-L",
-            Self::ClipG => "CLIP-G",
-            Self::T5 => "T5-XXL",
-            Self::Vae => "the VAE",
-            Self::Taesd => "TAESD",
-        })
-    }
-}
-
 impl Part {
-    /// Text encoders. One of them has to be there.
-    pub const ENCODERS: [Self; 3] = [Self::ClipL, Self::ClipG, Self::T5];
-
     /// What the engine asks for, given what is there.
     fn needs(self, tensors: &Tensors<'_>) -> Vec<Need> {
         let mut needs = Needs::default();

@@ -1,9 +1,40 @@
 //! By which names the engine takes the tensors of each part, and by which they are recognised in any file: one table
 //! for both, so that what is said of a file follows from what would be read of it.
 
-use super::super::header::Tensor;
-use super::Part;
+use std::fmt;
+
 use super::needs::{self, LATENT};
+use crate::model::header::Tensor;
+
+/// A part of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The diffusion model.
+    Mmdit,
+    /// Text encoder.
+    ClipL,
+    /// Text encoder.
+    ClipG,
+    /// Text encoder.
+    T5,
+    /// Makes pixels of latents.
+    Vae,
+    /// The same, smaller and coarser.
+    Taesd,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mmdit => "the diffusion model",
+            Self::ClipL => "CLIP-L",
+            Self::ClipG => "CLIP-G",
+            Self::T5 => "T5-XXL",
+            Self::Vae => "the VAE",
+            Self::Taesd => "TAESD",
+        })
+    }
+}
 
 /// The setting of whole checkpoints.
 pub const MODEL: &str = "model";
@@ -37,6 +68,9 @@ fn added(setting: &str) -> &'static str {
 }
 
 impl Part {
+    /// Text encoders. One of them has to be there.
+    pub const ENCODERS: [Self; 3] = [Self::ClipL, Self::ClipG, Self::T5];
+
     /// The part that a setting names, or that its file has to have.
     #[must_use]
     pub fn of_setting(setting: &str) -> Self {
