@@ -108,8 +108,10 @@ fn read_secret(path: &Path) -> io::Result<String> {
 fn read_secret(path: &Path) -> io::Result<String> {
     use std::io::Read;
 
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(1024).read_to_end(&mut bytes)?;
+    let text = weave_trust::text(&bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("the file {error}")))?;
     Ok(text.trim_end().to_owned())
 }
 

@@ -264,6 +264,35 @@ fn the_engine_is_tuned_within_bounds_and_in_its_own_words() {
     assert!(idle.without_effect().unwrap().contains("params_backend"));
 }
 
+/// Settings as editors of other systems save them.
+#[test]
+fn a_file_is_text_of_any_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weaved.toml");
+    let text = "threads = 3\r\nworkers = 2\r\n";
+    let marked = format!("\u{feff}{text}");
+    let wide = |bytes: fn(u16) -> [u8; 2]| marked.encode_utf16().flat_map(bytes).collect::<Vec<_>>();
+    for (what, content) in [
+        ("CR LF", text.as_bytes().to_vec()),
+        ("UTF-8 with a mark", marked.as_bytes().to_vec()),
+        ("CR", text.replace('\n', "").into_bytes()),
+        ("UTF-16 LE", wide(u16::to_le_bytes)),
+        ("UTF-16 BE", wide(u16::to_be_bytes)),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let config = resolve(&[], &[], Some(&path)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!((config.threads, config.workers), (Some(3), 2), "{what}");
+    }
+    for (content, words) in [
+        (&b"# caf\xe9\n"[..], "it is not UTF-8 text from its byte 5 on"),
+        (b"t\0h\0r\0", "it has a NUL as its byte 1"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = resolve(&[], &[], Some(&path)).unwrap_err();
+        assert!(error.contains(words) && error.contains("save it as UTF-8"), "{error}");
+    }
+}
+
 #[test]
 fn a_file_without_end_is_not_read_to_its_end() {
     let error = resolve(&[], &[], Some(Path::new("/dev/zero"))).unwrap_err();

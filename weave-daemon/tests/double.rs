@@ -1,5 +1,9 @@
 //! What the safe handle makes of an engine that goes wrong: `.ci/double` links one that does as prompts say.
 
+#[path = "model/files.rs"]
+mod files;
+
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -71,6 +75,38 @@ fn a_context_that_cannot_be_made_is_an_error() {
     let model = ModelFiles { clip_l: Some(PathBuf::from("/throw")), ..ModelFiles::default() };
     let error = load(model).err().unwrap();
     assert!(error.contains("thrown by new_sd_ctx"), "{error}");
+}
+
+/// The engine reads the weights for the first image, by what it has read of the files before.
+#[test]
+fn a_file_that_is_replaced_before_the_first_image_is_checked_and_read_again() {
+    use files::{F16, MEDIUM, clip_g, clip_l, mmdit, taesd};
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = ModelFiles {
+        diffusion_model: Some(F16.write(at, "mmdit", &mmdit(MEDIUM))),
+        clip_l: Some(F16.write(at, "l", &clip_l())),
+        taesd: Some(F16.write(at, "taesd", &taesd(16))),
+        ..ModelFiles::default()
+    };
+    let replace =
+        |tensors: &[files::Tensor]| fs::rename(F16.write(at, "new", tensors), at.join("l")).unwrap();
+    let mut unchanged = load(model.clone()).unwrap();
+    assert_eq!(counts(&mut unchanged), [1, 1, 0]);
+    drop(unchanged);
+    let mut engine = load(model).unwrap();
+    replace(&clip_l());
+    assert_eq!(counts(&mut engine), [3, 1, 0], "read again");
+    replace(&clip_l());
+    assert_eq!(counts(&mut engine), [3, 1, 0], "all of it is in memory by now");
+    drop(engine);
+    let mut engine = load(ModelFiles { clip_l: Some(at.join("l")), ..ModelFiles::default() }).unwrap();
+    replace(&clip_g());
+    let error = ask(&mut engine, "count").err().unwrap();
+    assert!(
+        error.code == ErrorCode::GpuError && error.text.contains("could not load its model again"),
+        "{error}"
+    );
 }
 
 #[test]

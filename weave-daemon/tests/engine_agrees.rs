@@ -89,6 +89,55 @@ fn every_set_up_loads() {
     }
 }
 
+/// Names with the prefixes of other programs, in each setting.
+#[test]
+fn prefixes_are_taken_by_both_or_by_neither() {
+    let shelf = shelf();
+    let none = ModelFiles::default();
+    let encoder = shelf.put(F16, "l", &clip_l());
+    let tiny = shelf.put(F16, "taesd", &taesd(16));
+    let main = shelf.put(F16, "main", &mmdit(MEDIUM));
+    for (prefix, alone, whole) in [
+        ("", true, false),
+        ("model.diffusion_model.", true, true),
+        ("diffusion_model.", true, true),
+        ("unet.", true, true),
+        ("transformer.", true, true),
+        ("something.else.", false, false),
+    ] {
+        let file = shelf.put(if alone { F16 } else { Q4_0 }, "file", &prefixed(prefix, mmdit(MEDIUM)));
+        let parts = ModelFiles { clip_l: encoder.clone(), taesd: tiny.clone(), ..none.clone() };
+        let set = ModelFiles { diffusion_model: file.clone(), ..parts.clone() };
+        agree(&set, alone, &format!("diffusion_model under {prefix}"));
+        agree(&ModelFiles { model: file, ..parts }, whole, &format!("model under {prefix}"));
+    }
+    for (prefix, usable) in [
+        ("", true),
+        ("text_encoders.clip_l.transformer.", true),
+        ("clip_l.transformer.", false),
+        ("cond_stage_model.transformer.", false),
+        ("conditioner.embedders.0.transformer.", false),
+    ] {
+        let clip_l = shelf.put(F16, "prefixed-l", &prefixed(prefix, clip_l()));
+        let files = ModelFiles { diffusion_model: main.clone(), clip_l, taesd: tiny.clone(), ..none.clone() };
+        agree(&files, usable, &format!("clip_l under {prefix}"));
+    }
+    for (prefix, alone, whole) in [("te3.", false, true), ("text_encoders.t5xxl.transformer.", true, true)] {
+        let t5 = prefixed(prefix, t5xxl());
+        let file = shelf.put(F16, "t5", &t5);
+        let files =
+            ModelFiles { diffusion_model: main.clone(), t5xxl: file, taesd: tiny.clone(), ..none.clone() };
+        agree(&files, alone, &format!("t5xxl under {prefix}"));
+        let all = [prefixed("unet.", mmdit(MEDIUM)), t5, prefixed("vae.", vae(16, false))].concat();
+        for (setting, files) in [
+            ("model", ModelFiles { model: shelf.put(F16, "all", &all), ..none.clone() }),
+            ("diffusion_model", ModelFiles { diffusion_model: shelf.put(F16, "all", &all), ..none.clone() }),
+        ] {
+            agree(&files, whole, &format!("{setting} with T5 under {prefix}"));
+        }
+    }
+}
+
 #[test]
 fn a_part_with_one_wrong_tensor_is_refused() {
     let shelf = shelf();

@@ -14,7 +14,7 @@ use allocator::Watched;
 use files::*;
 use weave_daemon::model::header::{Header, HeaderError, MAX_HEADER, MAX_TENSORS};
 use weave_daemon::model::part::{Kind, Part, Tensors};
-use weave_daemon::model::{ModelFiles, Profile};
+use weave_daemon::model::{Advice, ModelFiles, Profile, Stamps};
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -241,12 +241,12 @@ fn a_file_of_another_kind_is_named() {
     is(
         "clip_l",
         &main,
-        "an SD 3 checkpoint, and CLIP-L (hidden size 768) is needed; set model to it instead",
+        "an SD 3 checkpoint, and CLIP-L (hidden size 768) is needed in a file of its own; get clip_l.safetensors",
     );
     is(
         "clip_g",
         &bare,
-        "the diffusion model of SD 3 alone, and CLIP-G (hidden size 1280) is needed; set diff",
+        "the diffusion model of SD 3 alone, and CLIP-G (hidden size 1280) is needed in a file of its own; get",
     );
     is("t5xxl", &l, "CLIP-L (hidden size 768), and T5-XXL (hidden size 4096) is needed; set clip_l");
     is(
@@ -269,7 +269,7 @@ fn a_file_of_another_kind_is_named() {
         is(setting, &flux, &format!("a Flux model{supported}"));
         is(setting, &theirs, "an SD 3 model under the names of diffusers, which the engine doesn't know");
         is(setting, &lora, &format!("a LoRA{supported}"));
-        is(setting, &empty, &format!("without any tensor{supported}"));
+        is(setting, &empty, "without any tensor; download it again");
         is(setting, &odd, &format!("of no kind that weaved knows{supported}"));
         is(setting, &l, "CLIP-L (hidden size 768) and no diffusion model; set clip_l to it instead");
     }
@@ -337,14 +337,6 @@ fn a_part_that_lacks_something_or_has_it_in_another_shape_is_named() {
         "t5xxl",
         &["\"scaled\" fp8", "get fp16, plain fp8 or GGUF"],
     );
-    let none = vae(16, false).into_iter().map(|(name, shape)| (format!("first_stage_model.{name}"), shape));
-    says(
-        &shelf.put(F16, "prefix", &none.collect::<Vec<_>>()),
-        "a prefix that the engine doesn't take there",
-        "vae",
-        &["as the VAE: none of its 244 tensors is there, such as decoder.conv_in.weight"],
-    );
-
     // The diffusion model.
     let vae_file = shelf.put(F16, "vae", &vae(16, false));
     let l = shelf.put(F16, "l", &clip_l());
@@ -382,6 +374,275 @@ fn a_part_that_lacks_something_or_has_it_in_another_shape_is_named() {
     found(&[("model", &broken), ("clip_l", &l), ("clip_g", &g)]);
 }
 
+/// Prefixes that programs put before the names of a part, and one that none does.
+const PREFIXES: [&str; 12] = [
+    "",
+    "model.diffusion_model.",
+    "unet.",
+    "transformer.",
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.t5xxl.transformer.",
+    "clip_l.transformer.",
+    "conditioner.embedders.0.transformer.",
+    "te3.",
+    "first_stage_model.",
+    "tae.",
+    "something.else.",
+];
+
+/// What the settings are after somebody did as an error says.
+fn follow(
+    advice: Advice,
+    from: &str,
+    files: &BTreeMap<&'static str, PathBuf>,
+    good: impl Fn(&str) -> PathBuf,
+) -> BTreeMap<&'static str, PathBuf> {
+    let mut files = files.clone();
+    match advice {
+        Advice::Move(to) => {
+            let file = files.remove(from).unwrap();
+            if to == "model" || to == "diffusion_model" {
+                files.remove("model");
+                files.remove("diffusion_model");
+            }
+            files.insert(to, file);
+        }
+        Advice::Replace(setting) => _ = files.insert(setting, good(setting)),
+        Advice::LeaveOut(setting) => _ = files.remove(setting),
+        Advice::Add(settings) => _ = files.insert(settings[0], good(settings[0])),
+    }
+    files
+}
+
+/// Whatever file is set in whatever place: who does as each error says comes to a model that runs, and never to where
+/// they have been before.
+#[test]
+fn every_advice_leads_to_a_model_that_runs() {
+    let shelf = Shelf::new();
+    let one = |name: &str, shape: &[u64]| vec![(name.to_owned(), shape.to_vec())];
+    let good: BTreeMap<&'static str, PathBuf> = [
+        ("model", checkpoint(MEDIUM, false)),
+        ("diffusion_model", mmdit(MEDIUM)),
+        ("clip_l", clip_l()),
+        ("clip_g", clip_g()),
+        ("t5xxl", t5xxl()),
+        ("vae", vae(16, false)),
+        ("taesd", taesd(16)),
+    ]
+    .into_iter()
+    .map(|(name, tensors)| (name, shelf.put(F16, &format!("good-{name}"), &tensors)))
+    .collect();
+    let mut tried = vec![shelf.at.join("missing"), shelf.at.clone(), shelf.text("text", "no model")];
+    tried.extend(good.values().cloned());
+    let whole = |prefix: &str| [prefixed(prefix, mmdit(MEDIUM)), prefixed("vae.", vae(16, true))].concat();
+    for (name, tensors) in [
+        ("everything", checkpoint(MEDIUM, true)),
+        ("unet-and-vae", whole("unet.")),
+        ("bare-and-vae", whole("")),
+        ("two-encoders", [prefixed("a.", clip_l()), prefixed("b.", clip_g())].concat()),
+        ("empty", vec![]),
+        ("odd", one("x", &[1])),
+        ("lora", one("diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight", &[4, 4])),
+        ("lora2", one("lora_unet_joint_blocks_0_x_block.lora_down.weight", &[4, 4])),
+        ("control", one("controlnet_blocks.0.weight", &[4, 4])),
+        ("sdxl", one("model.diffusion_model.input_blocks.0.0.weight", &[320, 4, 3, 3])),
+        ("flux", one("double_blocks.0.img_attn.qkv.weight", &[9216, 3072])),
+        ("sdxl-vae", vae(4, false)),
+        ("small-t5", t5(2048, 5120, 32, false)),
+        ("h", clip(1024, 24)),
+        ("large-of-others", mmdit((40, 2560, 0, 192, true))),
+        ("few", t5xxl().into_iter().skip(100).collect()),
+        ("language", one("token_embd.weight", &[128_256, 4096])),
+        ("open-clip", one("model.token_embedding.weight", &[49_408, 1280])),
+    ] {
+        tried.push(shelf.put(F16, name, &tensors));
+    }
+    for (part, tensors) in [
+        ("mmdit", mmdit(MEDIUM)),
+        ("clip_l", clip_l()),
+        ("clip_g", clip_g()),
+        ("t5", t5xxl()),
+        ("vae", vae(16, false)),
+        ("taesd", taesd(16)),
+    ] {
+        for (i, prefix) in PREFIXES.into_iter().enumerate() {
+            let format = if i % 2 == 0 { F16 } else { Q4_0 };
+            tried.push(shelf.put(format, &format!("{part}-{prefix}"), &prefixed(prefix, tensors.clone())));
+        }
+    }
+    let settings = ["model", "diffusion_model", "clip_l", "clip_g", "t5xxl", "vae", "taesd"];
+    let starts: Vec<_> = tried.iter().flat_map(|path| settings.map(|setting| (path, setting))).collect();
+    let good = &good;
+    let steps = std::thread::scope(|scope| {
+        let some = starts.chunks(starts.len().div_ceil(4)).map(|some| {
+            scope.spawn(|| some.iter().map(|(path, setting)| steps(path, setting, good)).collect::<Vec<_>>())
+        });
+        let some: Vec<_> = some.collect();
+        some.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let right = steps.iter().filter(|steps| **steps == 0).count();
+    assert!(right > 10 && steps.len() >= 600, "{right} of {} were right", steps.len());
+}
+
+/// How many errors there are on the way from this file in this place to a model that runs.
+fn steps(path: &Path, setting: &'static str, good: &BTreeMap<&'static str, PathBuf>) -> usize {
+    let is_main = |name: &str| name == "model" || name == "diffusion_model";
+    let mut files: BTreeMap<&str, PathBuf> =
+        ["model", "clip_l"].into_iter().map(|name| (name, good[name].clone())).collect();
+    files.retain(|name, _| !(is_main(setting) && is_main(name)));
+    files.insert(setting, path.to_owned());
+    let mut been = vec![files.clone()];
+    loop {
+        let parts: Vec<_> = files.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        let Err(error) = set(&parts).check() else { return been.len() - 1 };
+        let (words, advice) = (error.to_string(), error.advice());
+        let is_told = match advice {
+            Advice::Move(to) => words.contains(&format!("set {to} to it instead")),
+            Advice::Replace(it) | Advice::LeaveOut(it) => words.contains(it),
+            Advice::Add(of) => of.iter().all(|it| words.contains(it)),
+        };
+        let last = words.rsplit([';', ':']).find(|part| part.len() > 12).unwrap();
+        let ends = [
+            "set ",
+            "get ",
+            "name ",
+            "download ",
+            "take ",
+            "leave ",
+            "TAESD from",
+            "safetensors from",
+            "the file in",
+        ];
+        assert!(is_told && ends.iter().any(|word| last.contains(word)), "{advice:?}: {words}");
+        files = follow(advice, words.split(':').next().unwrap(), &files, |setting| good[setting].clone());
+        assert!(!been.contains(&files), "{setting} {}: in a circle: {words}", path.display());
+        been.push(files.clone());
+    }
+}
+
+/// The names that the engine knows in a checkpoint only: such a file is given to it as one.
+#[test]
+fn a_diffusion_model_is_taken_under_each_prefix_in_both_settings() {
+    let shelf = Shelf::new();
+    let l = shelf.put(F16, "l", &clip_l());
+    let tiny = shelf.put(F16, "taesd", &taesd(16));
+    for format in [F16, Q4_0] {
+        for prefix in ["model.diffusion_model.", "diffusion_model.", "unet.", "transformer."] {
+            let file = shelf.put(format, prefix, &prefixed(prefix, mmdit(MEDIUM)));
+            let parts = |setting: &'static str| [(setting, file.as_path()), ("clip_l", &l), ("taesd", &tiny)];
+            assert_eq!(found(&parts("model")), found(&parts("diffusion_model")), "{prefix}");
+            let given = set(&parts("diffusion_model")).for_engine();
+            let as_it_is = prefix == "model.diffusion_model.";
+            assert_eq!(
+                (given.diffusion_model.is_some(), given.model.is_some()),
+                (as_it_is, !as_it_is),
+                "{prefix}"
+            );
+            assert_eq!(given.clip_l.as_deref(), Some(l.as_path()));
+        }
+    }
+}
+
+/// An encoder or a VAE under a prefix that the engine doesn't take: what it is, what its names begin with, and that it
+/// is right without.
+#[test]
+fn names_that_the_engine_does_not_know_are_named() {
+    let shelf = Shelf::new();
+    let main = shelf.put(F16, "main", &mmdit(MEDIUM));
+    let good_l = shelf.put(F16, "l", &clip_l());
+    for (setting, tensors, prefix) in [
+        ("clip_l", clip_l(), "clip_l.transformer."),
+        ("clip_l", clip_l(), "cond_stage_model.transformer."),
+        ("clip_l", clip_l(), "conditioner.embedders.0.transformer."),
+        ("clip_l", clip_l(), "transformer."),
+        ("clip_g", clip_g(), "clip_g.transformer."),
+        ("t5xxl", t5xxl(), "t5xxl.transformer."),
+        ("t5xxl", t5xxl(), "te3."),
+        ("vae", vae(16, false), "first_stage_model."),
+        ("taesd", taesd(16), "taesd."),
+    ] {
+        let file = shelf.put(F16, "file", &prefixed(prefix, tensors.clone()));
+        let vae_file = shelf.put(F16, "vae-file", &vae(16, false));
+        let with = |path: &Path| {
+            let mut parts = BTreeMap::from([("clip_l", good_l.clone()), ("vae", vae_file.clone())]);
+            parts.insert("diffusion_model", main.clone());
+            parts.insert(setting, path.to_owned());
+            parts
+        };
+        let parts = with(&file);
+        let parts: Vec<_> = parts.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        let error = refused(&parts);
+        let words = format!("or take {prefix:?} away from the front of all names");
+        assert!(error.contains(&words) && error.contains("the name of its tensor"), "{error}");
+        let parts = with(&shelf.put(F16, "renamed", &tensors));
+        let parts: Vec<_> = parts.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        found(&parts);
+    }
+}
+
+/// Two errors: a file that is damaged is worth another download, one that is something else is not.
+#[test]
+fn broken_and_unsuitable_are_two_things() {
+    let shelf = Shelf::new();
+    let l = shelf.put(F16, "l", &clip_l());
+    let one = |name: &str, shape: &[u64]| vec![(name.to_owned(), shape.to_vec())];
+    let json = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut swapped = Q4_0.front(&clip_l()).bytes;
+    swapped[4..8].copy_from_slice(&[0, 0, 0, 3]);
+    let mut withdrawn = Q4_0.front(&one("a.weight", &[32, 32])).bytes;
+    let at = withdrawn.windows(8).position(|eight| eight == b"a.weight").unwrap() + 8 + 4 + 16;
+    withdrawn[at] = 31;
+    for (path, is_broken) in [
+        (shelf.text("empty", ""), true),
+        (shelf.text("text", "no model"), true),
+        (shelf.text("cut", &F16.front(&clip_l()).bytes[..1000]), true),
+        (shelf.put(F16, "nothing", &[]), true),
+        (shelf.put(F16, "few", &mmdit(MEDIUM).into_iter().skip(9).collect::<Vec<_>>()), true),
+        (shelf.at.join("missing"), true),
+        (shelf.text("pickle", b"\x80\x02}q\0(X\x04\0\0\0"), false),
+        (shelf.text("swapped", swapped), false),
+        (shelf.text("withdrawn", withdrawn), false),
+        (shelf.text("type", json("{\"a\":{\"dtype\":\"F4\",\"shape\":[],\"data_offsets\":[0,0]}}")), false),
+        (shelf.put(F16, "flux", &one("double_blocks.0.img_attn.qkv.weight", &[9216, 3072])), false),
+        (shelf.put(F16, "lora", &one("x.lora_A.weight", &[4, 4])), false),
+        (shelf.put(F16, "part", &clip_g()), false),
+        (shelf.put(Format::Safetensors("I32", 4), "numbers", &mmdit(MEDIUM)), false),
+    ] {
+        let parts = [("diffusion_model", path.as_path()), ("clip_l", &l), ("vae", &l)];
+        let error = set(&parts[..2]).check().unwrap_err();
+        assert_eq!(error.is_broken(), is_broken, "{error}");
+        let again = error.to_string().contains("download");
+        assert!(again == is_broken || path.ends_with("missing"), "{error}");
+    }
+}
+
+/// A file is the same one as long as nobody has written to it or put another into its place.
+#[test]
+fn a_file_that_has_changed_is_noticed_once() {
+    let shelf = Shelf::new();
+    let main = shelf.put(F16, "main", &mmdit(MEDIUM));
+    let l = shelf.put(F16, "l", &clip_l());
+    let files = set(&[("diffusion_model", &main), ("clip_l", &l)]);
+    let mut stamps = Stamps::default();
+    assert!(stamps.look_again(&files).is_empty(), "nothing is known of them yet");
+    assert!(stamps.look_again(&files).is_empty());
+    let changed = [format!("clip_l: {}", l.display())];
+    fs::rename(shelf.put(F16, "same-size", &clip_l()), &l).unwrap();
+    assert_eq!(stamps.look_again(&files), changed);
+    assert!(stamps.look_again(&files).is_empty());
+    // Written in place, by no byte longer.
+    let file = fs::File::options().write(true).open(&l).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(stamps.look_again(&files), changed);
+    fs::remove_file(&l).unwrap();
+    assert_eq!(stamps.look_again(&files), changed);
+    shelf.put(F16, "l", &clip_l());
+    assert_eq!(stamps.look_again(&files), changed);
+    // A file that is set anew is no change of one.
+    let other = set(&[("diffusion_model", &main), ("clip_l", &main)]);
+    assert!(stamps.look_again(&other).is_empty());
+}
+
 /// A header may be long, and what is said of it may not.
 #[test]
 fn what_is_said_of_a_file_is_short() {
@@ -395,7 +656,8 @@ fn what_is_said_of_a_file_is_short() {
     ] {
         let path = shelf.text(name, [&(entry.len() as u64).to_le_bytes(), entry.as_bytes()].concat());
         let error = refused(&[("diffusion_model", &path), ("clip_l", &l)]);
-        assert!(error.contains("has a damaged header (") && error.len() < 4000, "{name}: {}", error.len());
+        let is_named = error.contains("has a damaged header (") || error.contains("is of the type");
+        assert!(is_named && error.len() < 4000, "{name}: {}", error.len());
         assert!(error.chars().all(weave_core::text::is_shown), "{name}: {error}");
     }
 }
@@ -474,10 +736,38 @@ fn what_is_no_model_is_named() {
         assert!(error.contains(&words), "{error}\n{words}");
         assert!(error.starts_with(&format!("diffusion_model: {} ", path.display())), "{error}");
     }
-    let error = refused(&[("model", &l), ("vae", &shelf.at)]);
-    assert!(error.contains("is not a file; name the one in it"), "{error}");
-    let error = refused(&[("model", &l), ("vae", Path::new("/nonexistent"))]);
-    assert!(error.starts_with("vae: can't read /nonexistent"), "{error}");
+}
+
+/// Each that is no file in its own words: a pipe has no file in it that could be meant.
+#[test]
+fn what_is_no_file_is_named() {
+    let shelf = Shelf::new();
+    let l = shelf.put(F16, "l", &clip_l());
+    let at = |name: &str| shelf.at.join(name);
+    let fifo = at("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let link = |name: &str, to: &str| {
+        std::os::unix::fs::symlink(to, at(name)).unwrap();
+        at(name)
+    };
+    for (path, words) in [
+        (shelf.at.clone(), "is a folder; name the file in it that is meant"),
+        (fifo, "is a pipe, which can be read only once, and a model is read several times; name a file"),
+        (link("to-fifo", "fifo"), "is a pipe, which can be read only once"),
+        (at("socket"), "is a socket; name a file"),
+        (PathBuf::from("/dev/null"), "is a device; name a file"),
+        (link("loop", "loop"), ": its symbolic links lead round in a circle; name the file itself"),
+        (link("nowhere", "gone"), "is a link to gone, where nothing is; download the model again"),
+        (at("missing"), ": there is no such file; set vae to one that is there"),
+        (l.join("inside"), "Not a directory"),
+        (shelf.text("empty", ""), "is empty: download it again"),
+    ] {
+        let error = refused(&[("model", &l), ("vae", &path)]);
+        // The files are opened in the order of the settings, and all before one is judged.
+        assert!(error.starts_with("vae: ") && error.contains(words), "{error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
 }
 
 /// The table of cards in docs/models.md follows from the shapes: nobody here has the files.

@@ -1,5 +1,7 @@
 //! Another program as the worker: this one under another name, or a script around it.
 
+#[path = "model/files.rs"]
+mod files;
 mod harness;
 
 use std::fs::{self, Permissions};
@@ -311,6 +313,42 @@ fn a_worker_that_has_changed_is_an_error_that_says_why() {
     client.send(1, "anyone?", 1);
     let Some(harness::Answer::Error { code, text, .. }) = client.answer() else { panic!() };
     assert!(code == ErrorCode::GpuError, "{code}: {text}");
+}
+
+/// A model file that is not the same for the next worker: the log says so, and what came of looking at it again.
+#[test]
+fn a_model_file_that_changes_between_two_workers_is_told() {
+    use files::{F16, MEDIUM, checkpoint, clip_g, clip_l};
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let main = F16.write(at, "main", &checkpoint(MEDIUM, false));
+    let encoder = F16.write(at, "l", &clip_l());
+    // What it is to draw with is of no matter here.
+    let lines =
+        format!("exec {WEAVED} worker $(printf '%s\n' \"$@\" | grep -v -e --engine=) --engine=pattern");
+    let [command, main_flag, encoder_flag] = [
+        format!("--worker-command={}", script(at, &lines)),
+        format!("--model={}", main.display()),
+        format!("--clip-l={}", encoder.display()),
+    ];
+    let daemon =
+        Daemon::start(&["--engine=sdcpp", "--pattern=gradient", &command, &main_flag, &encoder_flag]);
+    daemon.assert_serves();
+    daemon.kill_worker();
+    daemon.log.wait("signal 9");
+    daemon.assert_serves();
+    assert!(!daemon.log.all().contains("has changed"), "{}", daemon.log.all());
+    fs::rename(F16.write(at, "new", &clip_l()), &encoder).unwrap();
+    daemon.kill_worker();
+    let line = daemon.log.wait("has changed since weaved checked it: checking it again");
+    assert!(line.contains(&format!("clip_l: {}", encoder.display())), "{line}");
+    let line = daemon.log.wait("images are drawn with the changed file from now on");
+    assert!(line.contains("SD 3.5 Medium"), "{line}");
+    daemon.assert_serves();
+    fs::rename(F16.write(at, "new", &clip_g()), &encoder).unwrap();
+    daemon.kill_worker();
+    let line = daemon.log.wait("the model can't be used any more");
+    assert!(line.contains("is CLIP-G (hidden size 1280), and CLIP-L"), "{line}");
 }
 
 /// A router that can draw test pictures only has another engine in mind when it is given another worker.

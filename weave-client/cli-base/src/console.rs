@@ -113,3 +113,13 @@ pub fn read_in(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
         false => Ok(bytes),
     }
 }
+
+/// The same as [text](weave_trust::text), whatever system it was written on.
+///
+/// # Errors
+/// It can't be read, has more, or isn't text.
+pub fn read_text(path: &Path, most: u64) -> Result<String, Failure> {
+    let name = if path.as_os_str() == "-" { "standard input".into() } else { path.to_string_lossy() };
+    weave_trust::text(&read_in(path, most)?)
+        .map_err(|error| Failure::new(Exit::NoInput, format_args!("{name} {error}")))
+}

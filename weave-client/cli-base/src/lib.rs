@@ -3,7 +3,8 @@
 //! Lowest first: [`exit`] says how a command ends, [`console`] writes and reads, [`daemon`] finds the daemon and
 //! [`admin`] asks it for statistics, [`model`]
 //! what it draws with, and [`requests`] how far it is; [`arguments`] has what several commands' arguments share; [`image`] is an
-//! image with what made it, [`png_file`] the file that says so, and [`mod@format`] the other files that it can be.
+//! image with what made it, [`png_file`] the file that says so, and [`mod@format`] the other files that it can be;
+//! [`syntax`] finds other programs' syntax in prompts.
 
 #![forbid(unsafe_code)]
 
@@ -19,3 +20,4 @@ pub mod model;
 pub mod png_file;
 #[cfg(unix)]
 pub mod requests;
+pub mod syntax;

@@ -45,6 +45,9 @@ Examples:
 ///
 /// Prints one line: file, size, seed, the engine's time and the total time. The file also holds prompt and
 /// parameters, where other programs look for them. A PNG can be checked later with `weave verify`.
+///
+/// In a prompt (red:1.2) and [red] are weights, and \( is a bracket; docs/prompts.md has the rest. What is another program's
+/// syntax, such as <lora:x:1>, is refused or warned of.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help(EXAMPLES))]
 pub(crate) struct Generate {
@@ -111,6 +114,7 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
         }
     })?;
     check(args.parameters.or(DEFAULTS), &prompt)?;
+    weave_cli_base::syntax::check(&prompt, args.quiet)?;
     let format = format(args.output.as_deref())?;
     let stdout_is_taken = args.output.as_deref() == Some(Path::new("-"));
     if stdout_is_taken && (args.count > 1 || args.json || args.show.is_some()) {

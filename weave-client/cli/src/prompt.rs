@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
-use weave_cli_base::console::read_in;
+use weave_cli_base::console::read_text;
 use weave_cli_base::exit::{Exit, Failure};
 
 /// More than any prompt has: what is read of a file before it is refused.
@@ -17,7 +17,7 @@ pub(crate) struct Prompt {
     #[arg(required_unless_present = "prompt_file")]
     prompt: Option<String>,
 
-    /// Read the prompt from this file, without line ends at its end; "-" is standard input
+    /// Read the prompt from this file, in UTF-8 or Windows' UTF-16, without line ends at its end; "-" is standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
 }
@@ -27,7 +27,8 @@ impl Prompt {
     pub(crate) fn read(&self, invite: impl FnOnce()) -> Result<String, Failure> {
         let path = match (self.prompt.as_deref(), self.prompt_file.as_deref()) {
             (Some("-"), _) => Path::new("-"),
-            (Some(prompt), _) => return Ok(prompt.to_owned()),
+            // As a shell has it from a file.
+            (Some(prompt), _) => return Ok(prompt.strip_prefix('\u{feff}').unwrap_or(prompt).to_owned()),
             (None, Some(path)) => path,
             // The definition of the command line asks for one of them.
             (None, None) => {
@@ -37,12 +38,8 @@ impl Prompt {
         if path.as_os_str() == "-" && io::stdin().is_terminal() {
             invite();
         }
-        let mut text = String::from_utf8(read_in(path, MOST)?).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let what = format_args!("{} is not UTF-8 text from its byte {at} on", path.display());
-            Failure::new(Exit::NoInput, what).next("a prompt is text in UTF-8")
-        })?;
-        text.truncate(text.trim_end_matches(['\n', '\r']).len());
+        let mut text = read_text(path, MOST)?;
+        text.truncate(text.trim_end_matches('\n').len());
         Ok(text)
     }
 }

@@ -17,6 +17,7 @@ use weave_cli_base::arguments::random_seed;
 use weave_cli_base::format::Format;
 use weave_cli_base::image::{How, Made, ProviderName};
 use weave_cli_base::model::Model;
+use weave_cli_base::syntax;
 use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
 use weave_client::{ErrorKind, Params, Stopper};
@@ -254,6 +255,13 @@ impl Wanted {
             .check()
             .and_then(|()| Prompts::same(&prompt).check())
             .map_err(|error| HttpError::invalid(&error))?;
+        if let Some(found) = syntax::find(&prompt).into_iter().find(|found| found.syntax.is_certain()) {
+            return Err(HttpError::field(
+                "prompt",
+                "unsupported_syntax",
+                found.words(syntax::Surface::Gateway),
+            ));
+        }
         let most = MAX_PIXELS / (u64::from(width) * u64::from(height));
         if count > most {
             let message = format!(

@@ -1,5 +1,5 @@
 //! Which files, folders and peers of this machine may be trusted: the rules that `weaved`, `weave`, the gateway and the
-//! client library share. Unix only.
+//! client library share; and what [`text`] is in a file. All but that is for Unix only.
 //!
 //! "Us" is the effective user of this process. Whoever can become that one, and root, is beyond all rules.
 //!
@@ -17,16 +17,27 @@
 //!
 //! In a user namespace that doesn't map all users, those that it doesn't map, root of the machine among them, are all called
 //! 65534. A folder on the way may belong to that user there, since the root folder does; nothing else may.
-#![cfg(unix)]
 
+#[cfg(unix)]
 mod accounts;
+#[cfg(unix)]
 mod folder;
+#[cfg(unix)]
 mod localhost;
+#[cfg(unix)]
 mod peer;
+#[cfg(unix)]
 mod secret;
+mod text;
 
+#[cfg(unix)]
 pub use accounts::Who;
+#[cfg(unix)]
 pub use folder::{Distrust, Folder, Rules, Why};
+#[cfg(unix)]
 pub use localhost::{has_no_such_address, other_localhost};
+#[cfg(unix)]
 pub use peer::{Peer, Stranger, check_server, peer};
+#[cfg(unix)]
 pub use secret::{SecretError, read_secret};
+pub use text::{NotText, text};

@@ -12,6 +12,7 @@ use rustix::process::geteuid;
 
 use crate::accounts::Who;
 use crate::folder::{Distrust, Folder, Rules, Why, locate};
+use crate::text::{NotText, text};
 
 /// Why a file's secret isn't used. Its text goes on after the file's name.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub enum SecretError {
     /// There is nothing in it.
     Empty,
     /// It isn't text.
-    NotText,
+    NotText(NotText),
     /// It can't be read.
     Io(io::Error),
 }
@@ -53,7 +54,7 @@ impl fmt::Display for SecretError {
             Self::Folder(error) => write!(f, "lies where others can replace it: {error}"),
             Self::TooLong(max) => write!(f, "has more than {max} bytes"),
             Self::Empty => f.write_str("is empty"),
-            Self::NotText => f.write_str("is no text"),
+            Self::NotText(error) => error.fmt(f),
             Self::Io(error) => write!(f, "can't be read: {error}"),
         }
     }
@@ -62,7 +63,7 @@ impl fmt::Display for SecretError {
 impl std::error::Error for SecretError {}
 
 /// Reads a secret of at most `max` bytes from a file that nobody else can have read or written, without white space at its
-/// end. Never waits: what is no regular file is refused before it is opened.
+/// end. It may be written as [`text`] has it. Never waits: what is no regular file is refused before it is opened.
 ///
 /// # Errors
 /// [`SecretError`]
@@ -72,9 +73,13 @@ pub fn read_secret(path: &Path, max: usize, rules: &Rules) -> Result<String, Sec
     let file = open(&folder, &name)?;
     check(&file.metadata().map_err(SecretError::Io)?)?;
     let mut bytes = Vec::new();
-    // White space at the end is no part of it, so much of it is allowed.
-    file.take(max as u64 + 1025).read_to_end(&mut bytes).map_err(SecretError::Io)?;
-    let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText)?;
+    // White space at the end is no part of it, so much of it is allowed; and each character may take two bytes.
+    let most = 2 * (max + 1025);
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(SecretError::Io)?;
+    if bytes.len() > most {
+        return Err(SecretError::TooLong(max));
+    }
+    let text = text(&bytes).map_err(SecretError::NotText)?;
     match text.trim_end() {
         "" => Err(SecretError::Empty),
         secret if secret.len() > max || text.len() > max + 1024 => Err(SecretError::TooLong(max)),

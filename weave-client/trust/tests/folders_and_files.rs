@@ -114,7 +114,12 @@ fn what_else_can_have_the_name_of_a_secret_file() {
     for (content, words) in [
         (&b""[..], "is empty"),
         (b" \n\t\r\n", "is empty"),
-        (b"caf\xe9", "is no text"),
+        (
+            b"caf\xe9",
+            "is not UTF-8 text from its byte 3 on (Latin-1 or Windows-1252, perhaps); save it as UTF-8",
+        ),
+        (b"caf\0", "has a NUL as its byte 3"),
+        (b"\xff\xfe\n\0", "is empty"),
         (&[b'x'; 65], "has more than 64 bytes"),
         (&[b'x'; 5000], "has more than 64 bytes"),
         (&[&[b'x'; 64][..], &[b' '; 5000]].concat(), "has more than 64 bytes"),
@@ -124,7 +129,14 @@ fn what_else_can_have_the_name_of_a_secret_file() {
         assert!(!refused(&path, words).is_exposed());
     }
     let path = secret(folder.path(), 0o600);
-    for content in [vec![b'x'; 64], [&[b'x'; 64][..], b"\r\n\n"].concat()] {
+    for content in [
+        vec![b'x'; 64],
+        [&[b'x'; 64][..], b"\r\n\n"].concat(),
+        // As Windows' programs write it.
+        [b"\xef\xbb\xbf", &[b'x'; 64][..], b"\r\n"].concat(),
+        [b"\xff\xfe", &b"x\0".repeat(64)[..], b"\r\0\n\0"].concat(),
+        [b"\xfe\xff", &b"\0x".repeat(64)[..]].concat(),
+    ] {
         fs::write(&path, &content).unwrap();
         assert_eq!(read(&path).unwrap().len(), 64);
     }

@@ -469,10 +469,10 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// All of a settings file.
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > MAX_FILE {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_FILE {
         true => Err(io::Error::other(format!("it has more than {MAX_FILE} bytes"))),
-        false => Ok(text),
+        false => weave_trust::text(&bytes).map_err(|error| io::Error::other(format!("it {error}"))),
     }
 }

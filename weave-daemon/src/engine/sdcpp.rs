@@ -25,7 +25,7 @@ use super::memory::{Learned, Pool, Said, Shape};
 use super::tuning::{self, MemoryLimit, Tiling, Tuning};
 use super::{Engine, EngineError, Generation, Image, Reading};
 use crate::logger;
-use crate::model::ModelFiles;
+use crate::model::{ModelFiles, Stamps};
 use crate::proc::MemoryFiles;
 use crate::scoreboard::{Control, Phase};
 
@@ -52,6 +52,8 @@ pub struct Sdcpp {
     /// `None` after a failure that may have left it in any state.
     context: Option<Context>,
     model: ModelFiles,
+    /// The files as they were when the context was made.
+    stamps: Stamps,
     tuning: Tuning,
     threads: u16,
     learned: Learned,
@@ -67,9 +69,28 @@ impl Sdcpp {
     /// A sentence that says why not; what the engine itself had to say is in the log.
     pub fn load(model: ModelFiles, tuning: Tuning, threads: u16, control: &Control) -> Result<Self, String> {
         CONTROL.set(control.clone());
+        let mut stamps = Stamps::of(&model);
         let context = Some(Context::new(&model, &tuning, threads)?);
+        if let Some(what) = stamps.look_again(&model).first() {
+            return Err(format!("{what} has changed while it was loaded"));
+        }
         let (learned, memory) = (Learned::default(), MemoryFiles::open());
-        Ok(Self { context, model, tuning, threads, learned, memory, has_drawn: false })
+        Ok(Self { context, model, stamps, tuning, threads, learned, memory, has_drawn: false })
+    }
+
+    /// The engine knows by now where in the files each tensor is, and reads most of them for the first image only. Files
+    /// that aren't the same any more are checked as others, and the context is made anew.
+    fn notice_changes(&mut self) -> Result<(), String> {
+        if self.context.is_none() || self.reading() == Reading::Done {
+            return Ok(());
+        }
+        if let Some(what) = self.stamps.look_again(&self.model).first() {
+            log::warn!("{what} has changed since it was checked: checking it and loading the model again");
+            self.context = None;
+            self.model.check().map_err(|error| error.to_string())?;
+            self.context = Some(Context::new(&self.model, &self.tuning, self.threads)?);
+        }
+        Ok(())
     }
 
     /// Makes the context anew if the last one is gone.
@@ -254,6 +275,7 @@ struct Strings {
 impl Strings {
     fn new(model: &ModelFiles, tuning: &Tuning) -> Result<Self, String> {
         let of_path = |path: &Option<PathBuf>| path.as_deref().map(c_string).transpose();
+        let model = &model.for_engine();
         let of_list = |list: Option<&str>| list.map(CString::new).transpose().map_err(|e| e.to_string());
         Ok(Self {
             paths: [
@@ -311,7 +333,7 @@ impl Engine for Sdcpp {
             let text = "the engine could not load its model again; the daemon's log says more".to_owned();
             EngineError { code: ErrorCode::GpuError, text }
         };
-        self.recover().map_err(|error| lost(&error))?;
+        self.notice_changes().and_then(|()| self.recover()).map_err(|error| lost(&error))?;
         let shape = self.shape(generation)?;
         let tuning = &self.tuning;
         let context = self.context.as_ref().ok_or_else(|| lost("there is no context"))?;

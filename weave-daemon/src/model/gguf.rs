@@ -58,15 +58,16 @@ const ALIGNMENT: u64 = 32;
 
 pub(super) fn read<R: Read>(bytes: &mut Bytes<R>) -> Result<Header, HeaderError> {
     let damaged = |what: String| Err(HeaderError::Damaged(what));
+    let unsupported = |what: String| Err(HeaderError::Unsupported(what));
     let mut magic = [0; 4];
     bytes.fill(&mut magic)?;
     match u32(bytes)? {
         2 | 3 => {}
-        1 => return damaged("GGUF's version is 1, and the engine reads 2 and 3".to_owned()),
+        1 => return unsupported("GGUF's version is 1, and the engine reads 2 and 3".to_owned()),
         version if version.swap_bytes() <= 3 => {
-            return damaged("it was made for a processor with another order of bytes".to_owned());
+            return unsupported("it was made for a processor with another order of bytes".to_owned());
         }
-        version => return damaged(format!("GGUF's version is {version}, and the engine reads 2 and 3")),
+        version => return unsupported(format!("GGUF's version is {version}, and the engine reads 2 and 3")),
     }
     let tensors = u64(bytes)?;
     if tensors > MAX_TENSORS as u64 {
@@ -90,7 +91,7 @@ pub(super) fn read<R: Read>(bytes: &mut Bytes<R>) -> Result<Header, HeaderError>
         let rank = u32(bytes)? as usize;
         let mut shape = [1; MAX_DIMENSIONS];
         let Some(shape) = shape.get_mut(..rank) else {
-            return damaged(format!("{name:?} has {rank} dimensions"));
+            return damaged(format!("{name:?} has {rank} dimensions, at most {MAX_DIMENSIONS} are possible"));
         };
         // The fastest one stands first.
         for n in shape.iter_mut().rev() {
@@ -98,7 +99,9 @@ pub(super) fn read<R: Read>(bytes: &mut Bytes<R>) -> Result<Header, HeaderError>
         }
         let number = u32(bytes)?;
         let Some(kind) = TYPES.get(number as usize).and_then(Option::as_ref) else {
-            return damaged(format!("{name:?} is of the type {number}, which the engine doesn't read"));
+            return unsupported(format!(
+                "{name:?} is of ggml's type {number}, which the engine doesn't read"
+            ));
         };
         // Dimensions of 1 in front tell nothing.
         let ones = shape.iter().take_while(|n| **n == 1).count().min(rank.saturating_sub(1));

@@ -103,7 +103,7 @@ pub struct Header {
 
 impl Header {
     /// All tensors, in the order of the file.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> + Clone {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
@@ -213,6 +213,16 @@ pub enum HeaderError {
     },
     /// It contradicts itself or the format.
     Damaged(String),
+    /// It is as the format has it, and has something that the engine doesn't read.
+    Unsupported(String),
+}
+
+impl HeaderError {
+    /// Whether there is something wrong with the file itself, and not only for this engine.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        !matches!(self, Self::Pickle | Self::Unsupported(_))
+    }
 }
 
 impl fmt::Display for HeaderError {
@@ -221,7 +231,7 @@ impl fmt::Display for HeaderError {
             Self::Read(error) => write!(f, "can't be read: {error}"),
             Self::Empty => f.write_str("is empty: download it again"),
             Self::WebPage => f.write_str(
-                "is a web page and no model: most likely the download needs you to log in and accept the licence",
+                "is a web page and no model: log in where it comes from, accept the licence there, and download it again",
             ),
             Self::Pointer(size) => {
                 f.write_str("is a pointer of git-lfs and not the file that it stands for")?;
@@ -233,14 +243,20 @@ impl fmt::Display for HeaderError {
             Self::Pickle => f.write_str(
                 "is a PyTorch file (.ckpt, .pt, .pth, .bin), which weaved doesn't load: get it as safetensors or GGUF",
             ),
-            Self::Text(start) => {
-                write!(f, "is neither safetensors nor GGUF but text that begins with {start:?}")
-            }
-            Self::Unknown => f.write_str("is neither safetensors nor GGUF"),
+            Self::Text(start) => write!(
+                f,
+                "is neither safetensors nor GGUF but text that begins with {start:?}: download the model itself"
+            ),
+            Self::Unknown => f.write_str("is neither safetensors nor GGUF: get the model in one of these formats"),
             Self::CutOff { has, needs } => {
                 write!(f, "is cut off: it has {has} bytes and needs {needs}; download it again")
             }
             Self::Damaged(what) => write!(f, "has a damaged header ({}): download it again", beginning(what)),
+            Self::Unsupported(what) => write!(
+                f,
+                "is sound, but {}: get the model as f16, bf16, q8_0 or q4_0 in safetensors or GGUF version 3",
+                beginning(what)
+            ),
         }
     }
 }

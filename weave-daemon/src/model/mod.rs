@@ -5,22 +5,28 @@
 //! engine's own words for it name tensors, not files. Only headers are read ([`header`]) and held
 //! against what the engine asks for ([`part`]).
 
+mod error;
 mod format;
 mod gguf;
 pub mod header;
 pub mod part;
 mod profile;
 mod safetensors;
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+pub use error::{Advice, ModelError, Other};
 use header::{Header, HeaderError};
+use part::names::{Inside, MODEL, inside, read_as};
 use part::{Content, Fault, Kind, Part, Tensors};
 pub use profile::{Defaults, Profile};
+pub use stamp::Stamps;
 
 /// Paths of the model's parts. None at all stands for the demo model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,123 +45,6 @@ pub struct ModelFiles {
     pub vae: Option<PathBuf>,
     /// TAESD.
     pub taesd: Option<PathBuf>,
-}
-
-/// Why the model can't be run.
-#[derive(Debug)]
-pub enum ModelError {
-    /// A file can't be opened or read.
-    Unreadable(&'static str, PathBuf, io::Error),
-    /// A path leads to something that isn't a file.
-    NotAFile(&'static str, PathBuf),
-    /// A file is of no format that is read, or damaged.
-    Header(&'static str, PathBuf, HeaderError),
-    /// A file is something else than its setting wants.
-    Kind(&'static str, PathBuf, Kind),
-    /// A part is not as the engine needs it.
-    Part(&'static str, PathBuf, Part, Fault),
-    /// Two settings exclude each other.
-    BothModels,
-    /// Parts without the diffusion model.
-    NoDiffusionModel,
-    /// No text encoder.
-    NoEncoder(PathBuf),
-    /// Nothing that makes pixels of latents.
-    NoDecoder(PathBuf),
-}
-
-impl fmt::Display for ModelError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(name, path, error) => {
-                write!(f, "{name}: can't read {}: {error}", path.display())
-            }
-            Self::NotAFile(name, path) => {
-                write!(f, "{name}: {} is not a file; name the one in it that is meant", path.display())
-            }
-            Self::Header(name, path, error) => write!(f, "{name}: {} {error}", path.display()),
-            Self::Kind(name, path, found) => wrong_kind(f, name, path, found),
-            Self::Part(name, path, part, fault) => {
-                write!(f, "{name}: {} can't be used as {part}: {fault}", path.display())?;
-                if matches!(fault, Fault::Missing { .. }) && is_piece(path) {
-                    f.write_str(
-                        "; it is one piece of several, which weaved doesn't join: get it as one file",
-                    )?;
-                }
-                Ok(())
-            }
-            Self::BothModels => f.write_str(
-                "model and diffusion_model are both set; model is a whole checkpoint, diffusion_model only \
-                 its largest part: set one of them",
-            ),
-            Self::NoDiffusionModel => f.write_str(
-                "parts of a model are set, but neither model nor diffusion_model; set one, or none of the \
-                 parts for the demo model",
-            ),
-            Self::NoEncoder(path) => write!(
-                f,
-                "{} has no text encoder; set clip_l, clip_g or t5xxl (SD 3.5 is at its best with all three)",
-                path.display()
-            ),
-            Self::NoDecoder(path) => {
-                write!(
-                    f,
-                    "{} has no decoder; set vae, or taesd for a smaller and coarser one",
-                    path.display()
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for ModelError {}
-
-fn wrong_kind(f: &mut fmt::Formatter<'_>, name: &str, path: &Path, found: &Kind) -> fmt::Result {
-    write!(f, "{name}: {} is {found}", path.display())?;
-    let wanted = match name {
-        "model" | "diffusion_model" => {
-            return match found {
-                Kind::Sd3 { whole: false } => f.write_str("; set diffusion_model to it instead"),
-                Kind::Part(part) => {
-                    write!(f, " and no diffusion model; set {} to it instead", setting_of(*part))
-                }
-                _ => f.write_str("; weaved runs SD 3.5 Large, Large Turbo and Medium"),
-            };
-        }
-        "clip_l" => "CLIP-L (hidden size 768)",
-        "clip_g" => "CLIP-G (hidden size 1280)",
-        "t5xxl" => "T5-XXL (hidden size 4096)",
-        "vae" => "a VAE with 16 latent channels",
-        _ => "a TAESD with 16 latent channels",
-    };
-    write!(f, ", and {wanted} is needed")?;
-    match found {
-        Kind::Part(part) => write!(f, "; set {} to it instead", setting_of(*part)),
-        Kind::Sd3 { whole: true } => f.write_str("; set model to it instead"),
-        Kind::Sd3 { whole: false } => f.write_str("; set diffusion_model to it instead"),
-        Kind::Empty => f.write_str("; download it again"),
-        Kind::Other(_) | Kind::Unknown => Ok(()),
-    }
-}
-
-fn setting_of(part: Part) -> &'static str {
-    match part {
-        Part::Mmdit => "diffusion_model",
-        Part::ClipL => "clip_l",
-        Part::ClipG => "clip_g",
-        Part::T5 => "t5xxl",
-        Part::Vae => "vae",
-        Part::Taesd => "taesd",
-    }
-}
-
-/// Whether it is called like `model-00001-of-00002.safetensors`.
-fn is_piece(path: &Path) -> bool {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    name.rsplit_once("-of-").is_some_and(|(front, count)| {
-        number(count) && front.rsplit_once('-').is_some_and(|(_, index)| number(index))
-    })
 }
 
 /// What the model consists of, all of it as the engine needs it.
@@ -181,7 +70,8 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (part, (setting, content))) in self.parts.iter().enumerate() {
-            let inside = if *setting == "model" && *part != Part::Mmdit { " in the checkpoint" } else { "" };
+            let is_inside = *part != Part::Mmdit && *setting != part.setting();
+            let inside = if is_inside { " in the checkpoint" } else { "" };
             write!(f, "{}{content}{inside}", if i > 0 { "; " } else { "" })?;
         }
         for encoder in Part::ENCODERS {
@@ -231,35 +121,19 @@ impl ModelFiles {
         let mut files = Vec::new();
         for (setting, path) in self.parts() {
             if let Some(path) = path {
-                files.push((setting, path, open(setting, path)?));
+                files.push((setting, path, read(setting, path)?));
             }
         }
         // As the engine does it: a part's own file comes before what a checkpoint has in it.
         let mut parts = BTreeMap::new();
         for (setting, path, header) in &files {
-            let of_file = sort(setting, header);
-            let own = match *setting {
-                "model" | "diffusion_model" => Part::Mmdit,
-                "clip_l" => Part::ClipL,
-                "clip_g" => Part::ClipG,
-                "t5xxl" => Part::T5,
-                "vae" => Part::Vae,
-                _ => Part::Taesd,
-            };
-            // The engine knows SD 3 by these names alone.
-            let is_sd3 = |tensors: &Tensors<'_>| tensors.keys().any(|name| name.starts_with("joint_blocks."));
-            let kind = Kind::of(header.tensors());
-            let fits = match own {
-                Part::Mmdit => of_file.get(&own).is_some_and(is_sd3),
-                // Of the unknown, what is missing says more.
-                part => kind == Kind::Part(part) || kind == Kind::Unknown,
-            };
-            if !fits {
-                return Err(ModelError::Kind(setting, path.to_path_buf(), kind));
-            }
-            for (part, tensors) in of_file {
+            let own = Part::of_setting(setting);
+            let (inside, _) = inside(header.tensors());
+            let read_as = read_as(setting, &inside);
+            self.judge(setting, read_as, path, header, &inside)?;
+            for (part, tensors) in sort(read_as, header) {
                 // TAESD counts only where it is set, and there are no other parts beside one.
-                if part == own || (*setting == "model" && part != Part::Taesd) {
+                if part == own || (read_as == MODEL && part != Part::Taesd) {
                     parts.insert(part, (*setting, *path, tensors));
                 }
             }
@@ -269,9 +143,13 @@ impl ModelFiles {
         }
         let mut found = Found { parts: BTreeMap::new() };
         for (part, (setting, path, tensors)) in parts {
-            let content = part
-                .check(&tensors)
-                .map_err(|fault| ModelError::Part(setting, path.to_owned(), part, fault))?;
+            let content = part.check(&tensors).map_err(|fault| match fault {
+                // Nothing of it is there: what there is says more.
+                Fault::Missing { missing, of, .. } if missing == of && part == Part::of_setting(setting) => {
+                    ModelError::Kind(setting, path.to_owned(), Kind::Unknown, Advice::Replace(setting))
+                }
+                fault => ModelError::Part(setting, path.to_owned(), part, fault),
+            })?;
             found.parts.insert(part, (setting, content));
         }
         if !Part::ENCODERS.iter().any(|encoder| found.parts.contains_key(encoder)) {
@@ -281,6 +159,75 @@ impl ModelFiles {
             return Err(ModelError::NoDecoder(main.clone()));
         }
         Ok(Some(found))
+    }
+
+    /// Whether a file is what its setting is for, under names that the engine knows there.
+    fn judge(
+        &self,
+        setting: &'static str,
+        read_as: &str,
+        path: &Path,
+        header: &Header,
+        found: &[Inside],
+    ) -> Result<(), ModelError> {
+        let own = Part::of_setting(setting);
+        let kind = Kind::of(header.tensors());
+        let is_own = |it: &&Inside| it.part == own;
+        if !matches!(kind, Kind::Other(_)) && found.iter().filter(is_own).any(|it| it.is_read_in(read_as)) {
+            return Ok(());
+        }
+        let refuse = |kind, advice| Err(ModelError::Kind(setting, path.to_owned(), kind, advice));
+        let is_checkpoint = matches!(kind, Kind::Sd3 { .. });
+        match kind {
+            // Of the unknown, what is missing says more.
+            Kind::Unknown if own != Part::Mmdit => return Ok(()),
+            Kind::Other(_) | Kind::Unknown | Kind::Empty => return refuse(kind, Advice::Replace(setting)),
+            Kind::Sd3 { .. } | Kind::Part(_) => {}
+        }
+        // The same thing, somewhere else.
+        let elsewhere = |it: &Inside| {
+            let places = [it.part.setting(), MODEL];
+            places.into_iter().find(|to| *to != setting && it.is_read_in(to))
+        };
+        if own != Part::Mmdit && is_checkpoint {
+            let has_own = found.iter().filter(is_own).any(|it| it.is_read_in(MODEL));
+            return match &self.model {
+                Some(model) if has_own && model == path => refuse(kind, Advice::LeaveOut(setting)),
+                // There is a diffusion model already.
+                _ => refuse(kind, Advice::Replace(setting)),
+            };
+        }
+        match found.iter().find(is_own) {
+            Some(it) if own != Part::Mmdit => {
+                return Err(ModelError::Names(setting, path.to_owned(), it.clone()));
+            }
+            _ => {}
+        }
+        match found.iter().find_map(|it| Some((it, elsewhere(it)?))) {
+            // An encoder that is to be a checkpoint is still no diffusion model.
+            Some((it, to)) if to != MODEL || it.part == Part::Mmdit => refuse(kind, Advice::Move(to)),
+            _ => match found.iter().find(is_own) {
+                Some(it) => Err(ModelError::Names(setting, path.to_owned(), it.clone())),
+                None => refuse(kind, Advice::Replace(setting)),
+            },
+        }
+    }
+
+    /// The files as the engine is to be given them: a diffusion model whose tensors it knows only in a whole checkpoint is
+    /// one to it.
+    #[must_use]
+    pub fn for_engine(&self) -> Self {
+        let setting = Part::Mmdit.setting();
+        match &self.diffusion_model {
+            // What can't be read is for the engine to refuse.
+            Some(path)
+                if read(setting, path)
+                    .is_ok_and(|header| read_as(setting, &inside(header.tensors()).0) == MODEL) =>
+            {
+                Self { model: Some(path.clone()), diffusion_model: None, ..self.clone() }
+            }
+            _ => self.clone(),
+        }
     }
 }
 
@@ -295,15 +242,34 @@ fn sort<'a>(setting: &str, header: &'a Header) -> BTreeMap<Part, Tensors<'a>> {
     parts
 }
 
-fn open(setting: &'static str, path: &Path) -> Result<Header, ModelError> {
+/// Opens a model file, and nothing that is none: a device may do something when it is opened, and a pipe makes wait.
+fn open(setting: &'static str, path: &Path) -> Result<(File, Metadata), ModelError> {
     let unreadable = |error| ModelError::Unreadable(setting, path.to_owned(), error);
-    let metadata = path.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(ModelError::NotAFile(setting, path.to_owned()));
-    }
-    let file = File::open(path).map_err(unreadable)?;
-    Header::read(io::BufReader::new(file), metadata.len()).map_err(|error| match error {
-        HeaderError::Read(error) => unreadable(error),
+    let check = |found: Metadata| {
+        let kind = found.file_type();
+        let other = match kind {
+            kind if kind.is_file() => return Ok(found),
+            kind if kind.is_dir() => Other::Folder,
+            kind if kind.is_fifo() => Other::Fifo,
+            kind if kind.is_socket() => Other::Socket,
+            kind if kind.is_block_device() || kind.is_char_device() => Other::Device,
+            _ => Other::Unknown,
+        };
+        Err(ModelError::NotAFile(setting, path.to_owned(), other))
+    };
+    check(path.metadata().map_err(unreadable)?)?;
+    // It may be another one by now.
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    let found = check(file.metadata().map_err(unreadable)?)?;
+    Ok((file, found))
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<Header, ModelError> {
+    let (file, found) = open(setting, path)?;
+    Header::read(io::BufReader::new(file), found.len()).map_err(|error| match error {
+        HeaderError::Read(error) => ModelError::Unreadable(setting, path.to_owned(), error),
         error => ModelError::Header(setting, path.to_owned(), error),
     })
 }

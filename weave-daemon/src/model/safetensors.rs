@@ -109,7 +109,17 @@ impl<'de> Deserialize<'de> for Entries {
                         continue;
                     }
                     let entry: Entry<'de> = map.next_value()?;
-                    let tensor = entry.tensor(&name).map_err(de::Error::custom)?;
+                    if name.len() > MAX_NAME {
+                        let what = format_args!("a tensor's name has {} bytes", name.len());
+                        return Err(de::Error::custom(what));
+                    }
+                    let Some((_, kind)) = TYPES.iter().find(|(known, _)| *known == entry.dtype) else {
+                        let kind = beginning(&entry.dtype);
+                        let what = format!("{name:?} is of the type {kind:?}, which the engine doesn't read");
+                        entries.header = entries.header.and(Err(HeaderError::Unsupported(what)));
+                        continue;
+                    };
+                    let tensor = entry.tensor(&name, kind).map_err(de::Error::custom)?;
                     entries.end = entries.end.max(entry.data_offsets.1);
                     if let (Ok(header), Some(tensor)) = (&mut entries.header, tensor)
                         && let Err(error) = header.push(name.into_owned(), tensor)
@@ -126,14 +136,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 impl Entry<'_> {
     /// The tensor, if it is one that the engine takes notice of.
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>, String> {
-        if name.len() > MAX_NAME {
-            return Err(format!("a tensor's name has {} bytes", name.len()));
-        }
-        let Some((_, kind)) = TYPES.iter().find(|(known, _)| *known == self.dtype) else {
-            let kind = beginning(&self.dtype);
-            return Err(format!("{name:?} is of the type {kind:?}, which the engine doesn't read"));
-        };
+    fn tensor(&self, name: &str, kind: &'static Type) -> Result<Option<Tensor>, String> {
         let shape = self.shape.0.get(..self.shape.1).unwrap_or_default();
         let tensor = Tensor::new(kind, shape).map_err(|what| format!("{name:?} has {what}"))?;
         let (begin, end) = self.data_offsets;

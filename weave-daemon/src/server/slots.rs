@@ -10,7 +10,8 @@ use mio::{Interest, Registry};
 use super::endpoint::{Endpoint, Io};
 use super::tokens::Tokens;
 use crate::causes::Death;
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
+use crate::model::Stamps;
 use crate::proc::Process;
 use crate::process::{Child, Lines};
 use crate::relay::{Moved, Relay};
@@ -78,6 +79,8 @@ pub(super) struct Slots {
     slots: Box<[Slot]>,
     /// This program's own file, as it was at the start: it may be replaced while it runs.
     program: PathBuf,
+    /// The model's files as they were when the last worker was started.
+    stamps: Stamps,
     /// Whether there may be something in a worker's log.
     has_log: bool,
 }
@@ -85,7 +88,7 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(workers: usize) -> io::Result<Self> {
         let slots = std::iter::repeat_with(Slot::empty).take(workers).collect();
-        Ok(Self { slots, program: std::env::current_exe()?, has_log: false })
+        Ok(Self { slots, program: std::env::current_exe()?, stamps: Stamps::default(), has_log: false })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -104,6 +107,9 @@ impl Slots {
         registry: &Registry,
         tokens: Tokens,
     ) -> io::Result<()> {
+        if config.engine == EngineKind::Sdcpp {
+            self.stamps.watch(&config.model);
+        }
         let slot = &mut self.slots[id.0];
         let started = Child::start(&self.program, config, id.0).and_then(|(child, lines)| {
             let Lines { stream, log, scoreboard } = lines;

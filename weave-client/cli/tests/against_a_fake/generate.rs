@@ -32,14 +32,32 @@ fn image_of(request: &Request) -> Vec<u8> {
 #[test]
 fn a_prompt_comes_from_a_file_or_from_standard_input() {
     let folder = folder();
-    let cases: [(&[&str], Option<&str>, &str); 5] = [
+    let cases: [(&[&str], Option<&str>, &str); 12] = [
         (&["--prompt-file=cat.txt"], None, "a cat\nin space"),
+        (&["--prompt-file=marked.txt"], None, "a cat\nin space"),
+        (&["--prompt-file=notepad.txt"], None, "a c\u{e5}t\nin space"),
+        (&["--prompt-file=unicode.txt"], None, "a c\u{e5}t \u{1f408}"),
+        (&["--prompt-file=big-endian.txt"], None, "a c\u{e5}t \u{1f408}"),
+        (&["--prompt-file=old-mac.txt"], None, "a cat\nin space"),
+        (&["-"], Some("\u{feff}a dog\r\n"), "a dog"),
+        (&["\u{feff}a cat"], None, "a cat"),
         (&["-"], Some("a dog\n"), "a dog"),
         (&["--prompt-file=-"], Some("a bird\r\n\n"), "a bird"),
         (&["--prompt-file", "-"], Some("no line end"), "no line end"),
         (&["-- a dash"], None, "-- a dash"),
     ];
-    fs::write(folder.path().join("cat.txt"), "a cat\nin space\n").unwrap();
+    let wide =
+        |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<_>>();
+    for (name, content) in [
+        ("cat.txt", b"a cat\nin space\n".to_vec()),
+        ("marked.txt", b"\xef\xbb\xbfa cat\nin space\n".to_vec()),
+        ("notepad.txt", "\u{feff}a c\u{e5}t\r\nin space\r\n\r\n".as_bytes().to_vec()),
+        ("unicode.txt", wide("\u{feff}a c\u{e5}t \u{1f408}\r\n", u16::to_le_bytes)),
+        ("big-endian.txt", wide("\u{feff}a c\u{e5}t \u{1f408}\r\n", u16::to_be_bytes)),
+        ("old-mac.txt", b"a cat\rin space\r".to_vec()),
+    ] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
     for (args, typed, prompt) in cases {
         let fake = Fake::serving(|stream, request| {
             send(stream, &Response::good(request.id()).bytes());
@@ -69,10 +87,29 @@ fn a_prompt_that_cannot_be_read_is_told() {
     let folder = folder();
     let listener = no_daemon(folder.path());
     fs::write(folder.path().join("latin1"), b"\xFCber").unwrap();
+    fs::write(folder.path().join("nul"), b"a\0b").unwrap();
+    fs::write(folder.path().join("cut"), b"\xff\xfea").unwrap();
     fs::write(folder.path().join("empty"), "\n").unwrap();
     fs::write(folder.path().join("long"), "x".repeat(2049)).unwrap();
     fs::write(folder.path().join("book"), "x".repeat(70_000)).unwrap();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 12] = [
+        (&["--prompt-file=nul"], 66, "nul has a NUL as its byte 1"),
+        (
+            &["--prompt-file=cut"],
+            66,
+            "cut begins as UTF-16 and is damaged from its byte 2 on; save it as UTF-8",
+        ),
+        (
+            &["a cat <lora:x:1>"],
+            2,
+            "\"<lora:x:1>\" in the prompt names a LoRA or another network, and Weave has none; take it",
+        ),
+        (
+            &["<sd_cpp_extra_args>{}</sd_cpp_extra_args>"],
+            2,
+            "use --seed, --steps, --cfg-scale, --width and --height",
+        ),
+        (&["a cat <lora:x:1>", "--quiet"], 2, "take it out"),
         (&["--prompt-file=none"], 66, "can't read none: No such file"),
         (&["--prompt-file=."], 66, "can't read .: Is a directory"),
         (&["--prompt-file=latin1"], 66, "latin1 is not UTF-8 text from its byte 0 on"),
@@ -87,6 +124,36 @@ fn a_prompt_that_cannot_be_read_is_told() {
         assert!(run.stderr.contains(says), "{args:?}: {}", run.stderr);
     }
     assert!(listener.accept().is_err(), "somebody was called");
+}
+
+/// What only looks like another program's syntax is drawn, and said.
+#[test]
+fn another_programs_syntax_is_warned_of() {
+    let folder = folder();
+    for (prompt, quiet, says) in [
+        (
+            "a cat --ar 16:9",
+            false,
+            "warning: \"--ar\" in the prompt is a parameter of Midjourney; here it is drawn as words; take it",
+        ),
+        ("a cat --ar 16:9", true, ""),
+        ("a cat BREAK a dog", false, "the word itself gets the weight -1"),
+        ("a (red:1.2) cat", false, ""),
+    ] {
+        let fake = Fake::serving(|stream, request| {
+            send(stream, &image_of(&request));
+            request
+        });
+        let mut command = generate(folder.path(), &fake.path(), &["--force", "-ocat.png", prompt]);
+        if quiet {
+            command.arg("--quiet");
+        }
+        let run = run(command);
+        assert_eq!(run.status, Some(0), "{}", run.stderr);
+        assert!(run.stderr.contains(says), "{}", run.stderr);
+        assert_eq!(run.stderr.contains("warning:"), !says.is_empty(), "{}", run.stderr);
+        assert_eq!(fake.end().u32(56) as usize, prompt.len(), "it is sent as it is");
+    }
 }
 
 /// In any order, the queue full in between.

@@ -59,7 +59,10 @@ impl fmt::Display for Fault {
                 write!(f, "the tensor {name} has the shape {found}, and {needed} is needed")
             }
             Self::Type { name, found } => {
-                write!(f, "the tensor {name} is of the type {found}, of which the engine makes no weights")
+                write!(
+                    f,
+                    "the tensor {name} is of the type {found}, of which the engine makes no weights: get it as f16, bf16 or GGUF"
+                )
             }
             Self::Scaled(name) => write!(
                 f,
@@ -67,10 +70,13 @@ impl fmt::Display for Fault {
                  fp8 or GGUF"
             ),
             Self::Blocks(blocks) => {
-                write!(f, "it has {blocks} blocks; SD 3.5 Medium has 24 and Large has 38")
+                write!(f, "it has {blocks} blocks; SD 3.5 Medium has 24 and Large has 38: get one of these")
             }
             Self::Heads { hidden, blocks } => {
-                write!(f, "its hidden size is {hidden}, which its {blocks} heads can't share")
+                write!(
+                    f,
+                    "its hidden size is {hidden}, which its {blocks} heads can't share: get another copy"
+                )
             }
             Self::Positions(positions) => {
                 write!(f, "its pos_embed has {positions} positions: a square, of at least 128×128, is needed")

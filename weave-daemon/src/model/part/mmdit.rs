@@ -33,6 +33,8 @@ pub(crate) enum Family {
     Other,
 }
 
+/// The tensor that tells the width.
+pub(super) const WIDTH: &str = "x_embedder.proj.weight";
 /// The fewest blocks that the engine takes.
 const FEWEST_BLOCKS: u64 = 24;
 /// Those of SD 3.5 Large.
@@ -58,7 +60,7 @@ impl Mmdit {
                 this.norm = Some(if rest.contains(".bias") { Norm::Layer } else { Norm::Rms });
             }
         }
-        this.hidden = shape("x_embedder.proj.weight").first().copied().unwrap_or(0);
+        this.hidden = shape(WIDTH).first().copied().unwrap_or(0);
         this.positions = match shape("pos_embed") {
             [_, positions, _] => *positions,
             // Where GGUF has left the first dimension away, the engine doesn't look at the others.
