@@ -38,9 +38,7 @@ up=$(since "$started")
 
 started=$(now)
 prompt="a red circle on a blue background"
-settings="--width 128 --height 128 --steps 8 --cfg 1"
-# shellcheck disable=SC2086
-line=$("$target/release/weave" generate "$prompt" $settings --seed 42 --socket "$private/weave.sock" \
+line=$("$target/release/weave" generate "$prompt" --seed 42 --socket "$private/weave.sock" \
     --force -o "$here/demo.png") || { status=$?; cat "$private/log" >&2; exit "$status"; }
 made=$(since "$started")
 
@@ -49,11 +47,7 @@ echo "$line"
 echo "source $fetched, build $built, daemon up in $up, image $made (with loading the model)"
 echo
 echo "Try next:"
-if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
-    echo "  export WEAVE_SOCKET=\$HOME/.weave/weave.sock; $target/release/weaved &"
-else
-    echo "  $target/release/weaved &"
-fi
+echo "  $target/release/weaved 2>weaved.log &"
 echo "  $target/release/weave ping"
-echo "  $target/release/weave generate 'a yellow triangle on black' $settings -o triangle.png"
-echo "  $target/release/weave gateway --size 128x128 --steps 8 --cfg 1    # OpenAI's API, and a page at http://127.0.0.1:8080"
+echo "  $target/release/weave generate 'a yellow triangle on black' -o triangle.png"
+echo "  $target/release/weave gateway    # OpenAI's API, and a page at http://127.0.0.1:8080"
