@@ -93,6 +93,8 @@ fn a_file_is_there_complete_or_as_it_was() {
     for (name, reason) in [
         ("folder.png", "it is there and is no regular file"),
         ("nowhere/cat.png", "No such file or directory (os error 2)"),
+        // Found out when it is to get its name.
+        (&"x".repeat(300), "File name too long (os error 36)"),
     ] {
         let error = image.save(in_folder(name)).unwrap_err();
         assert_eq!(error.to_string(), format!("can't write {}: {reason}", in_folder(name).display()));

@@ -200,7 +200,7 @@ test("a file says how its image was made, and is there complete or as it was", l
   await cat.save(join(inside, "new.png"));
   assert(readFileSync(join(inside, "old.png")).equals(png) && readFileSync(join(inside, "new.png")).equals(png));
   assert.equal(statSync(join(inside, "old.png")).mode & 0o777, 0o600);
-  for (const [name, why] of [[join(inside, "folder.png"), "it is there and is no regular file"], [join(inside, "none/cat.png"), "ENOENT: no such file or directory"], ["/dev/null", "it is there and is no regular file"]] as const) {
+  for (const [name, why] of [[join(inside, "folder.png"), "it is there and is no regular file"], [join(inside, "none/cat.png"), "ENOENT: no such file or directory"], [join(inside, "x".repeat(300)), "ENAMETOOLONG: name too long"], ["/dev/null", "it is there and is no regular file"]] as const) {
     await assert.rejects(cat.save(name), (fault: unknown) => fault instanceof Error && fault.message === `can't write ${name}: ${why}`);
   }
   assert.deepEqual(readdirSync(inside).sort(), ["folder.png", "link.png", "new.png", "old.png"]);
