@@ -23,9 +23,13 @@ use crate::user::User;
 
 /// What can be asked for: all metrics for Prometheus, the same as JSON, what is drawn with, how far each
 /// request is, whether the loop turns, whether requests are taken.
+/// Clients may ask for those that are about them; the first two are for who runs the daemon.
 pub const PAGES: [&str; 6] = ["/metrics", "/stats", "/model", "/requests", "/healthz", "/readyz"];
 
-/// Connections at once.
+/// The pages for our own user and root alone: they say who comes how often, and what the machine can bear.
+const OPERATORS: [&str; 2] = [PAGES[0], PAGES[1]];
+
+/// Connections at once, of users other than our own and root half of it.
 pub(crate) const CONNECTIONS: usize = 8;
 /// Longest head of a request.
 const HEAD_LEN: usize = 4096;
@@ -76,8 +80,8 @@ struct Connection {
     stream: UnixStream,
     until: Instant,
     stage: Stage,
-    /// Whose it is, if the kernel says so.
-    user: Option<User>,
+    /// Whose it is.
+    user: User,
     /// What it asked for and did not get, until the log has it.
     refused: Option<Refused>,
     /// The request's head, then the answer.
@@ -97,6 +101,8 @@ const SHOWN: usize = 80;
 /// The administrative socket and its connections.
 pub(crate) struct Admin {
     door: Door,
+    /// Who may ask, beside our own user and root: who may ask for images.
+    access: Access,
     connections: [Option<Connection>; CONNECTIONS],
     first: usize,
     /// The listener may have somebody.
@@ -110,13 +116,14 @@ impl Admin {
     pub(crate) fn new(
         listener: StdListener,
         socket: Option<Socket>,
+        access: Access,
         registry: &Registry,
         first: usize,
     ) -> io::Result<Self> {
         let door =
             Door::new(listener, socket, registry, Token(first), "nobody can ask for metrics and health")?;
         let connections = [const { None }; CONNECTIONS];
-        Ok(Self { door, connections, first, accepting: true, awake: true })
+        Ok(Self { door, access, connections, first, accepting: true, awake: true })
     }
 
     /// Whether somebody has come, or said something.
@@ -180,10 +187,14 @@ impl Admin {
                 Ok(stream)
             });
             match accepted {
-                Ok(mut stream) => match Access::default().check(&stream) {
-                    Ok(_) => {
+                Ok(mut stream) => match self.access.check(&stream) {
+                    Ok(uid) if self.is_full_for(uid) => {
+                        let words = "too many ask here at once; ask again";
+                        let _ = stream.write(&response(&Page::words(503, words), Body::Sent, ""));
+                    }
+                    Ok(uid) => {
                         let bytes = Vec::with_capacity(HEAD_LEN);
-                        let (until, user) = (now + LIMIT, socket::peer_user(&stream));
+                        let (until, user) = (now + LIMIT, socket::user(uid));
                         let connection =
                             Connection { stream, until, stage: Stage::Reading, user, refused: None, bytes };
                         self.connections[free] = Some(connection);
@@ -192,7 +203,8 @@ impl Admin {
                         if repeats.is_first(About::AdminRefused, socket::peer_user(&stream), now) {
                             log::warn!("admin: refused a connection: {reason}");
                         }
-                        let words = "only weaved's own user and root may ask here";
+                        let words =
+                            "only weaved's own user, root, and users who may ask for images may ask here";
                         // A fresh socket has room for it; if not, closing says enough.
                         let _ = stream.write(&response(&Page::words(403, words), Body::Sent, ""));
                     }
@@ -211,6 +223,15 @@ impl Admin {
             }
         }
         self.awake = true;
+    }
+}
+
+impl Admin {
+    /// Whether users like this one have as many connections as they may.
+    fn is_full_for(&self, uid: u32) -> bool {
+        let is_operator = |user| matches!(user, User::Owner(_));
+        let others = self.connections.iter().flatten().filter(|open| !is_operator(open.user)).count();
+        !is_operator(socket::user(uid)) && others >= CONNECTIONS / 2
     }
 }
 
@@ -244,16 +265,16 @@ impl Connection {
 
     /// Logs that it got no page, or has asked for none in time.
     fn tell(&mut self, repeats: &mut Repeats, now: Instant) {
-        let by = Name(self.user);
+        let by = Name(Some(self.user));
         if let Some(Refused { status, line }) = self.refused.take() {
             let reason = reason(status);
-            if repeats.is_first(About::AdminRequest(reason), self.user, now) {
+            if repeats.is_first(About::AdminRequest(reason), Some(self.user), now) {
                 let colon = if line.is_empty() { "" } else { ": " };
                 log::info!("admin: refused a request of {by}: {status} {reason}{colon}{line}");
             }
         } else if self.until <= now
             && matches!(self.stage, Stage::Reading)
-            && repeats.is_first(About::AdminRequest("not complete in time"), self.user, now)
+            && repeats.is_first(About::AdminRequest("not complete in time"), Some(self.user), now)
         {
             log::info!("admin: a request of {by} was not complete within {LIMIT:?}; closing");
         }
@@ -269,14 +290,20 @@ impl Connection {
                 let page = Page::words(431, format!("a request's head has {HEAD_LEN} bytes at most"));
                 (431, response(&page, Body::Sent, ""))
             }
-            Some(head) => answer(head, page),
+            Some(head) => answer(head, &mut |path: &str| {
+                if OPERATORS.contains(&path) && !matches!(self.user, User::Owner(_)) {
+                    let words = "only weaved's own user and root may see this page; others may ask for ";
+                    return Page::words(403, words.to_owned() + &PAGES[OPERATORS.len()..].join(", "));
+                }
+                page(path)
+            }),
         };
         let (status, answer) = answer;
         // Not ready is an answer, too.
         if status >= 400 && status != 503 {
             let line = self.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let shown = if matches!(status, 404 | 405) { line.len().min(SHOWN) } else { 0 };
+            let shown = if matches!(status, 403..=405) { line.len().min(SHOWN) } else { 0 };
             let line = String::from_utf8_lossy(&line[..shown]).into_owned();
             self.refused = Some(Refused { status, line });
         }

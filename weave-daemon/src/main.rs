@@ -512,7 +512,7 @@ fn admin_listener(
         return Ok(Some((listener, None)));
     }
     let Some(path) = config.admin_socket.path(clients) else { return Ok(None) };
-    match Socket::bind_private(&path, &config.access, &config.rules()) {
+    match Socket::bind(&path, &config.access, &config.rules()) {
         Ok((socket, listener)) => Ok(Some((listener, Some(socket)))),
         Err(error) if config.admin_socket == AdminSocket::Beside => {
             log::warn!(

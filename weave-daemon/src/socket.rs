@@ -312,27 +312,7 @@ impl Socket {
     /// # Errors
     /// [`SocketError`]; nothing of anybody else's was touched.
     pub fn bind(path: &Path, access: &Access, rules: &Rules) -> Result<(Self, UnixListener), SocketError> {
-        Self::bind_for(path, rules, access.reach(), access.reach())
-    }
-
-    /// The same for a socket that is our own user's alone, in a folder where `access` may lead others.
-    ///
-    /// # Errors
-    /// [`SocketError`]; nothing of anybody else's was touched.
-    pub fn bind_private(
-        path: &Path,
-        access: &Access,
-        rules: &Rules,
-    ) -> Result<(Self, UnixListener), SocketError> {
-        Self::bind_for(path, rules, access.reach(), Reach::Ours)
-    }
-
-    fn bind_for(
-        path: &Path,
-        rules: &Rules,
-        folder_reach: Reach,
-        reach: Reach,
-    ) -> Result<(Self, UnixListener), SocketError> {
+        let reach = access.reach();
         let at = |what| move |error| SocketError::Io(what, path.to_owned(), error);
         let Some(name) = path.file_name() else {
             return Err(at("listen on")(Errno::ISDIR.into()));
@@ -343,9 +323,9 @@ impl Socket {
             SocketError::Io(_, _, error) => at("make the folder of")(error),
             error => error,
         })?;
-        let folder_mode = check_reach(place, folder.metadata(), folder_reach)?;
-        if is_new && folder_reach != Reach::Ours {
-            open_to(place, folder_reach.group(), folder_reach.folder_mode())?;
+        let folder_mode = check_reach(place, folder.metadata(), reach)?;
+        if is_new && reach != Reach::Ours {
+            open_to(place, reach.group(), reach.folder_mode())?;
         } else if folder_mode & reach.folder_mode() != reach.folder_mode() {
             log::warn!(
                 "{} has mode {folder_mode:04o}, so some users who may connect can't reach the socket in it; set mode {:04o}",

@@ -91,6 +91,34 @@ fn a_folder_that_others_can_use_is_refused() {
     }
 }
 
+/// Whoever may ask for images is told what suits the model and how far they are, and not what the machine bears.
+#[test]
+fn clients_may_ask_for_what_is_about_them() {
+    if !is_root() {
+        return;
+    }
+    let (ann, ben, staff) = (54_321, 54_322, 54_401);
+    let daemon = Daemon::pattern(&[&format!("--allow-gids={staff}")]);
+    let admin = harness::admin(&daemon);
+    assert_eq!((mode(&admin), admin.metadata().unwrap().gid()), (0o660, staff));
+    let said = as_somebody_else("ask_as_somebody_else", &admin, ann, &[staff]);
+    for page in ["/model", "/requests", "/healthz", "/readyz"] {
+        said.wait(&format!("{page}: (200, "));
+    }
+    for page in ["/stats", "/metrics"] {
+        let line = said.wait(&format!("{page}: (403, "));
+        assert!(line.contains("others may ask for /model, /requests"), "{line}");
+    }
+    said.wait("at once: HTTP/1.1 503");
+    said.wait("holds its places");
+    assert_eq!(harness::get(&admin, "/stats").0, 200, "who runs it is not kept out");
+
+    let daemon = Daemon::pattern(&[&format!("--allow-uids={ann}")]);
+    let admin = harness::admin(&daemon);
+    as_somebody_else("ask_as_somebody_else", &admin, ben, &[ben]).wait("test result: FAILED");
+    daemon.log.wait(&format!("admin: refused a connection: uid {ben}"));
+}
+
 /// Whoever can rename a folder above the socket's can put another daemon in its place.
 #[test]
 fn a_folder_further_up_that_others_can_change_is_refused() {
@@ -180,6 +208,28 @@ fn be_somebody_else() {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => println!("was closed unread"),
         other => panic!("{other:?}"),
     }
+}
+
+/// The same at the administrative socket.
+#[test]
+#[ignore = "part of another test"]
+fn ask_as_somebody_else() {
+    let socket = std::env::var("WEAVE_TEST_SOCKET").unwrap();
+    for page in ["/model", "/requests", "/healthz", "/readyz", "/stats", "/metrics"] {
+        println!("{page}: {:?}", harness::get(Path::new(&socket), page));
+    }
+    // Who does no more than connect has a part of the places alone.
+    let held: Vec<_> = (0..8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for mut stream in held.iter().rev() {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = [0; 12];
+        if stream.read_exact(&mut answer).is_ok() {
+            println!("at once: {}", String::from_utf8_lossy(&answer));
+            break;
+        }
+    }
+    println!("holds its places");
+    std::thread::sleep(PATIENCE);
 }
 
 /// Runs one of the tests above or below as this user with these groups, the first of which is the own one. Gives

@@ -105,6 +105,10 @@ impl AdminSocket {
                     .next("the daemon is stopped, or its machine has no time for it; try again")
             }
             io::ErrorKind::InvalidData => self.not_weave(),
+            io::ErrorKind::PermissionDenied => {
+                Failure::new(Exit::NoDaemon, format_args!("{} doesn't tell this user", socket.display()))
+                    .next("ask as weaved's own user or as root")
+            }
             _ => unreachable(socket, &error),
         };
         let mut stream = connect(socket, until).map_err(failed)?;
@@ -251,6 +255,7 @@ fn get(stream: &mut UnixStream, page: &str, until: Instant) -> io::Result<Option
     let text = String::from_utf8_lossy(&bytes);
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(Some(body.to_owned())),
+        Some((head, _)) if head.starts_with("HTTP/1.1 403 ") => Err(io::ErrorKind::PermissionDenied.into()),
         Some((head, _)) if head.starts_with("HTTP/1.1 404 ") => Ok(None),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -275,6 +280,21 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn a_user_who_may_not_ask_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nno\n");
+        });
+        let socket = AdminSocket { path, server_uid: None, limit: LIMIT };
+        let failure = format!("{:?}", Stats::ask(&socket).unwrap_err());
+        assert!(failure.contains("doesn't tell this user"), "{failure}");
+        daemon.join().unwrap();
+    }
 
     /// One that doesn't answer, one that says a byte now and then, and one that doesn't even accept.
     #[test]

@@ -125,7 +125,8 @@ impl Server {
         socket: Option<Socket>,
         model: Profile,
     ) -> io::Result<()> {
-        self.operator.show_on(listener, socket, model, self.poll.registry())
+        let access = self.config.access.clone();
+        self.operator.show_on(listener, socket, model, access, self.poll.registry())
     }
 
     /// Serves until SIGTERM or SIGINT has come and every answer has left.

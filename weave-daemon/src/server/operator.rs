@@ -16,7 +16,7 @@ use crate::model::Profile;
 use crate::proc::Process;
 use crate::repeats::Repeats;
 use crate::router::Router;
-use crate::socket::Socket;
+use crate::socket::{Access, Socket};
 use crate::systemd::{Notifier, Status};
 
 /// Reads the settings again, from where they came the first time.
@@ -57,10 +57,11 @@ impl Operator {
         listener: std::os::unix::net::UnixListener,
         socket: Option<Socket>,
         model: Profile,
+        access: Access,
         registry: &Registry,
     ) -> io::Result<()> {
         self.model = model;
-        self.admin = Some(Admin::new(listener, socket, registry, FIRST_ADMIN)?);
+        self.admin = Some(Admin::new(listener, socket, access, registry, FIRST_ADMIN)?);
         Ok(())
     }
 
