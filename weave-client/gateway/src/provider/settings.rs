@@ -89,7 +89,7 @@ pub struct ProviderSettings {
     #[arg(long, value_name = "NAME", env = "WEAVE_AZURE_MODEL", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     azure_model: Option<String>,
 
-    /// Use /openai/deployments/NAME/… with this api-version [default: /openai/v1/…]
+    /// Use /openai/deployments/NAME/... with this api-version [default: /openai/v1/...]
     #[arg(long, value_name = "VERSION", env = "WEAVE_AZURE_API_VERSION", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     azure_api_version: Option<String>,
 
