@@ -904,7 +904,7 @@ fn a_socket_whose_file_is_removed_is_made_again() {
             daemon.log.wait(&format!("WARN  {} was removed; it is made again", path.display()));
         }
         is_good(&socket, 0o666);
-        is_good(&admin, 0o600);
+        is_good(&admin, 0o666);
         daemon.assert_serves();
         assert_eq!(status_of(&socket).0, Some(0));
         // The lock is kept, or taken anew.

@@ -46,7 +46,7 @@ Examples:
 /// Prints one line: file, size, seed, the engine's time and the total time. The file also holds prompt and
 /// parameters, where other programs look for them. A PNG can be checked later with `weave verify`.
 ///
-/// In a prompt (red:1.2) and [red] are weights, and \( is a bracket; docs/prompts.md has the rest. What is another program's
+/// In a prompt (red:1.2) is a weight, so are square brackets, and \( is a bracket; docs/prompts.md has the rest. What is another program's
 /// syntax, such as <lora:x:1>, is refused or warned of.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help(EXAMPLES))]

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use weave_cli_base::admin::{Admin, Stats};
+use weave_cli_base::admin::{Admin, AdminSocket, Stats};
 use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::plain;
 use weave_cli_base::exit::{Exit, Failure, help};
+use weave_cli_base::model::Model;
 use weave_cli_base::requests::Requests;
 
 use crate::parameters::count;
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
     }
     let screen = Screen::open().map_err(local)?;
     let mut shown = 0;
-    let mut table = self::table(&socket.path, &before.0, None) + &list(&Requests::ask(&socket));
+    let mut table = self::table(&socket.path, &before.0, None) + &beside(&socket);
     loop {
         // Somebody else's words are among it.
         table = plain(&table);
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &Top) -> Result<(), Failure> {
             Ok(stats) => {
                 let now = Instant::now();
                 let table = self::table(&socket.path, &stats, Some((&before.0, now - before.1)));
-                let table = table + &list(&Requests::ask(&socket));
+                let table = table + &beside(&socket);
                 before = (stats, now);
                 table
             }
@@ -252,7 +253,19 @@ fn table(socket: &Path, now: &Stats, before: Option<(&Stats, Duration)>) -> Stri
     out
 }
 
-/// A line for each request that is under way or waits, as far as they have room. A daemon of an earlier version has none.
+/// What other pages than that of the figures say. A daemon of an earlier version has none of them.
+fn beside(socket: &AdminSocket) -> String {
+    let model = match Model::ask(socket) {
+        Ok(Some(Model { name, toy: true, draws: Some(draws), .. })) => {
+            format!("model: {name}, to try Weave with: it draws {draws}\n")
+        }
+        Ok(Some(Model { name, .. })) => format!("model: {name}\n"),
+        _ => String::new(),
+    };
+    model + &list(&Requests::ask(socket))
+}
+
+/// A line for each request that is under way or waits, as far as they have room.
 fn list(requests: &Result<Option<Requests>, Failure>) -> String {
     /// Of those that wait; the others are no more than the workers.
     const MOST: usize = 8;

@@ -56,7 +56,8 @@ pub struct Params {
     pub seed: u64,
 }
 
-/// What suits SD 3.5 Large: 512×512 pixels, 28 steps, a guidance of 7, and a seed that is drawn.
+/// What clients ask for where neither the user nor the daemon says otherwise: 512×512 pixels, 28 steps, a guidance scale of 7,
+/// and a seed that is drawn.
 impl Default for Params {
     fn default() -> Self {
         Self { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 0 }

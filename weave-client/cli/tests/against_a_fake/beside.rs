@@ -214,6 +214,7 @@ fn top_lists_each_request_and_those_that_nobody_waits_for() {
     let socket = folder.path().join("weave.sock");
     admin(&socket, |page| match page {
         "/stats" => Some("{}".to_owned()),
+        "/model" => Some(DEMO.to_owned()),
         "/requests" => Some(format!(
             r#"{{"running":[{{"request_id":5,"worker":0,"step":3,"steps":8,"seconds":1.5,"abandoned":false}},
                 {{"request_id":6,"worker":1,"step":0,"steps":0,"seconds":70,"abandoned":true}}],
@@ -229,6 +230,8 @@ fn top_lists_each_request_and_those_that_nobody_waits_for() {
     command.args(["top", "--count=1", "--socket"]).arg(&socket);
     let run = run(command);
     assert_eq!(run.status, Some(0), "{}", run.stderr);
+    let toy = "\nmodel: demo model, to try Weave with: it draws coloured shapes on coloured backgrounds\n";
+    assert!(run.stdout.contains(toy), "{}", run.stdout);
     let (_, list) = run.stdout.split_once("\nrequest").unwrap();
     let lines: Vec<_> =
         list.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

@@ -747,7 +747,7 @@ fn figures(status: u16, bodies: impl IntoIterator<Item = String> + Send + 'stati
                 head.push(byte[0]);
             }
             // As a daemon does that has no such page.
-            if head.starts_with(b"GET /requests HTTP/1.1\r\n") {
+            if [&b"GET /requests "[..], b"GET /model "].iter().any(|page| head.starts_with(page)) {
                 send(&mut stream, b"HTTP/1.1 404 X\r\nConnection: close\r\n\r\n");
                 continue;
             }
