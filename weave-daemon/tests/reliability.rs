@@ -715,7 +715,7 @@ fn a_request_does_not_wait_for_ever_for_a_worker_that_cannot_be_started() {
 #[test]
 fn a_worker_is_started_again_while_clients_want_every_descriptor() {
     let folder = private_folder();
-    let daemon = with_descriptors(40, &folder.path().join("weave.sock"), &[]);
+    let daemon = with_descriptors(48, &folder.path().join("weave.sock"), &[]);
     daemon.assert_serves();
     let mut crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
     daemon.log.wait("refused a connection: all");
@@ -742,9 +742,12 @@ fn the_largest_image_arrives_whole() {
     });
 }
 
-/// The minute of real time that no other test waits for.
+/// Two minutes of real time, which no other test waits for: with large numbers only.
 #[test]
 fn what_repeats_itself_is_told_once_a_minute_while_the_daemon_runs() {
+    if pick(true, false) {
+        return eprintln!("NOT CHECKED: it takes two minutes; RELIABILITY=long");
+    }
     let daemon = Daemon::pattern(&[]);
     let uid = rustix::process::geteuid().as_raw();
     let mut client = daemon.connect();
