@@ -278,6 +278,13 @@ impl Gate {
         Self { token, places, first, arrived: 0 }
     }
 
+    /// From now on clients have to know this token. Whether it is another one than before.
+    pub fn change(&mut self, token: Token) -> bool {
+        let is_new = self.token.0 != token.0;
+        self.token = token;
+        is_new
+    }
+
     /// Has a client wait for its lines to arrive. If all places are taken, one has to go of those from the address that
     /// has most of them, the new one counted: the one that has been there the longest, for honest clients don't stay.
     ///

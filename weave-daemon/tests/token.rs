@@ -163,6 +163,47 @@ fn both_sides_prove_that_they_know_the_token() {
 }
 
 #[test]
+fn a_token_is_changed_without_a_restart() {
+    let Guarded { daemon, address, file, _folder } = &guarded("127.0.0.1:0");
+    let ping = |file: &str| {
+        let mut client = weave_client::Client::new(format!("tcp://{address}"));
+        client.set_timeout(Some(PATIENCE));
+        client.set_token(Some(weave_client::Token::read(Path::new(file)).unwrap()));
+        client.ping().map_err(|error| error.kind())
+    };
+    let (folder, new) = (private_folder(), private_folder());
+    let old = token_file(folder.path(), DIGITS);
+    let before = connect(address);
+    let line = greet(&before);
+    token_file(_folder.path(), &"b".repeat(64));
+    assert!(ping(&old).is_ok(), "nothing changes by itself");
+
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.log.wait("token reloaded");
+    assert!(ping(file).is_ok());
+    assert_eq!(ping(&old).unwrap_err(), weave_client::ErrorKind::NotWeave);
+    // Who has seen the proof of the old one may still come in by it.
+    (&before).write_all(line.as_bytes()).unwrap();
+    assert_served(before);
+
+    std::fs::write(file, "no token").unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    let line = daemon.log.wait("token not reloaded");
+    assert!(line.contains("the old one still counts") && line.contains(file.as_str()), "{line}");
+    assert!(ping(&token_file(new.path(), &"b".repeat(64))).is_ok());
+    token_file(_folder.path(), &"b".repeat(64));
+    daemon.signal(rustix::process::Signal::HUP);
+    let times = |words: &str| daemon.log.all().matches(words).count();
+    eventually("it has looked three times", || times("settings reloaded") == 3);
+    assert!(ping(file).is_ok());
+    assert_eq!(
+        (times("token reloaded"), times("token not reloaded")),
+        (1, 1),
+        "what is the same is not told"
+    );
+}
+
+#[test]
 fn whoever_says_something_else_is_refused() {
     let Guarded { daemon, address, .. } = &guarded("127.0.0.1:0");
     let ask = request(1, "x", 1);

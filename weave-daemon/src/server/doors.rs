@@ -9,13 +9,14 @@ use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
+use crate::config::Config;
 use crate::counters::LoopCounters;
 use crate::door::Door;
 use crate::gate::{Gate, PLACES, Refused, Shown};
 use crate::repeats::{About, Repeats};
 use crate::socket::{self, Access, Socket};
 use crate::stream::Stream;
-use crate::tcp::Tcp;
+use crate::tcp::{Tcp, Token as Secret};
 use crate::user::User;
 
 /// Connections that are accepted in one turn of a listener.
@@ -127,6 +128,20 @@ impl Doors {
         let let_in = Vec::with_capacity(PLACES);
         self.tcp = Some(TcpDoor { entrances, first: token, turn: 0, gate, let_in });
         Ok(())
+    }
+
+    /// Takes the token that its file holds now, for who connects from now on. If it can't be used, the old one still counts.
+    pub(super) fn reload_token(&mut self, config: &Config) {
+        let Some(gate) = self.tcp.as_mut().and_then(|tcp| tcp.gate.as_mut()) else { return };
+        let Some(file) = &config.token_file else { return };
+        match Secret::read(file, &config.rules()) {
+            Ok(token) => {
+                if gate.change(token) {
+                    log::info!("token reloaded: clients that connect from now on have to know the new one");
+                }
+            }
+            Err(error) => log::error!("token not reloaded, the old one still counts: {error}"),
+        }
     }
 
     /// Whether anybody may still come.

@@ -502,6 +502,7 @@ impl Server {
         empty(&mut self.hang_up);
         if self.doors.are_open() {
             self.operator.reload(&mut self.config, &mut self.router, &mut self.counters, now);
+            self.doors.reload_token(&self.config);
             self.look(now);
         }
     }
