@@ -301,7 +301,7 @@ impl Client {
         let request_id = self.next_id();
         let mut params = *params;
         if params.seed == 0 {
-            params.seed = draw_seed()?;
+            params.seed = random_seed().map_err(Error::Io)?;
         }
         let request = Request { request_id, params, prompts: Prompts::same(prompt) };
         let mut frame = [0; MAX_REQUEST_FRAME];
@@ -511,10 +511,12 @@ impl Client {
     }
 }
 
-/// 32 bits, never 0: that is what other programs take, and not too much to type.
-fn draw_seed() -> Result<u64, Error> {
-    let drawn = getrandom::u32().map_err(|error| Error::Io(error.into()))?;
-    Ok(u64::from(drawn.max(1)))
+/// A seed of 32 bits, never 0: that is what other programs take, and not too much to type.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_seed() -> io::Result<u64> {
+    Ok(u64::from(getrandom::u32()?.max(1)))
 }
 
 /// What became of a request that was [sent](Client::send).

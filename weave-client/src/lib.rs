@@ -77,7 +77,7 @@ mod stopper;
 struct Readme;
 
 pub use address::{Address, Token};
-pub use client::{Answer, Client, Image, Progress};
+pub use client::{Answer, Client, Image, Progress, random_seed};
 pub use error::{Error, ErrorKind, ErrorReply, NoProof, Nonsense};
 pub use socket_path::{NoSocketPath, default_socket_path, usual_socket_paths};
 pub use stopper::Stopper;

@@ -7,19 +7,6 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use weave_client::Params;
-
-/// What is asked for where nobody says otherwise; the seed is drawn. Texts for people name them as well.
-pub const DEFAULTS: Params = Params { width: 512, height: 512, steps: 28, cfg_scale: 7.0, seed: 0 };
-
-/// A seed of 32 bits, never 0: that is what other programs take, and not too much to type.
-///
-/// # Errors
-/// The system gives no random numbers.
-pub fn random_seed() -> Result<u64, getrandom::Error> {
-    getrandom::u32().map(|drawn| u64::from(drawn.max(1)))
-}
-
 /// A time, for clap: a number of seconds, or numbers with units.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! How far the daemon is with each request: the page `/requests` of its administrative socket.
 
+use std::io;
+
 use serde::Deserialize;
 
 use crate::admin::AdminSocket;
@@ -59,10 +61,12 @@ pub enum Place {
 
 impl Requests {
     /// A number for one's own next request, by which it can be told from those of others. Programs that have no whole
-    /// numbers but those of floating point can tell it, too. `None`: the system gives no random numbers.
-    #[must_use]
-    pub fn random_id() -> Option<u64> {
-        getrandom::u64().ok().map(|drawn| (drawn >> 11).max(1))
+    /// numbers but those of floating point can tell it, too.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn random_id() -> io::Result<u64> {
+        Ok((getrandom::u64()? >> 11).max(1))
     }
 
     /// Asks for them. `None`: the daemon doesn't say, as those before this page.

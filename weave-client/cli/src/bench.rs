@@ -6,13 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use weave_cli_base::arguments::{DEFAULTS, random_seed, seconds};
+use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::{Layout, tell, tell_json};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
 use weave_client::weave_core::limits::RESPONSE_HEAD_LEN;
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Client, Error, Image, Params, Progress};
+use weave_client::{Client, Error, Image, Params, Progress, random_seed};
 
 use crate::beside::Beside;
 use crate::interrupt;
@@ -80,7 +80,7 @@ pub(crate) struct Bench {
 }
 
 pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
-    let named = args.parameters.or(DEFAULTS);
+    let named = args.parameters.or(Params::default());
     named.check().and_then(|()| Prompts::same(&args.prompt).check()).map_err(Error::Invalid)?;
     // One that can't be reached is found out before there are a thousand of them.
     let mut clients = vec![args.daemon.client()?];
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Bench) -> Result<(), Failure> {
         client.set_timeout(args.timeout);
         clients.push(client);
     }
-    let defaults = args.beside.of(&args.daemon).model().map_or(DEFAULTS, |model| model.params());
+    let defaults = args.beside.of(&args.daemon).model().map_or_else(Params::default, |model| model.params());
     let seed = match args.seed {
         0 => random_seed().map_err(|error| {
             Failure::new(Exit::Local, format_args!("the system gives no random numbers: {error}"))

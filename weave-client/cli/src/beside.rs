@@ -87,7 +87,7 @@ impl Teller {
         let socket = self.socket.clone()?;
         // Without it there is nothing to look for, and the numbers stay small ones.
         Requests::ask(&socket).ok().flatten()?;
-        client.set_next_request_id(Requests::random_id()?);
+        client.set_next_request_id(Requests::random_id().ok()?);
         Watch::start(socket, situation.clone())
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueHint;
 use serde::Serialize;
-use weave_cli_base::arguments::{DEFAULTS, random_seed, seconds};
+use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::{Layout, say, tell, tell_json, write_out};
 use weave_cli_base::daemon::Daemon;
 use weave_cli_base::exit::{Exit, Failure, help};
@@ -17,7 +17,7 @@ use weave_cli_base::format::Format;
 use weave_cli_base::image::{How, Made};
 use weave_cli_base::model::Model;
 use weave_client::weave_core::request::Prompts;
-use weave_client::{Client, Error, ErrorCode, Params, Progress};
+use weave_client::{Client, Error, ErrorCode, Params, Progress, random_seed};
 #[cfg(feature = "gateway")]
 use weave_gateway::{Ask, Named, ProviderSettings, Providers};
 
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Generate) -> Result<(), Failure> {
             say(format_args!("type the prompt, then Enter and Ctrl-D"));
         }
     })?;
-    check(args.parameters.or(DEFAULTS), &prompt)?;
+    check(args.parameters.or(Params::default()), &prompt)?;
     weave_cli_base::syntax::check(&prompt, args.quiet)?;
     let format = format(args.output.as_deref())?;
     let stdout_is_taken = args.output.as_deref() == Some(Path::new("-"));
@@ -222,7 +222,7 @@ fn check(params: Params, prompt: &str) -> Result<(), Failure> {
 
 /// What to ask for. The seed is drawn here and not by the daemon, which would not tell it.
 fn params(args: &Generate, model: Option<&Model>) -> Result<Params, Failure> {
-    let defaults = model.map_or(DEFAULTS, Model::params);
+    let defaults = model.map_or_else(Params::default, Model::params);
     let mut params = Params { seed: args.seed, ..args.parameters.or(defaults) };
     if params.seed == 0 {
         params.seed = random_seed().map_err(|error| {

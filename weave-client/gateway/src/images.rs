@@ -13,14 +13,14 @@ use base64::display::Base64Display;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
-use weave_cli_base::arguments::random_seed;
 use weave_cli_base::format::Format;
 use weave_cli_base::image::{How, Made, ProviderName};
 use weave_cli_base::model::Model;
+use weave_cli_base::requests::Requests;
 use weave_cli_base::syntax;
 use weave_client::weave_core::limits::{MAX_PROMPT_LEN, MAX_SIDE, MAX_STEPS, MIN_STEPS};
 use weave_client::weave_core::request::Prompts;
-use weave_client::{ErrorKind, Params, Stopper};
+use weave_client::{ErrorKind, Params, Stopper, random_seed};
 
 use crate::connections::{Answering, Connection, Origin};
 use crate::fields::{Delivery, Fields, MAX_EXACT};
@@ -307,7 +307,7 @@ impl Wanted {
         // Written as it comes: the images are large.
         let mut body = format!("{{\"created\":{created},\"data\":[").into_bytes();
         for at in 0..self.count {
-            self.ask.request_id = random_request_id()?;
+            self.ask.request_id = Requests::random_id().map_err(|error| Trouble::Own(no_random(error)))?;
             entry.asks(at, self.ask.request_id);
             let ask = &self.ask;
             let made = shared.providers.make(
@@ -395,11 +395,7 @@ impl Wanted {
     }
 }
 
-fn random_request_id() -> Result<u64, Trouble> {
-    getrandom::u64().map(|drawn| drawn.max(1)).map_err(|error| Trouble::Own(no_random(error)))
-}
-
-fn no_random(error: getrandom::Error) -> HttpError {
+fn no_random(error: impl std::fmt::Display) -> HttpError {
     HttpError::new(500, "internal_error", format!("the system gives no random numbers: {error}"))
 }
 

@@ -20,12 +20,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weave_cli_base::admin::Admin;
-use weave_cli_base::arguments::{DEFAULTS, seconds};
+use weave_cli_base::arguments::seconds;
 use weave_cli_base::console::tell;
 use weave_cli_base::daemon::{Daemon, SOCKET_HELP, ServerUser};
 use weave_cli_base::exit::{self, Exit, Failure};
 use weave_client::weave_core::limits::{MAX_STEPS, MIN_STEPS};
-use weave_client::{Error, ErrorKind};
+use weave_client::{Error, ErrorKind, Params};
 
 use crate::arguments::{self, Part};
 use crate::connections::{Connections, Origin, PLACES};
@@ -193,7 +193,7 @@ pub fn run(args: &Gateway) -> Result<(), Failure> {
     }
     let size = args.size.or_else(|| args.width.zip(args.height));
     let own_defaults = OwnDefaults { size, steps: args.steps, cfg_scale: args.cfg_scale };
-    own_defaults.or(DEFAULTS).check().map_err(|error| Failure::from(Error::Invalid(error)))?;
+    own_defaults.or(Params::default()).check().map_err(|error| Failure::from(Error::Invalid(error)))?;
     let daemon = Daemon {
         socket: args.socket.clone(),
         token_file: args.daemon_token_file.clone(),

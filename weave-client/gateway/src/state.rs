@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use weave_cli_base::arguments::DEFAULTS;
 use weave_cli_base::model::Model;
 use weave_client::Params;
 
@@ -78,7 +77,7 @@ impl Shared {
 
     /// The same for this model.
     pub(crate) fn defaults_of(&self, model: Option<&Model>) -> Params {
-        self.own_defaults.or(model.map_or(DEFAULTS, Model::params))
+        self.own_defaults.or(model.map_or_else(Params::default, Model::params))
     }
 
     /// How far the request is to which its client gave this name. `None`: there is none under way.

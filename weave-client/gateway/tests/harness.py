@@ -91,13 +91,11 @@ class Weaved(Program):
         return self.stats()["weave_requests_dispatched_total"]
 
 
-class FakeDaemon:
-    """Answers the first frame on each connection with what `answer` makes of it, and closes; None: keeps it waiting."""
+class Listening:
+    """A Unix socket in a folder of its own, with a thread for each connection."""
 
-    def __init__(self, folder, answer):
-        self.path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "weave.sock"
-        self.answer = answer
-        self.over = threading.Event()
+    def __init__(self, folder, name):
+        self.path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / name
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.path))
         self.listener.listen(100)
@@ -110,6 +108,22 @@ class FakeDaemon:
             except OSError:
                 return
             threading.Thread(target=self.serve_one, args=[sock], daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class FakeDaemon(Listening):
+    """Answers the first frame on each connection with what `answer` makes of it, and closes; None: keeps it waiting."""
+
+    def __init__(self, folder, answer):
+        self.answer = answer
+        self.over = threading.Event()
+        super().__init__(folder, "weave.sock")
 
     def serve_one(self, sock):
         with sock:
@@ -127,38 +141,21 @@ class FakeDaemon:
 
     def __exit__(self, *_):
         self.over.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+        super().__exit__()
 
 
-class FakeAdmin:
+class FakeAdmin(Listening):
     """An administrative socket that says what a test puts into its mouth: a page's JSON by its path."""
 
     def __init__(self, folder, **pages):
         self.pages = pages
-        self.path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "admin.sock"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(self.path))
-        self.listener.listen(100)
-        threading.Thread(target=self.serve, daemon=True).start()
+        super().__init__(folder, "admin.sock")
 
-    def serve(self):
-        while True:
-            try:
-                sock = self.listener.accept()[0]
-            except OSError:
-                return
-            with sock:
-                page = self.pages.get(sock.recv(65536).split(b" ")[1].decode().strip("/"))
-                head = b"HTTP/1.1 404 Not Found" if page is None else b"HTTP/1.1 200 OK"
-                sock.sendall(head + b"\r\n\r\n" + json.dumps(page).encode())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+    def serve_one(self, sock):
+        with sock:
+            page = self.pages.get(sock.recv(65536).split(b" ")[1].decode().strip("/"))
+            head = b"HTTP/1.1 404 Not Found" if page is None else b"HTTP/1.1 200 OK"
+            sock.sendall(head + b"\r\n\r\n" + json.dumps(page).encode())
 
 
 def model(name="demo model", toy=True, draws="coloured shapes", width=128, height=64, steps=8, cfg_scale=1.5):

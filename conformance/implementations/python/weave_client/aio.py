@@ -16,7 +16,7 @@ class AsyncClient:
     """Asks a server for images, from any number of tasks. Each call has a connection of its own.
 
     A call that is cancelled, by asyncio.timeout or in another way, closes its connection at once: a server may give up an
-    image for which nobody waits any more (`weaved` with `abandoned = "cancel"` does).
+    image for which nobody waits any more (`weaved` does).
     """
 
     def __init__(self, address: Optional[str] = None, *, token: Optional[str] = None, timeout: float = math.inf,
