@@ -523,12 +523,21 @@ impl Process {
         }
     }
 
-    /// All that it says until its end. Waits for that, so the process has to have ended.
+    /// All that it said until its end.
     pub fn all_said(&mut self) -> String {
-        for follower in self.followers.drain(..) {
-            let _ = follower.join();
-        }
+        self.settle();
         self.said()
+    }
+
+    /// If it has ended, waits for its last words; but only a moment, since what it has started may hold its outputs.
+    fn settle(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while self.ended().is_some()
+            && !self.followers.iter().all(JoinHandle::is_finished)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What it has said so far.
@@ -537,17 +546,10 @@ impl Process {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold
-    /// its outputs.
+    /// Its last words.
     #[must_use]
     pub fn last_words(&mut self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while self.ended().is_some()
-            && !self.followers.iter().all(JoinHandle::is_finished)
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.settle();
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
