@@ -396,6 +396,15 @@ pub enum Output {
     Taken,
 }
 
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Asked for, and can be written to: stacks and caches as well.
+    pub reserved: u64,
+    /// Was written to.
+    pub touched: u64,
+}
+
 impl Process {
     /// Starts a command of the shell, in which `{address}` stands for the address, as one word. What it writes to
     /// standard error is kept.
@@ -480,14 +489,18 @@ impl Process {
         all
     }
 
-    /// Bytes that its family has asked the system for, and can write to.
+    /// The memory of its family.
     #[must_use]
-    pub fn memory(&self) -> Option<u64> {
-        let mut all = 0;
+    pub fn memory(&self) -> Option<Memory> {
+        let mut all = Memory::default();
         for pid in self.family() {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmData:"))?;
-            all += line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+            let bytes = |name: &str| -> Option<u64> {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+            };
+            all.reserved += bytes("VmData:")?;
+            all.touched += bytes("RssAnon:")? + bytes("RssShmem:")?;
         }
         Some(all)
     }
