@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::draft::{Cut, Draft, Segment};
 use crate::spec::{Vector, vectors};
-use crate::testee::{Folder, Listener, Output, Process, START_TIMEOUT, Stream, how_it_ended};
+use crate::testee::{Folder, Listener, Output, Process, START_TIMEOUT, Stream, how_it_ended, signal_of};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Expectation, HEADER_LEN, MAX_REQUEST_PAYLOAD, Receiver, code, read};
 
@@ -313,7 +312,7 @@ impl Client {
 
     /// Starts the client; what then fails is reported with the bytes of both sides.
     fn meet(&self, command: &str, count: usize, then: impl FnOnce(&mut Meeting) -> Told) -> Told {
-        let listener = Listener::new(self.folder.path(), self.tcp).map_err(harness)?;
+        let listener = Listener::new(&self.folder, self.tcp).map_err(harness)?;
         let address = listener.address().map_err(harness)?;
         let command = command.replace("{count}", &count.to_string());
         let process =
@@ -348,7 +347,7 @@ fn harness(error: std::io::Error) -> Box<Failure> {
 }
 
 fn no_several() -> Remark {
-    Remark::Skip("there is no --exec-several".to_owned())
+    Remark::NotApplicable("there is no --exec-several".to_owned())
 }
 
 /// A connection of the client's.
@@ -593,7 +592,7 @@ impl Meeting {
             Some(_) => ("W1-HDR-003", "the client ended its request before its end"),
         };
         let problem = format!("{what}: {how}; it said last:\n{words}");
-        let verdict = if is_crash(status) { Verdict::Crash } else { Verdict::Fail };
+        let verdict = if signal_of(status).is_some() { Verdict::Crash } else { Verdict::Fail };
         Box::new(Failure::new(requirement, problem, "a request").with(verdict))
     }
 
@@ -673,7 +672,7 @@ impl Meeting {
         let wrong = |requirement: &str, problem: String, verdict: Verdict| {
             Err(Box::new(Failure::new(requirement, problem, wanted.to_string()).with(verdict)))
         };
-        if is_crash(status) {
+        if signal_of(status).is_some() {
             return wrong("", ended, Verdict::Crash);
         }
         let has_image = matches!(wanted, Wanted::Image | Wanted::OneImage);
@@ -718,12 +717,6 @@ fn line_fd(line: &Line) -> BorrowedFd<'_> {
         Stream::Unix(stream) => stream.as_fd(),
         Stream::Tcp(stream) => stream.as_fd(),
     }
-}
-
-/// A signal; a shell that started the client says it with 128 and its number.
-fn is_crash(status: ExitStatus) -> bool {
-    const ILL_ABRT_BUS_FPE_SEGV: [i32; 5] = [132, 134, 135, 136, 139];
-    status.signal().is_some() || status.code().is_some_and(|code| ILL_ABRT_BUS_FPE_SEGV.contains(&code))
 }
 
 /// What a server makes of a request, which is a whole frame.
