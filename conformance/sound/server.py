@@ -48,7 +48,7 @@ class Variant(NamedTuple):
     processes: bool = False           # a process for each connection
     start_s: float = 0.0              # until it listens
     exit_status: int = 0              # after SIGTERM
-    unlinks: bool = True              # its socket, when it ends
+    unlinks: bool = True              # its socket, before it listens and when it ends
     workers: int = 0                  # that draw; with none the thread that reads draws
     draw_s: tuple[float, float] = (0.0, 0.0)  # an image takes between so and so many seconds
     under_way: int = 1                # a connection with so many requests is not read: W1-CON-014
@@ -104,6 +104,9 @@ class Server:
     def __init__(self, name: str, address: Address) -> None:
         self.variant = VARIANTS[name]
         self.address = address
+        if self.variant.unlinks and isinstance(address, str):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address)
         self.listener = listen(address, self.variant.backlog, name == "dual-stack")
         self.selector = selectors.DefaultSelector()
         self.turned_away: dict[socket.socket, float] = {}  # and until when
