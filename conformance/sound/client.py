@@ -14,7 +14,7 @@ import sys
 import time
 from typing import NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "implementations" / "python"))
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "implementations" / "python"))
 
 from weave_client import codec  # noqa: E402
 from weave_client.address import parse_address  # noqa: E402

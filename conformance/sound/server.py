@@ -27,7 +27,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "implementations" / "python"))
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "implementations" / "python"))
 
 from weave_client import codec  # noqa: E402
 from weave_client.address import Address, parse_address  # noqa: E402
