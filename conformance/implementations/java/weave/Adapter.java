@@ -9,10 +9,10 @@ import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.zip.CRC32;
 
@@ -37,7 +37,7 @@ final class Adapter {
             return read(question);
         }
         try {
-            return Map.of("hex", HEX.formatHex(bytes(write(question))));
+            return Map.of("hex", hex(write(question)));
         } catch (InvalidField e) {
             return Map.of("refused", e.field);
         }
@@ -46,54 +46,34 @@ final class Adapter {
     private static Map<String, Object> read(Map<String, Object> question) {
         byte[] stream = join(list(question.get("bytes")));
         int cut = Math.min(number(question, "cut"), Math.max(1, stream.length));
-        return switch (string(question, "read")) {
-            case "server" -> readAsServer(stream, cut);
-            case "client" -> readAsClient(stream, cut);
-            default -> Map.of("unsupported", "only a server and a client read");
-        };
-    }
-
-    private static Map<String, Object> readAsServer(byte[] stream, int cut) {
-        ServerReader reader = new ServerReader();
-        List<Object> frames = new ArrayList<>();
-        for (int at = 0; at < stream.length && reader.state() != FrameReader.State.CLOSED; at += cut) {
-            ByteBuffer in = ByteBuffer.wrap(stream, at, Math.min(cut, stream.length - at));
-            for (ServerReader.Frame frame = reader.next(in); frame != null; frame = reader.next(in)) {
-                frames.add(frame instanceof Request request
-                        ? Map.of("request", members(request))
-                        : Map.of("answer", Map.of("hex", HEX.formatHex(bytes(((ErrorAnswer) frame).encode())))));
-            }
-        }
-        return outcome(frames, reader);
-    }
-
-    private static Map<String, Object> readAsClient(byte[] stream, int cut) {
-        ClientReader reader = new ClientReader(head -> {}); // any image will do
+        FrameReader<?> reader = string(question, "read").equals("server") ? new ServerReader()
+                : new ClientReader(head -> {}); // any image will do
         List<Object> frames = new ArrayList<>();
         try {
             for (int at = 0; at < stream.length; at += cut) {
                 ByteBuffer in = ByteBuffer.wrap(stream, at, Math.min(cut, stream.length - at));
-                for (ClientReader.Answer answer = reader.next(in); answer != null; answer = reader.next(in)) {
-                    frames.add(answer instanceof Response response
-                            ? Map.of("response", members(response))
-                            : Map.of("error", members((ErrorMessage) answer)));
+                for (Object frame = reader.next(in); frame != null; frame = reader.next(in)) {
+                    frames.add(outcome(frame));
                 }
             }
         } catch (Violation e) {
             frames.add(Map.of("close", Map.of("because", e.requirement)));
         }
-        return outcome(frames, reader);
+        return Map.of("frames", frames, "end", reader.state().name().toLowerCase(Locale.ROOT).replace('_', '-'));
     }
 
-    private static Map<String, Object> outcome(List<Object> frames, FrameReader reader) {
-        return Map.of("frames", frames, "end", switch (reader.state()) {
-            case BETWEEN_FRAMES -> "between-frames";
-            case INSIDE_A_FRAME -> "inside-a-frame";
-            case CLOSED -> "closed";
-        });
+    private static Map<String, Object> outcome(Object frame) {
+        if (frame instanceof Request request) {
+            return Map.of("request", members(request));
+        }
+        if (frame instanceof ErrorAnswer answer) {
+            return Map.of("answer", Map.of("hex", hex(answer.encode())));
+        }
+        return frame instanceof Response response ? Map.of("response", members(response))
+                : Map.of("error", members((ErrorMessage) frame));
     }
 
-    static Map<String, Object> members(Request request) {
+    private static Map<String, Object> members(Request request) {
         Map<String, Object> members = new LinkedHashMap<>();
         members.put("request_id", Long.toUnsignedString(request.requestId()));
         members.put("model_id", 0);
@@ -110,16 +90,8 @@ final class Adapter {
         return members;
     }
 
-    static Map<String, Object> members(Response response) {
-        CRC32 crc = new CRC32();
-        crc.update(response.pixels());
-        Map<String, Object> members = members(response.head());
-        members.put("crc32", HEX.toHexDigits(crc.getValue(), 8));
-        members.put("trailing", response.trailing());
-        return members;
-    }
-
-    static Map<String, Object> members(Response.Head head) {
+    private static Map<String, Object> members(Response response) {
+        Response.Head head = response.head();
         Map<String, Object> members = new LinkedHashMap<>();
         members.put("request_id", Long.toUnsignedString(head.requestId()));
         members.put("status", Response.STATUS);
@@ -128,10 +100,18 @@ final class Adapter {
         members.put("image_height", head.height());
         members.put("channels", head.channels());
         members.put("image_data_len", head.imageDataLen());
+        members.put("crc32", crc32(response.pixels()));
+        members.put("trailing", response.trailing());
         return members;
     }
 
-    static Map<String, Object> members(ErrorMessage error) {
+    static String crc32(byte[] bytes) {
+        CRC32 crc = new CRC32();
+        crc.update(bytes);
+        return HEX.toHexDigits(crc.getValue(), 8);
+    }
+
+    private static Map<String, Object> members(ErrorMessage error) {
         Map<String, Object> members = new LinkedHashMap<>();
         members.put("request_id", Long.toUnsignedString(error.requestId()));
         members.put("status", error.status());
@@ -140,6 +120,10 @@ final class Adapter {
         members.put("shown", HEX.formatHex(error.shown().getBytes(StandardCharsets.UTF_8)));
         members.put("trailing", error.trailing());
         return members;
+    }
+
+    private static String hex(ByteBuffer bytes) {
+        return HEX.formatHex(bytes.array(), 0, bytes.limit());
     }
 
     private static ByteBuffer write(Map<String, Object> question) throws InvalidField {
@@ -225,9 +209,5 @@ final class Adapter {
     private static int number(Map<String, Object> members, String name) {
         long number = longNumber(members, name);
         return number == (int) number ? (int) number : -1;
-    }
-
-    private static byte[] bytes(ByteBuffer buffer) {
-        return Arrays.copyOf(buffer.array(), buffer.limit());
     }
 }

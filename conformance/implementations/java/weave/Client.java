@@ -16,6 +16,9 @@ final class Client {
     /** How long a server may be silent; an image takes its time. */
     private static final Duration PATIENCE = Duration.ofMinutes(10);
 
+    /** How long a server that broke a rule may take to close as well. */
+    private static final Duration DRAIN = Duration.ofMillis(500);
+
     private final int width;
     private final int height;
     private final Set<Long> underWay = new HashSet<>();
@@ -61,24 +64,33 @@ final class Client {
             requests.writeBytes(Request.of(id, width, height, 28, 7.0f, 0, text, text, text).encode().array());
             underWay.add(id);
         }
-        ByteBuffer out = ByteBuffer.wrap(requests.toByteArray());
-        ByteBuffer in = ByteBuffer.allocate(64 * 1024).limit(0);
-        ClientReader reader = new ClientReader(this::expect);
         try (SocketChannel channel = SocketChannel.open(address); Wire wire = new Wire(channel)) {
-            while (!underWay.isEmpty()) {
-                ClientReader.Answer answer = reader.next(in);
-                if (answer instanceof Response response) {
-                    take(response);
-                } else if (answer instanceof ErrorMessage error) {
-                    take(error);
-                } else if (wire.exchange(out, in.clear(), Wire.deadline(PATIENCE)) < 0) {
-                    throw new IOException("the server closed the connection");
-                } else {
-                    in.flip();
-                }
+            try {
+                converse(wire, ByteBuffer.wrap(requests.toByteArray()));
+            } catch (Violation e) {
+                wire.drain(DRAIN);
+                throw e;
             }
         }
         return allCame;
+    }
+
+    /** Writes and reads at the same time: a server may want its answers to be taken before it reads on. */
+    private void converse(Wire wire, ByteBuffer out) throws IOException {
+        ClientReader reader = new ClientReader(this::expect);
+        ByteBuffer in = ByteBuffer.allocate(64 * 1024).limit(0);
+        while (!underWay.isEmpty()) {
+            ClientReader.Answer answer = reader.next(in);
+            if (answer instanceof Response response) {
+                take(response);
+            } else if (answer instanceof ErrorMessage error) {
+                take(error);
+            } else if (wire.exchange(out, in.clear(), Wire.deadline(PATIENCE)) < 0) {
+                throw new IOException("the server closed the connection");
+            } else {
+                in.flip();
+            }
+        }
     }
 
     /** Refuses an image that was not asked for, before its pixels are read. */

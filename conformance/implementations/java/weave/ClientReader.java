@@ -1,9 +1,11 @@
 package weave;
 
+import static weave.Protocol.u32;
+
 import java.nio.ByteBuffer;
 
 /** Reads what a server sends. */
-final class ClientReader extends FrameReader {
+final class ClientReader extends FrameReader<ClientReader.Answer> {
     sealed interface Answer permits Response, ErrorMessage {}
 
     /** Looks at the head of a response before memory is reserved for its pixels. */
@@ -23,10 +25,8 @@ final class ClientReader extends FrameReader {
         this.headCheck = headCheck;
     }
 
-    /**
-     * Takes bytes up to the end of one frame. Null means that all of {@code in} was taken and the frame is not
-     * complete. After a violation nothing more is read.
-     */
+    /** After a violation nothing more is read. */
+    @Override
     Answer next(ByteBuffer in) throws Violation {
         if (closed) {
             return null;
@@ -60,7 +60,7 @@ final class ClientReader extends FrameReader {
         header.clear();
         long trailing = payloadLen() - fixed.limit() - body.limit();
         return isError()
-                ? new ErrorMessage(fixed.getLong(0), u32(8), u32(12), body.array(), trailing)
+                ? new ErrorMessage(fixed.getLong(0), u32(fixed, 8), u32(fixed, 12), body.array(), trailing)
                 : new Response(head, body.array(), trailing);
     }
 
@@ -95,17 +95,13 @@ final class ClientReader extends FrameReader {
 
     /** The length of the message. */
     private int checkError() throws Violation {
-        if (u32(8) != 400 && u32(8) != 500) {
-            throw new Violation("W1-ERR-007", "status of an error is " + u32(8));
+        if (u32(fixed, 8) != 400 && u32(fixed, 8) != 500) {
+            throw new Violation("W1-ERR-007", "status of an error is " + u32(fixed, 8));
         }
         int length = Short.toUnsignedInt(fixed.getShort(16));
         if (left < length) {
             throw new Violation("W1-ERR-008", "the payload ends before error_msg does");
         }
         return length;
-    }
-
-    private long u32(int offset) {
-        return Integer.toUnsignedLong(fixed.getInt(offset));
     }
 }

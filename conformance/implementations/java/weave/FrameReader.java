@@ -6,7 +6,7 @@ import java.nio.ByteBuffer;
  * What reading has in common on both sides: a push parser, which is given bytes as they come, cut anywhere, and keeps
  * what it needs of an unfinished frame. It reserves no memory by itself; only bounded parts are ever stored.
  */
-abstract class FrameReader {
+abstract class FrameReader<F> {
     /** How a connection stands after the bytes read so far. */
     enum State { BETWEEN_FRAMES, INSIDE_A_FRAME, CLOSED }
 
@@ -14,6 +14,12 @@ abstract class FrameReader {
     protected boolean closed;
     /** Bytes of the payload that have not come yet. */
     protected long left;
+
+    /**
+     * Takes bytes up to the end of one frame, and tells what became of it. Null means that all of {@code in} was taken
+     * and the frame is not complete, or that the stream was given up.
+     */
+    abstract F next(ByteBuffer in) throws Violation;
 
     final State state() {
         if (closed) {
@@ -64,6 +70,6 @@ abstract class FrameReader {
     }
 
     protected final long payloadLen() {
-        return Integer.toUnsignedLong(header.getInt(8));
+        return Protocol.u32(header, 8);
     }
 }

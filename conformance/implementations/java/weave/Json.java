@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 
 /** Strict JSON: objects are maps, arrays lists, numbers BigDecimal, and the rest String, Boolean and null. */
 final class Json {
@@ -15,7 +16,6 @@ final class Json {
 
     private final String text;
     private int at;
-    private int depth;
 
     private Json(String text) {
         this.text = text;
@@ -24,108 +24,80 @@ final class Json {
     /** Throws IllegalArgumentException for what is not JSON. */
     static Object parse(String text) {
         Json json = new Json(text);
-        Object value = json.value();
-        json.space();
-        if (json.at < text.length()) {
+        Object value = json.value(0);
+        if (json.peek() != 0) {
             throw json.wrong();
         }
         return value;
     }
 
-    private Object value() {
-        space();
-        switch (peek()) {
-            case '{':
-                return object();
-            case '[':
-                return array();
-            case '"':
-                return string();
-            case 't':
-                return word("true", true);
-            case 'f':
-                return word("false", false);
-            case 'n':
-                return word("null", null);
-            default:
-                return number();
+    private Object value(int depth) {
+        if (depth > MAX_DEPTH) {
+            throw wrong();
         }
+        return switch (peek()) {
+            case '{' -> object(depth + 1);
+            case '[' -> array(depth + 1);
+            case '"' -> string();
+            case 't' -> word("true", true);
+            case 'f' -> word("false", false);
+            case 'n' -> word("null", null);
+            default -> number();
+        };
     }
 
-    private Map<String, Object> object() {
+    private Map<String, Object> object(int depth) {
         Map<String, Object> members = new LinkedHashMap<>();
-        if (open('{', '}')) {
+        expect('{');
+        if (!accept('}')) {
             do {
-                space();
                 String name = string();
                 expect(':');
                 if (members.containsKey(name)) {
                     throw wrong();
                 }
-                members.put(name, value());
-            } while (another('}'));
+                members.put(name, value(depth));
+            } while (accept(','));
+            expect('}');
         }
         return members;
     }
 
-    private List<Object> array() {
+    private List<Object> array(int depth) {
         List<Object> elements = new ArrayList<>();
-        if (open('[', ']')) {
+        expect('[');
+        if (!accept(']')) {
             do {
-                elements.add(value());
-            } while (another(']'));
+                elements.add(value(depth));
+            } while (accept(','));
+            expect(']');
         }
         return elements;
-    }
-
-    /** True if there is something between the brackets. */
-    private boolean open(char bracket, char closing) {
-        expect(bracket);
-        if (++depth > MAX_DEPTH) {
-            throw wrong();
-        }
-        space();
-        return peek() != closing || another(closing);
-    }
-
-    /** True after a comma, false after the closing bracket. */
-    private boolean another(char closing) {
-        space();
-        if (peek() == ',') {
-            at++;
-            return true;
-        }
-        expect(closing);
-        depth--;
-        return false;
     }
 
     private String string() {
         expect('"');
         StringBuilder out = new StringBuilder();
-        while (peek() != '"') {
-            char c = text.charAt(at++);
+        for (char c = next(); c != '"'; c = next()) {
             if (c < ' ') {
                 throw wrong();
             }
-            out.append(c == '\\' ? escaped() : c);
+            out.append(c == '\\' ? escaped(next()) : c);
         }
-        at++;
         return out.toString();
     }
 
-    private char escaped() {
-        char c = peek();
-        at++;
-        if (c == 'u' && at + 4 <= text.length() && text.substring(at, at + 4).matches("[0-9a-fA-F]{4}")) {
-            at += 4;
-            return (char) Integer.parseInt(text.substring(at - 4, at), 16);
-        }
+    private char escaped(char c) {
         int known = "\"\\/bfnrt".indexOf(c);
-        if (known < 0) {
+        if (known >= 0) {
+            return "\"\\/\b\f\n\r\t".charAt(known);
+        }
+        Matcher digits = Pattern.compile("[0-9a-fA-F]{4}").matcher(text).region(at, text.length());
+        if (c != 'u' || !digits.lookingAt()) {
             throw wrong();
         }
-        return "\"\\/\b\f\n\r\t".charAt(known);
+        at += 4;
+        return (char) Integer.parseInt(digits.group(), 16);
     }
 
     private Object word(String word, Object value) {
@@ -145,25 +117,32 @@ final class Json {
         return new BigDecimal(number.group());
     }
 
-    private void space() {
+    /** The next character within a string. */
+    private char next() {
+        if (at == text.length()) {
+            throw wrong();
+        }
+        return text.charAt(at++);
+    }
+
+    /** The next character after white space; 0 at the end. */
+    private char peek() {
         while (at < text.length() && " \t\r\n".indexOf(text.charAt(at)) >= 0) {
             at++;
         }
+        return at < text.length() ? text.charAt(at) : 0;
+    }
+
+    private boolean accept(char c) {
+        boolean there = peek() == c;
+        at += there ? 1 : 0;
+        return there;
     }
 
     private void expect(char c) {
-        space();
-        if (peek() != c) {
+        if (!accept(c)) {
             throw wrong();
         }
-        at++;
-    }
-
-    private char peek() {
-        if (at >= text.length()) {
-            throw wrong();
-        }
-        return text.charAt(at);
     }
 
     private IllegalArgumentException wrong() {
@@ -172,42 +151,17 @@ final class Json {
 
     /** Writes maps, lists, strings and numbers. */
     static String write(Object value) {
-        StringBuilder out = new StringBuilder();
-        write(value, out);
-        return out.toString();
-    }
-
-    private static void write(Object value, StringBuilder out) {
         if (value instanceof Map<?, ?> members) {
-            String separator = "{";
-            for (Map.Entry<?, ?> member : members.entrySet()) {
-                out.append(separator);
-                write(member.getKey(), out);
-                out.append(':');
-                write(member.getValue(), out);
-                separator = ",";
-            }
-            out.append(members.isEmpty() ? "{}" : "}");
-        } else if (value instanceof List<?> elements) {
-            String separator = "[";
-            for (Object element : elements) {
-                out.append(separator);
-                write(element, out);
-                separator = ",";
-            }
-            out.append(elements.isEmpty() ? "[]" : "]");
-        } else if (value instanceof String string) {
-            out.append('"');
-            for (char c : string.toCharArray()) {
-                if (c < ' ' || c == '"' || c == '\\') {
-                    out.append(String.format("\\u%04x", (int) c));
-                } else {
-                    out.append(c);
-                }
-            }
-            out.append('"');
-        } else {
-            out.append(value); // a number
+            return members.entrySet().stream().map(member -> write(member.getKey()) + ":" + write(member.getValue()))
+                    .collect(Collectors.joining(",", "{", "}"));
         }
+        if (value instanceof List<?> elements) {
+            return elements.stream().map(Json::write).collect(Collectors.joining(",", "[", "]"));
+        }
+        if (value instanceof String string) {
+            return string.chars().mapToObj(c -> c < ' ' || c == '"' || c == '\\' ? String.format("\\u%04x", c)
+                    : String.valueOf((char) c)).collect(Collectors.joining("", "\"", "\""));
+        }
+        return String.valueOf(value);
     }
 }

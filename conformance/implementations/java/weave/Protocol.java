@@ -30,6 +30,10 @@ final class Protocol {
                 .putInt(MAGIC).putShort((short) VERSION).putShort((short) type).putInt(payloadLen).putInt(0);
     }
 
+    static long u32(ByteBuffer buffer, int offset) {
+        return Integer.toUnsignedLong(buffer.getInt(offset));
+    }
+
     static boolean isSide(long pixels) {
         return pixels >= 64 && pixels <= 2048 && pixels % 64 == 0;
     }

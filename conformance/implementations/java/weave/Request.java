@@ -6,6 +6,7 @@ import static weave.ErrorCode.INVALID_MODEL_ID;
 import static weave.ErrorCode.INVALID_PROMPT;
 import static weave.ErrorCode.INVALID_STEPS;
 import static weave.ErrorCode.MALFORMED;
+import static weave.Protocol.u32;
 
 import java.nio.ByteBuffer;
 import java.nio.charset.CharacterCodingException;
@@ -131,9 +132,5 @@ record Request(long requestId, int width, int height, int steps, float cfgScale,
                 }
             }
         }
-    }
-
-    private static long u32(ByteBuffer payload, int offset) {
-        return Integer.toUnsignedLong(payload.getInt(offset));
     }
 }

@@ -1,5 +1,7 @@
 package weave;
 
+import static weave.Protocol.u32;
+
 import java.nio.ByteBuffer;
 
 /** An image, as a client receives it. {@code trailing} counts the bytes after it, which this version ignores. */
@@ -48,10 +50,6 @@ record Response(Head head, byte[] pixels, long trailing) implements ClientReader
 
         private static boolean isChannels(long channels) {
             return channels == 3 || channels == 4;
-        }
-
-        private static long u32(ByteBuffer payload, int offset) {
-            return Integer.toUnsignedLong(payload.getInt(offset));
         }
     }
 }

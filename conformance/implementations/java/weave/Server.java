@@ -6,7 +6,6 @@ import java.net.InetSocketAddress;
 import java.net.SocketAddress;
 import java.net.SocketTimeoutException;
 import java.net.StandardProtocolFamily;
-import java.net.StandardSocketOptions;
 import java.net.UnixDomainSocketAddress;
 import java.nio.ByteBuffer;
 import java.nio.channels.ServerSocketChannel;
@@ -66,14 +65,22 @@ final class Server implements Closeable {
     private final Set<Wire> wires = ConcurrentHashMap.newKeySet();
     private volatile boolean stopping;
 
-    public static void main(String[] args) throws IOException {
-        if (args.length != 1) {
-            System.err.println("usage: server ADDRESS, the path of a Unix socket or 127.0.0.1:PORT");
-            System.exit(2);
+    public static void main(String[] args) {
+        try {
+            Server server = new Server(Wire.address(args.length == 0 ? defaultAddress() : args[0]));
+            Runtime.getRuntime().addShutdownHook(new Thread(server::close));
+            server.run();
+        } catch (IOException | IllegalArgumentException e) {
+            System.err.println("usage: server [PATH OF A UNIX SOCKET, OR 127.0.0.1:PORT]; " + e.getMessage());
+            System.exit(1);
         }
-        Server server = new Server(Wire.address(args[0]));
-        Runtime.getRuntime().addShutdownHook(new Thread(server::close));
-        server.run();
+    }
+
+    private static String defaultAddress() throws IOException {
+        Path folder = Path.of(System.getenv().getOrDefault("XDG_RUNTIME_DIR", "."), "weave");
+        Files.createDirectories(folder, PosixFilePermissions.asFileAttribute(
+                PosixFilePermissions.fromString("rwx------")));
+        return folder.resolve("weave.sock").toString();
     }
 
     Server(SocketAddress address) throws IOException {
@@ -88,7 +95,7 @@ final class Server implements Closeable {
             }
             socketFile = null;
             owner = null;
-            listener = ServerSocketChannel.open().setOption(StandardSocketOptions.SO_REUSEADDR, true).bind(address);
+            listener = ServerSocketChannel.open().bind(address);
         }
     }
 
@@ -158,6 +165,9 @@ final class Server implements Closeable {
     private void handle(SocketChannel channel, Handler handler, Semaphore place) {
         try (channel; Wire wire = new Wire(channel)) {
             wires.add(wire);
+            if (stopping) {
+                wire.wake(); // close() may not have seen it
+            }
             try {
                 handler.handle(wire);
                 wire.drain(DRAIN);

@@ -3,17 +3,14 @@ package weave;
 import java.nio.ByteBuffer;
 
 /** Reads what a client sends. It needs 6,220 bytes of memory, whatever comes. */
-final class ServerReader extends FrameReader {
+final class ServerReader extends FrameReader<ServerReader.Frame> {
     /** What became of a frame: a request that can be served, or the error that answers it. */
     sealed interface Frame permits Request, ErrorAnswer {}
 
     /** As much of a payload as a request can have; the rest is skipped. */
     private final ByteBuffer payload = ByteBuffer.allocate(Protocol.MAX_REQUEST_PAYLOAD);
 
-    /**
-     * Takes bytes up to the end of one frame. Null means that all of {@code in} was taken and the frame is not
-     * complete, or that the stream was given up.
-     */
+    @Override
     Frame next(ByteBuffer in) {
         if (closed) {
             return null;

@@ -104,12 +104,16 @@ final class Wire implements Closeable {
      * Ends the own direction, and then drops what still comes, for a bounded time: to close a TCP socket with unread
      * bytes destroys the answers that the peer has not read yet.
      */
-    void drain(Duration patience) throws IOException {
-        channel.shutdownOutput();
+    void drain(Duration patience) {
         ByteBuffer dropped = ByteBuffer.allocate(4096);
         long deadline = deadline(patience);
-        while (System.nanoTime() - deadline < 0 && read(dropped.clear(), deadline) >= 0) {
-            // until the peer has ended its direction, too
+        try {
+            channel.shutdownOutput();
+            while (System.nanoTime() - deadline < 0 && read(dropped.clear(), deadline) >= 0) {
+                // until the peer has ended its direction, too
+            }
+        } catch (IOException e) {
+            // The peer is gone, or the time is over.
         }
     }
 
