@@ -21,11 +21,11 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
-import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
+import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.ThreadPoolExecutor;
@@ -37,11 +37,13 @@ import jdk.net.ExtendedSocketOptions;
  * and writes the answer before it reads the next one: a connection never has more than one image in memory.
  */
 final class Server implements Closeable {
-    private static final int CONNECTIONS = 64;
-    /** Connections beyond those that are told BUSY at the same time; yet others are closed without a word. */
+    private static final int CONNECTIONS = 256;
+    /** Connections beyond those that can wait at the same time until their peer has closed, too. */
     private static final int REFUSALS = 16;
+    private static final int BACKLOG = 2 * CONNECTIONS;
     private static final int WORKERS = 2;
-    private static final int QUEUE = 16;
+    /** Requests that wait, are drawn, or have an image that is not taken yet: 64 images have 768 MiB at most. */
+    private static final int REQUESTS = 64;
     private static final int CHANNELS = 3;
 
     private static final Duration IDLE = Duration.ofMinutes(10);
@@ -60,8 +62,9 @@ final class Server implements Closeable {
 
     private final Semaphore places = new Semaphore(CONNECTIONS);
     private final Semaphore refusals = new Semaphore(REFUSALS);
+    private final Semaphore requests = new Semaphore(REQUESTS);
     private final ThreadPoolExecutor workers = new ThreadPoolExecutor(WORKERS, WORKERS, 0, TimeUnit.SECONDS,
-            new ArrayBlockingQueue<>(QUEUE));
+            new LinkedBlockingQueue<>());
     private final Set<Wire> wires = ConcurrentHashMap.newKeySet();
     private volatile boolean stopping;
 
@@ -95,7 +98,7 @@ final class Server implements Closeable {
             }
             socketFile = null;
             owner = null;
-            listener = ServerSocketChannel.open().bind(address);
+            listener = ServerSocketChannel.open().bind(address, BACKLOG);
         }
     }
 
@@ -107,7 +110,7 @@ final class Server implements Closeable {
         Path folder = Files.createTempDirectory(socketFile.getParent(), ".weave"); // of mode 0700
         try {
             Path begun = folder.resolve("s");
-            listener.bind(UnixDomainSocketAddress.of(begun));
+            listener.bind(UnixDomainSocketAddress.of(begun), BACKLOG);
             Files.setPosixFilePermissions(begun, PosixFilePermissions.fromString("rw-------"));
             Files.move(begun, socketFile, StandardCopyOption.ATOMIC_MOVE);
         } finally {
@@ -141,11 +144,13 @@ final class Server implements Closeable {
         if (!mayConnect(channel)) {
             channel.close();
         } else if (places.tryAcquire()) {
-            new Thread(() -> handle(channel, this::serve, places)).start();
+            new Thread(() -> handle(channel, this::converse, places)).start();
         } else if (refusals.tryAcquire()) {
             new Thread(() -> handle(channel, this::refuse, refusals)).start();
         } else {
-            channel.close();
+            try (channel; Wire wire = new Wire(channel)) {
+                refuse(wire);
+            }
         }
     }
 
@@ -166,7 +171,7 @@ final class Server implements Closeable {
         try (channel; Wire wire = new Wire(channel)) {
             wires.add(wire);
             if (stopping) {
-                wire.wake(); // close() may not have seen it
+                wire.hurry(); // close() may not have seen it
             }
             try {
                 handler.handle(wire);
@@ -185,7 +190,7 @@ final class Server implements Closeable {
         send(wire, new ErrorAnswer(0, ErrorCode.BUSY, "all " + CONNECTIONS + " connections are taken"));
     }
 
-    private void serve(Wire wire) throws IOException {
+    private void converse(Wire wire) throws IOException {
         ServerReader reader = new ServerReader();
         ByteBuffer in = ByteBuffer.allocate(16 * 1024).limit(0);
         long deadline = Wire.deadline(IDLE);
@@ -219,33 +224,34 @@ final class Server implements Closeable {
     }
 
     private void answer(Wire wire, ServerReader.Frame frame) throws IOException {
-        if (frame instanceof Request request) {
+        if (frame instanceof ErrorAnswer error) {
+            send(wire, error);
+        } else if (stopping) {
+            send(wire, shuttingDown((Request) frame));
+        } else if (requests.tryAcquire()) {
             try {
-                Image image = submit(request).get();
-                wire.write(image.head, ANSWER_TAKEN);
-                wire.write(ByteBuffer.wrap(image.pixels), ANSWER_TAKEN);
-            } catch (RejectedExecutionException e) {
-                send(wire, stopping ? shuttingDown(request)
-                        : new ErrorAnswer(request.requestId(), ErrorCode.BUSY, QUEUE + " requests are waiting"));
-            } catch (CancellationException e) {
-                send(wire, shuttingDown(request));
-            } catch (ExecutionException e) {
-                ErrorCode code = e.getCause() instanceof OutOfMemoryError ? ErrorCode.OUT_OF_MEMORY
-                        : ErrorCode.INTERNAL;
-                send(wire, new ErrorAnswer(request.requestId(), code, "the image could not be drawn"));
-            } catch (InterruptedException e) {
-                throw new IOException(e);
+                serve(wire, (Request) frame);
+            } finally {
+                requests.release();
             }
         } else {
-            send(wire, (ErrorAnswer) frame);
+            send(wire, new ErrorAnswer(((Request) frame).requestId(), ErrorCode.BUSY, REQUESTS + " are under way"));
         }
     }
 
-    private Future<Image> submit(Request request) {
-        if (stopping) {
-            throw new RejectedExecutionException();
+    private void serve(Wire wire, Request request) throws IOException {
+        try {
+            Image image = workers.submit(() -> draw(request)).get();
+            wire.write(image.head, ANSWER_TAKEN);
+            wire.write(ByteBuffer.wrap(image.pixels), ANSWER_TAKEN);
+        } catch (RejectedExecutionException | CancellationException e) {
+            send(wire, shuttingDown(request));
+        } catch (ExecutionException e) {
+            ErrorCode code = e.getCause() instanceof OutOfMemoryError ? ErrorCode.OUT_OF_MEMORY : ErrorCode.INTERNAL;
+            send(wire, new ErrorAnswer(request.requestId(), code, "the image could not be drawn"));
+        } catch (InterruptedException e) {
+            throw new IOException(e);
         }
-        return workers.submit(() -> draw(request));
     }
 
     private static ErrorAnswer shuttingDown(Request request) {
@@ -296,7 +302,7 @@ final class Server implements Closeable {
             workers.getQueue().drainTo(waiting);
             waiting.forEach(job -> ((Future<?>) job).cancel(false));
             workers.shutdown();
-            wires.forEach(Wire::wake);
+            wires.forEach(Wire::hurry);
             places.tryAcquire(CONNECTIONS, STOP.toSeconds(), TimeUnit.SECONDS);
         } catch (IOException | InterruptedException e) {
             System.err.println("the end was not clean: " + e);

@@ -23,6 +23,7 @@ final class Wire implements Closeable {
     private final SocketChannel channel;
     private final Selector selector;
     private final SelectionKey key;
+    private volatile boolean hurry;
 
     Wire(SocketChannel channel) throws IOException {
         this.channel = channel;
@@ -49,7 +50,7 @@ final class Wire implements Closeable {
         return System.nanoTime() + patience.toNanos();
     }
 
-    /** Reads some bytes: how many, -1 at the end of the stream, or 0 when another thread called {@link #wake}. */
+    /** Reads some bytes: how many, -1 at the end of the stream, or 0 after {@link #hurry} when none are there. */
     int read(ByteBuffer in, long deadline) throws IOException {
         return exchange(NOTHING, in, deadline);
     }
@@ -64,7 +65,7 @@ final class Wire implements Closeable {
             }
         }
         int count = channel.read(in);
-        if (count == 0) {
+        if (count == 0 && !hurry) {
             await(SelectionKey.OP_READ | (out.hasRemaining() ? SelectionKey.OP_WRITE : 0), deadline);
             count = channel.read(in);
         }
@@ -95,8 +96,9 @@ final class Wire implements Closeable {
         selector.selectedKeys().clear();
     }
 
-    /** Makes a read that waits return 0, or else the next one that would wait. */
-    void wake() {
+    /** From now on reads don't wait, nor does one that waits already. */
+    void hurry() {
+        hurry = true;
         selector.wakeup();
     }
 
@@ -107,6 +109,7 @@ final class Wire implements Closeable {
     void drain(Duration patience) {
         ByteBuffer dropped = ByteBuffer.allocate(4096);
         long deadline = deadline(patience);
+        hurry = false;
         try {
             channel.shutdownOutput();
             while (System.nanoTime() - deadline < 0 && read(dropped.clear(), deadline) >= 0) {
