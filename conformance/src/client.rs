@@ -4,6 +4,7 @@
 //! with exit status 0 if it got the image and with another one if it did not. If the server answered with an
 //! error, it prints the error's message.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -99,6 +100,8 @@ pub struct Client {
     folder: Folder,
     tcp: bool,
     timeout: Duration,
+    /// Whether it has ever connected.
+    works: Cell<bool>,
 }
 
 /// A client that has sent its request, or its requests.
@@ -137,7 +140,7 @@ impl Client {
         tcp: bool,
         timeout: Duration,
     ) -> Self {
-        Self { command, several, folder, tcp, timeout }
+        Self { command, several, folder, tcp, timeout, works: Cell::new(false) }
     }
 
     /// Starts the client and reads what it sends.
@@ -154,12 +157,20 @@ impl Client {
         let accepted = listener.accept(deadline, || process.ended().is_some()).map_err(harness)?;
         let Some(mut stream) = accepted else {
             let ended = process.ended();
-            let verdict = if ended.is_some() { Verdict::Fail } else { Verdict::Hang };
+            let verdict = match ended {
+                // Nothing is known of a program that can't even be started.
+                _ if !self.works.get() => Verdict::Harness,
+                Some(_) => Verdict::Fail,
+                None => Verdict::Hang,
+            };
             let how = ended.map_or("it still runs".to_owned(), how_it_ended);
-            let problem =
-                format!("the client did not connect: {how}; it said last:\n{}", process.last_words());
+            let problem = format!(
+                "{command}: the client did not connect: {how}; it said last:\n{}",
+                process.last_words()
+            );
             return Err(Box::new(Failure::new("", problem, "a connection").with(verdict)));
         };
+        self.works.set(true);
         let deadline = Instant::now() + self.timeout;
         let mut requests = Vec::new();
         while requests.len() < count {
