@@ -5,11 +5,11 @@ import static weave.Protocol.u32;
 import java.nio.ByteBuffer;
 
 /** Reads what a server sends. */
-final class ClientReader extends FrameReader<ClientReader.Answer> {
-    sealed interface Answer permits Response, ErrorMessage {}
+public final class ClientReader extends FrameReader<ClientReader.Answer> {
+    public sealed interface Answer permits Response, ErrorMessage {}
 
     /** Looks at the head of a response before memory is reserved for its pixels. */
-    interface HeadCheck {
+    public interface HeadCheck {
         void check(Response.Head head) throws Violation;
     }
 
@@ -21,13 +21,13 @@ final class ClientReader extends FrameReader<ClientReader.Answer> {
     private Response.Head head;
 
     /** {@code headCheck} refuses images that were not asked for. */
-    ClientReader(HeadCheck headCheck) {
+    public ClientReader(HeadCheck headCheck) {
         this.headCheck = headCheck;
     }
 
     /** After a violation nothing more is read. */
     @Override
-    Answer next(ByteBuffer in) throws Violation {
+    public Answer next(ByteBuffer in) throws Violation {
         if (closed) {
             return null;
         }

@@ -1,7 +1,7 @@
 package weave;
 
 /** Why there is no image: the codes that a server of this version sends. */
-enum ErrorCode {
+public enum ErrorCode {
     INVALID_MAGIC(1, 400),
     UNSUPPORTED_VERSION(2, 400),
     INVALID_MODEL_ID(3, 400),
@@ -19,8 +19,8 @@ enum ErrorCode {
     SHUTTING_DOWN(24, 500),
     INTERNAL(99, 500);
 
-    final int number;
-    final int status;
+    public final int number;
+    public final int status;
 
     ErrorCode(int number, int status) {
         this.number = number;
@@ -28,7 +28,7 @@ enum ErrorCode {
     }
 
     /** The code of that number, or null: a client may well meet numbers that this version does not know. */
-    static ErrorCode of(long number) {
+    public static ErrorCode of(long number) {
         for (ErrorCode code : values()) {
             if (code.number == number) {
                 return code;

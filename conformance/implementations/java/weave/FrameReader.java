@@ -6,9 +6,9 @@ import java.nio.ByteBuffer;
  * What reading has in common on both sides: a push parser, which is given bytes as they come, cut anywhere, and keeps
  * what it needs of an unfinished frame. It reserves no memory by itself; only bounded parts are ever stored.
  */
-abstract class FrameReader<F> {
+public abstract class FrameReader<F> {
     /** How a connection stands after the bytes read so far. */
-    enum State { BETWEEN_FRAMES, INSIDE_A_FRAME, CLOSED }
+    public enum State { BETWEEN_FRAMES, INSIDE_A_FRAME, CLOSED }
 
     protected final ByteBuffer header = ByteBuffer.allocate(Protocol.HEADER_SIZE);
     protected boolean closed;
@@ -19,9 +19,9 @@ abstract class FrameReader<F> {
      * Takes bytes up to the end of one frame, and tells what became of it. Null means that all of {@code in} was taken
      * and the frame is not complete, or that the stream was given up.
      */
-    abstract F next(ByteBuffer in) throws Violation;
+    public abstract F next(ByteBuffer in) throws Violation;
 
-    final State state() {
+    public final State state() {
         if (closed) {
             return State.CLOSED;
         }

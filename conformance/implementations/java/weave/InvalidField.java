@@ -1,9 +1,9 @@
 package weave;
 
 /** A field with a value that the protocol does not allow. A server answers with {@link #code}; a writer refuses. */
-final class InvalidField extends Exception {
-    final String field;
-    final ErrorCode code;
+public final class InvalidField extends Exception {
+    public final String field;
+    public final ErrorCode code;
 
     InvalidField(String field, ErrorCode code, String message) {
         super(message);

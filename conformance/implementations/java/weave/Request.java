@@ -14,23 +14,23 @@ import java.nio.charset.StandardCharsets;
 import java.util.List;
 
 /** A request for an image. requestId and seed are unsigned numbers of 64 bits. */
-record Request(long requestId, int width, int height, int steps, float cfgScale, long seed, List<Prompt> prompts)
+public record Request(long requestId, int width, int height, int steps, float cfgScale, long seed, List<Prompt> prompts)
         implements ServerReader.Frame {
     /** The prompts' names, in their order: of the fields, of {@link #prompts}, and of the checks. */
-    static final List<String> PROMPTS = List.of("clip_l", "clip_g", "t5");
+    public static final List<String> PROMPTS = List.of("clip_l", "clip_g", "t5");
 
     /** One prompt: its UTF-8 text, and where in prompt_data it begins. */
-    record Prompt(int offset, byte[] text) {}
+    public record Prompt(int offset, byte[] text) {}
 
     /** A request whose prompts stand one after the other. */
-    static Request of(long id, int width, int height, int steps, float cfgScale, long seed,
+    public static Request of(long id, int width, int height, int steps, float cfgScale, long seed,
             byte[] clipL, byte[] clipG, byte[] t5) {
         return new Request(id, width, height, steps, cfgScale, seed, List.of(new Prompt(0, clipL),
                 new Prompt(clipL.length, clipG), new Prompt(clipL.length + clipG.length, t5)));
     }
 
     /** The frame, with the prompts one after the other wherever they stood before. */
-    ByteBuffer encode() throws InvalidField {
+    public ByteBuffer encode() throws InvalidField {
         checkNumbers(width, height, steps, cfgScale);
         int size = 0;
         for (int i = 0; i < PROMPTS.size(); i++) {

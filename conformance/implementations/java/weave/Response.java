@@ -5,17 +5,17 @@ import static weave.Protocol.u32;
 import java.nio.ByteBuffer;
 
 /** An image, as a client receives it. {@code trailing} counts the bytes after it, which this version ignores. */
-record Response(Head head, byte[] pixels, long trailing) implements ClientReader.Answer {
+public record Response(Head head, byte[] pixels, long trailing) implements ClientReader.Answer {
     static final int STATUS = 200;
 
     /** All but the pixels. status and image_data_len are not stored: the other fields tell them. */
-    record Head(long requestId, long generationTimeMs, int width, int height, int channels) {
-        int imageDataLen() {
+    public record Head(long requestId, long generationTimeMs, int width, int height, int channels) {
+        public int imageDataLen() {
             return width * height * channels; // at most 2^24, since the three are checked
         }
 
         /** The 48 bytes before the pixels. */
-        ByteBuffer encode() throws InvalidField {
+        public ByteBuffer encode() throws InvalidField {
             check("generation_time_ms", generationTimeMs, generationTimeMs >= 0 && generationTimeMs <= 0xFFFF_FFFFL);
             check("image_width", width, Protocol.isSide(width));
             check("image_height", height, Protocol.isSide(height));

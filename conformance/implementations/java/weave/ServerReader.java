@@ -3,15 +3,15 @@ package weave;
 import java.nio.ByteBuffer;
 
 /** Reads what a client sends. It needs 6,220 bytes of memory, whatever comes. */
-final class ServerReader extends FrameReader<ServerReader.Frame> {
+public final class ServerReader extends FrameReader<ServerReader.Frame> {
     /** What became of a frame: a request that can be served, or the error that answers it. */
-    sealed interface Frame permits Request, ErrorAnswer {}
+    public sealed interface Frame permits Request, ErrorAnswer {}
 
     /** As much of a payload as a request can have; the rest is skipped. */
     private final ByteBuffer payload = ByteBuffer.allocate(Protocol.MAX_REQUEST_PAYLOAD);
 
     @Override
-    Frame next(ByteBuffer in) {
+    public Frame next(ByteBuffer in) {
         if (closed) {
             return null;
         }
