@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := build
 .PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
 	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
-	api deny spec example dissector haproxy kubernetes prometheus conform mutants simulate fuzz fuzz-smoke units bare-metal \
-	big-endian check-demo reliability bench instructions tools tools-test fetch
+	api deny spec example dissector haproxy kubernetes prometheus conform mutants mutants-all simulate fuzz fuzz-smoke units \
+	bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
 settings = PREFIX DESTDIR BUILT SEED FUZZ_SECONDS WEAVE_CUDA_SETUP
@@ -147,9 +147,13 @@ prometheus: programs ## check alert rules, dashboard and the unit that writes th
 conform: ## run weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
 	conformance/run
 
-mutants: ## test that weave-conform finds planted defects
+mutants: ## test that weave-conform finds planted defects: a sample of them
 	conformance/build --quiet
-	python3 -B conformance/mutants.py
+	python3 -B conformance/mutants/run.py --sample
+
+mutants-all: ## test that weave-conform finds each of the planted defects; takes half an hour
+	conformance/build --quiet
+	python3 -B conformance/mutants/run.py --sound 20 --jobs 2 --markdown
 
 # Optimised, with all assertions; everything but the router is compiled as for `make unit`.
 simulator = target/simulator/debug/examples/simulate
