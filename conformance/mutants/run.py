@@ -29,7 +29,8 @@ CONFORM = HERE.parent.parent / "target" / "conform" / "release" / "weave-conform
 TIMEOUT = "6"     # of weave-conform, in seconds: what takes longer hangs
 SAMPLED = 9       # of the mutants of servers and clients, a sample has every ninth
 ENOUGH = 95       # percent
-MODES = ("codec", "server", "client")
+NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "build", "__pycache__", ".mypy_cache", "*.test.ts", "*_test.go",
+                                   "test_*")
 
 
 class Fault(Exception):
@@ -155,9 +156,9 @@ class TypeScript:
     }
     # One file after the other, without types: a whole check takes ten times as long.
     transpile = """
-        const [, compiler, folder] = process.argv, fs = require("fs"), ts = require(compiler);
+        const [, compiler, folder, ...names] = process.argv, fs = require("fs"), ts = require(compiler);
         const compilerOptions = { target: "es2022", module: "esnext", verbatimModuleSyntax: true };
-        for (const name of fs.readdirSync(`${folder}/src`).filter((name) => !name.endsWith(".test.ts"))) {
+        for (const name of names) {
             const text = fs.readFileSync(`${folder}/src/${name}`, "utf8");
             const made = ts.transpileModule(text, { compilerOptions, reportDiagnostics: true, fileName: name });
             for (const { messageText } of made.diagnostics) throw new Error(`${name}: ${messageText}`);
@@ -166,14 +167,25 @@ class TypeScript:
     """
 
     def __init__(self):
-        folder = IMPLEMENTATIONS / "typescript"
-        self.compiler = folder / "node_modules" / "typescript"
+        self.folder = IMPLEMENTATIONS / "typescript"
+        self.compiler = self.folder / "node_modules" / "typescript"
         if not self.compiler.exists():
-            command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", folder=folder)
+            command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", folder=self.folder)
+        self.scratch = tempfile.TemporaryDirectory(prefix="weave-mutant-")
+        self.made = pathlib.Path(self.scratch.name)
+        shutil.copytree(self.folder, self.made, ignore=NOT_COPIED, dirs_exist_ok=True)
+        (self.made / "dist").mkdir()
+        self.compile(self.made, sorted(path.name for path in (self.made / "src").iterdir()))
+
+    def compile(self, folder, names):
+        command("node", "-e", self.transpile, self.compiler, folder, *names)
 
     def build(self, folder, mode):
-        (folder / "dist").mkdir()
-        command("node", "-e", self.transpile, self.compiler, folder)
+        shutil.copytree(self.made / "dist", folder / "dist")
+        changed = [path.name for path in (folder / "src").iterdir()
+                   if path.read_bytes() != (self.folder / "src" / path.name).read_bytes()]
+        if changed:
+            self.compile(folder, changed)
 
 
 class C:
@@ -185,7 +197,6 @@ class C:
 
 
 LANGUAGES = {"python": Python, "go": Go, "typescript": TypeScript, "c": C}
-NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "build", "__pycache__", ".mypy_cache", "*.test.ts", "*_test.go", "test_*")
 
 
 # ---- Running ----
@@ -296,19 +307,18 @@ def main():
         print(f"mutants: nothing fails without a defect, {args.sound} times", flush=True)
 
     begun = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        verdicts = list(pool.map(runner.judge, mutants))
     table = collections.defaultdict(lambda: [0, 0, 0, 0, 0])
-    for mutant, (right, failed) in zip(mutants, verdicts):
-        column = 4 if mutant.unseen and not right else 1 if right else 2 if failed else 3
-        for row in (mutant.kind, "all"):
-            table[row][0] += 1
-            table[row][column] += 1
-        if column in (2, 3):
-            said = "but " + " ".join(failed[:8]) if failed else "nor anything else"
-            print(f"NOT SEEN {mutant} [{mutant.kind}]: {' '.join(mutant.requirements)} does not fail, {said}")
-        elif mutant.unseen:
-            print(f"{'SEEN, though it can not be' if right else 'can not be seen'}: {mutant}: {mutant.unseen}")
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for mutant, (right, failed) in zip(mutants, pool.map(runner.judge, mutants)):
+            column = 4 if mutant.unseen and not right else 1 if right else 2 if failed else 3
+            for row in (mutant.kind, "all"):
+                table[row][0] += 1
+                table[row][column] += 1
+            if column in (2, 3):
+                said = "but " + " ".join(failed[:8]) if failed else "nor anything else"
+                print(f"NOT SEEN {mutant} [{mutant.kind}]: {' '.join(mutant.requirements)} does not fail, {said}", flush=True)
+            elif mutant.unseen:
+                print(f"{'SEEN, though it can not be' if right else 'can not be seen'}: {mutant}: {mutant.unseen}", flush=True)
     heads = ("mutants", "seen rightly", "seen otherwise", "not seen", "can't be seen")
     form = "| {:32} |" + "".join(" {:>%d} |" % len(head) for head in heads)
     print(form.format("kind", *heads))
