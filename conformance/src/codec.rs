@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::draft::Draft;
 use crate::spec::{Vector, vectors};
 use crate::testee::{Output, Process, how_it_ended};
-use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict, fail};
+use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{self, End, Expectation, Fields, Receiver, code, read};
 
 /// The longest answer that is read as one: more than what is said of any frame.
@@ -204,7 +204,10 @@ impl Adapter {
         let shown = answer["frames"][0]["error"]["shown"].as_str().and_then(unhex);
         match shown.and_then(|bytes| String::from_utf8(bytes).ok()) {
             Some(text) => Ok(Ok(text)),
-            None => fail("", format!("shown is no UTF-8: {}", short(&answer)), "the text to show"),
+            None => {
+                let problem = format!("shown is no UTF-8: {}", short(&answer));
+                Err(Box::new(Failure::new("", problem, "the text to show")))
+            }
         }
     }
 
