@@ -4,6 +4,7 @@
 //! with exit status 0 if it got the image and with another one if it did not. If the server answered with an
 //! error, it prints the error's message.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::draft::{Cut, Draft, Segment};
 use crate::spec::{Vector, vectors};
 use crate::testee::{Folder, Listener, Output, Process, START_TIMEOUT, Stream, how_it_ended};
-use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
+use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict, not_applicable};
 use crate::wire::{End, Expectation, HEADER_LEN, MAX_REQUEST_PAYLOAD, Receiver, read};
 
 /// How a client case is run.
@@ -99,6 +100,8 @@ pub struct Client {
     folder: Folder,
     tcp: bool,
     timeout: Duration,
+    /// Whether it has ever connected.
+    works: Cell<bool>,
 }
 
 /// A client that has sent its request, or its requests.
@@ -137,7 +140,7 @@ impl Client {
         tcp: bool,
         timeout: Duration,
     ) -> Self {
-        Self { command, several, folder, tcp, timeout }
+        Self { command, several, folder, tcp, timeout, works: Cell::new(false) }
     }
 
     /// Starts the client and reads what it sends.
@@ -145,7 +148,7 @@ impl Client {
         let harness = |error: std::io::Error| {
             Box::new(Failure::new("", error.to_string(), "a place to listen").with(Verdict::Harness))
         };
-        let listener = Listener::new(self.folder.path(), self.tcp).map_err(harness)?;
+        let listener = Listener::new(&self.folder, self.tcp).map_err(harness)?;
         let address = listener.address().map_err(harness)?;
         let command = command.replace("{count}", &count.to_string());
         let mut process =
@@ -154,12 +157,20 @@ impl Client {
         let accepted = listener.accept(deadline, || process.ended().is_some()).map_err(harness)?;
         let Some(mut stream) = accepted else {
             let ended = process.ended();
-            let verdict = if ended.is_some() { Verdict::Fail } else { Verdict::Hang };
+            let verdict = match ended {
+                // Nothing is known of a program that can't even be started.
+                _ if !self.works.get() => Verdict::Harness,
+                Some(_) => Verdict::Fail,
+                None => Verdict::Hang,
+            };
             let how = ended.map_or("it still runs".to_owned(), how_it_ended);
-            let problem =
-                format!("the client did not connect: {how}; it said last:\n{}", process.last_words());
+            let problem = format!(
+                "{command}: the client did not connect: {how}; it said last:\n{}",
+                process.last_words()
+            );
             return Err(Box::new(Failure::new("", problem, "a connection").with(verdict)));
         };
+        self.works.set(true);
         let deadline = Instant::now() + self.timeout;
         let mut requests = Vec::new();
         while requests.len() < count {
@@ -258,7 +269,7 @@ impl Client {
     fn play_several(&self, scene: fn(&[u64]) -> Scene) -> Told {
         const COUNT: usize = 5;
         let Some(command) = &self.several else {
-            return Ok(Remark::Skip("there is no --exec-several".to_owned()));
+            return not_applicable("there is no --exec-several");
         };
         let asked = self.ask(command, COUNT)?;
         let ids: Vec<u64> = asked

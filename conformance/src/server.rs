@@ -6,15 +6,13 @@
 //! and its answer must be the next thing.
 
 use std::io;
-use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::{Cut, Draft, checkerboard};
 use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, Output, Process, START_TIMEOUT, how_it_ended};
+use crate::testee::{Address, Memory, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Receiver, code_name};
 
@@ -70,7 +68,7 @@ impl Server {
     }
 
     /// The memory of its processes, if the suite has started it.
-    pub fn memory(&self) -> Option<u64> {
+    pub fn memory(&self) -> Option<Memory> {
         self.process.as_ref()?.memory()
     }
 
@@ -88,38 +86,15 @@ impl Server {
         let Some(command) = &self.command else {
             return self
                 .address
-                .connect()
+                .connect_until(Instant::now() + self.timeout)
                 .map(drop)
                 .map_err(|error| harness(format!("{}: {error}", self.address)));
         };
-        if self.process.is_some() {
-            return Ok(());
+        if self.process.is_none() {
+            let process = Process::start_server(command, &self.address, self.timeout).map_err(harness)?;
+            self.process = Some(process);
         }
-        let mut process = Process::start(command, Some(&self.address), Stdio::null(), Output::Kept)
-            .map_err(|error| harness(format!("{command}: {error}")))?;
-        let deadline = Instant::now() + self.timeout.max(START_TIMEOUT);
-        loop {
-            if self.address.connect().is_ok() {
-                self.process = Some(process);
-                return Ok(());
-            }
-            if let Some(status) = process.ended() {
-                return Err(harness(format!(
-                    "{command}: {} before it listened at {}\n{}",
-                    how_it_ended(status),
-                    self.address,
-                    process.last_words()
-                )));
-            }
-            if Instant::now() > deadline {
-                return Err(harness(format!(
-                    "{command}: did not listen at {} in time\n{}",
-                    self.address,
-                    process.last_words()
-                )));
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
+        Ok(())
     }
 
     /// Ends it, if it is ours.
@@ -133,22 +108,14 @@ impl Server {
     /// The server is gone, or can't be reached.
     pub fn connect(&mut self) -> Result<Connection, Box<Failure>> {
         let deadline = Instant::now() + self.timeout;
-        loop {
-            match self.address.connect() {
-                Ok(stream) => {
-                    return Ok(Connection::new(stream, deadline));
-                }
-                // The queue of connections is full for now.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Err(error) => {
-                    let failure =
-                        Failure::new("W1-SEC-001", format!("can't connect: {error}"), "a connection");
-                    return Err(self.with_crash(Box::new(failure)));
-                }
-            }
-        }
+        self.address.connect_until(deadline).map(|stream| Connection::new(stream, deadline)).map_err(
+            |error| {
+                let failure = Failure::new("W1-SEC-001", format!("can't connect: {error}"), "a connection");
+                let verdict =
+                    if error.kind() == io::ErrorKind::TimedOut { Verdict::Hang } else { Verdict::Fail };
+                self.with_crash(Box::new(failure.with(verdict)))
+            },
+        )
     }
 
     /// Whether a failure is because the server is gone.
@@ -162,7 +129,12 @@ impl Server {
                     process.last_words()
                 )
             }),
-            None => self.address.connect().err().map(|error| format!("the server is gone: {error}")),
+            None => self
+                .address
+                .connect_until(Instant::now() + self.timeout)
+                .err()
+                .filter(|error| error.kind() != io::ErrorKind::TimedOut)
+                .map(|error| format!("the server is gone: {error}")),
         };
         if let Some(gone) = gone {
             failure.verdict = Verdict::Crash;

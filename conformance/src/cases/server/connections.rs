@@ -11,7 +11,7 @@ use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::Draft;
 use crate::talk::{Expected, Talk};
 use crate::testee::how_it_ended;
-use crate::verdict::{Failure, Remark, Verdict, fail, skip};
+use crate::verdict::{Failure, Remark, Verdict, fail, not_applicable, skip};
 use crate::wire::{End, code};
 
 use super::probe::{NO_IMAGE, NOT_OURS};
@@ -191,7 +191,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     recommended("W1-CON-009a", "SIGTERM: requests in progress are finished").server(|server| {
         if server.process().is_none() {
-            return skip(NOT_OURS);
+            return not_applicable(NOT_OURS);
         }
         let mut connection = server.connect()?;
         let count = 20;
