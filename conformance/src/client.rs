@@ -176,7 +176,7 @@ impl Scene {
 
 /// How many requests a client sends that sends several at once.
 const SEVERAL: usize = 5;
-/// How often a client may ask that tries again, for a scene. "A few times at most", says section 6.
+/// How often a client that tries again may ask for an image, in a scene. "A few times at most", says section 6.
 const MAX_ASKS: usize = 12;
 /// What a client may send in a scene: far more than so many requests of ordinary prompts have.
 const MAX_RECEIVED: usize = 1 << 20;
@@ -635,7 +635,7 @@ impl Meeting {
                     }
                     line.answered += due;
                     asked += 1;
-                    if asked > MAX_ASKS {
+                    if asked > MAX_ASKS * self.count {
                         let problem = format!("the client has asked {asked} times, and goes on");
                         return Err(Box::new(Failure::new("", problem, wanted.to_string())));
                     }
