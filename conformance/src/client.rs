@@ -8,6 +8,7 @@
 //! any number of connections, answers each request on them alike, goes on writing to a client that has ended
 //! its own direction (W1-CON-010), and reads until the client is gone, so that nothing is lost in a reset.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -194,6 +195,8 @@ pub struct Client {
     folder: Folder,
     tcp: bool,
     timeout: Duration,
+    /// Whether it has ever connected.
+    works: Cell<bool>,
 }
 
 impl Client {
@@ -206,7 +209,7 @@ impl Client {
         tcp: bool,
         timeout: Duration,
     ) -> Self {
-        Self { command, several, folder, tcp, timeout }
+        Self { command, several, folder, tcp, timeout, works: Cell::new(false) }
     }
 
     /// Runs a case of this module.
@@ -328,7 +331,14 @@ impl Client {
             // Whatever a client does to look busy.
             limit: began + START_TIMEOUT + 6 * self.timeout,
         };
-        then(&mut meeting).map_err(|mut failure| {
+        let told = then(&mut meeting);
+        self.works.set(self.works.get() || !meeting.lines.is_empty());
+        told.map_err(|mut failure| {
+            // Nothing is known of a program that can't even be started.
+            if !self.works.get() {
+                failure.verdict = Verdict::Harness;
+                failure.problem = format!("{command}: {}", failure.problem);
+            }
             let beginning = |of: fn(&Line) -> &[u8]| -> Vec<u8> {
                 meeting.lines.iter().flat_map(of).copied().take(MAX_REPORTED).collect()
             };
