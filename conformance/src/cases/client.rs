@@ -534,9 +534,11 @@ fn whole_request(_: &[u8], expectation: &Expectation) -> Told {
     }
 }
 
-/// A good answer to the first of several requests, and this to the second.
+/// A good answer to the first of several requests, this to the second, and good ones to the others.
 fn second(ids: &[u64], name: String, bad: Draft) -> Scene {
-    Scene::new(name, &[image(ids[0]), bad], Then::Wait, Wanted::Close)
+    let mut frames: Vec<Draft> = ids.iter().map(|id| image(*id)).collect();
+    frames[1] = bad;
+    Scene::new(name, &frames, Then::Wait, Wanted::Close)
 }
 
 /// Images for all requests but the last, and then the server's end.
