@@ -147,9 +147,14 @@ impl Claim {
         self.by(Run::Client(ClientCase::Scenes(scenes)))
     }
 
-    /// A client that has sent requests with the given ids at once takes the answers as the scene says.
-    pub(crate) const fn several(self, scene: fn(&[u64]) -> Scene) -> Case {
-        self.by(Run::Client(ClientCase::Several(scene)))
+    /// The ids of a client's requests that are sent at once look like this.
+    pub(crate) const fn ids(self, look: fn(&[u64]) -> Told) -> Case {
+        self.by(Run::Client(ClientCase::Ids(look)))
+    }
+
+    /// A client that has sent requests with the given ids at once takes each of these answers as the scene says.
+    pub(crate) const fn several(self, scenes: fn(&[u64]) -> Vec<Scene>) -> Case {
+        self.by(Run::Client(ClientCase::Several(scenes)))
     }
 
     /// A library, behind its adapter, does this.
