@@ -25,6 +25,8 @@ pub struct Adapter {
     command: String,
     timeout: Duration,
     running: Option<Running>,
+    /// Whether it has ever answered.
+    works: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Adapter {
     /// An adapter that the first question starts.
     #[must_use]
     pub const fn new(command: String, timeout: Duration) -> Self {
-        Self { command, timeout, running: None }
+        Self { command, timeout, running: None, works: false }
     }
 
     fn start(&mut self) -> Result<&mut Running, Box<Failure>> {
@@ -73,11 +75,26 @@ impl Adapter {
             .ok_or_else(|| Box::new(Failure::new("", "no adapter", "an adapter").with(Verdict::Harness)))
     }
 
-    /// Asks a question.
+    /// Asks a question. The first one of all is one that no library has trouble with: without an answer to it this is
+    /// no adapter, and nothing is known of the library.
     ///
     /// # Errors
     /// There is no answer, or it is no JSON.
     fn ask(&mut self, question: &Value) -> Result<Value, Box<Failure>> {
+        if !self.works {
+            match self.exchange(&json!({ "read": "server", "cut": 1, "bytes": [] })) {
+                Err(failure) if failure.verdict != Verdict::Fail => {
+                    let problem =
+                        format!("{}: no answer to an empty stream: {}", self.command, failure.problem);
+                    return Err(Box::new(Failure::new("", problem, "an adapter").with(Verdict::Harness)));
+                }
+                _ => self.works = true,
+            }
+        }
+        self.exchange(question)
+    }
+
+    fn exchange(&mut self, question: &Value) -> Result<Value, Box<Failure>> {
         let timeout = self.timeout;
         let line = question.to_string();
         assert!(line.len() <= MAX_LINE, "a question of {} bytes", line.len());

@@ -12,7 +12,7 @@ use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::{Cut, Draft, checkerboard};
 use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, Process, how_it_ended};
+use crate::testee::{Address, Memory, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Receiver, code_name};
 
@@ -68,7 +68,7 @@ impl Server {
     }
 
     /// The memory of its processes, if the suite has started it.
-    pub fn memory(&self) -> Option<u64> {
+    pub fn memory(&self) -> Option<Memory> {
         self.process.as_ref()?.memory()
     }
 
