@@ -201,12 +201,26 @@ LANGUAGES = {"python": Python, "go": Go, "typescript": TypeScript, "c": C}
 
 # ---- Running ----
 
-def change(folder, file, old, new, where):
-    path = folder / file
-    text = path.read_text()
-    if text.count(old) != 1:
-        raise Fault(f"{where}: {file} has {text.count(old)} times, not once: {old}")
-    path.write_text(text.replace(old, new))
+class Text:
+    """The files of an implementation as they are, with a variant's changes, or with a defect."""
+
+    def __init__(self, language, variant=None):
+        self.folder = IMPLEMENTATIONS / language
+        self.files = {}
+        if variant:
+            self.files = {to: (HERE / name).read_text() for to, name in variant.files}
+            for file, old, new in variant.changes:
+                self.change(file, old, new)
+
+    def change(self, file, old, new):
+        text = self.files[file] if file in self.files else (self.folder / file).read_text()
+        if text.count(old) != 1:
+            raise Fault(f"{file} has {text.count(old)} times, not once: {old}")
+        self.files[file] = text.replace(old, new)
+
+    def write(self, folder):
+        for file, text in self.files.items():
+            (folder / file).write_text(text)
 
 
 class Runner:
@@ -215,20 +229,22 @@ class Runner:
         self.languages = {name: LANGUAGES[name]() for name in languages}
         self.lists = {name: read(name) for name in languages}
 
+    def text(self, language, variant, mutant=None):
+        try:
+            text = Text(language, self.lists[language][1][variant] if variant else None)
+            if mutant:
+                text.change(mutant.file, mutant.old, mutant.new)
+        except Fault as fault:
+            raise Fault(f"{mutant or variant}: {fault}") from None
+        return text
+
     @contextlib.contextmanager
     def built(self, language, mode, variant="", mutant=None):
         """A folder with the programs of an implementation, or of one with a defect."""
         with tempfile.TemporaryDirectory(prefix="weave-mutant-") as scratch:
             folder = pathlib.Path(scratch) / language
             shutil.copytree(IMPLEMENTATIONS / language, folder, ignore=NOT_COPIED)
-            if variant:
-                _, changes, files = self.lists[language][1][variant]
-                for change_of in changes:
-                    change(folder, *change_of, f"variant {variant}")
-                for to, name in files:
-                    shutil.copy(HERE / name, folder / to)
-            if mutant:
-                change(folder, mutant.file, mutant.old, mutant.new, f"{language}.txt:{mutant.line}")
+            self.text(language, variant, mutant).write(folder)
             try:
                 self.languages[language].build(folder, mode)
             except Fault as fault:
@@ -262,7 +278,10 @@ class Runner:
     def judge(self, mutant):
         """What has failed of the cases that should, and of the others if none of them has."""
         def right(cases):
-            return [case["id"] for case in cases if case["id"].startswith(tuple(mutant.requirements))]
+            """By the id of the case, or by what it says is broken: all cases see to it that ids are echoed, for example."""
+            wanted = tuple(mutant.requirements)
+            return [case["id"] for case in cases if case["id"].startswith(wanted) or
+                    any((failure.get("requirement") or "").startswith(wanted) for failure in case["failures"])]
 
         options = ["--tcp"] if mutant.tcp else []
         with self.built(mutant.language, mutant.mode, mutant.variant, mutant) as folder:
@@ -292,6 +311,8 @@ def main():
     runner = Runner(pathlib.Path(args.conform).resolve(), args.language or LANGUAGES)
     mutants = [mutant for found, _ in runner.lists.values() for mutant in found
                if args.only in f"{mutant.language} {mutant.kind} {mutant} {mutant.variant} {mutant.requirements} {mutant.new}"]
+    for mutant in mutants:  # whether all can be made, before any is
+        runner.text(mutant.language, mutant.variant, mutant)
     if not mutants:
         parser.error("no mutant has %r in it" % args.only)
     if args.sample:
