@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := build
 .PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
 	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
-	api deny spec example dissector haproxy kubernetes prometheus conform sound sound-20 mutants mutants-all simulate fuzz fuzz-smoke \
-	units bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
+	api deny spec example dissector haproxy kubernetes prometheus conform sound sound-20 mutants mutants-all simulate fuzz fuzz-smoke units \
+	bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
 settings = PREFIX DESTDIR BUILT SEED FUZZ_SECONDS WEAVE_CUDA_SETUP

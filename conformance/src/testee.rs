@@ -338,7 +338,11 @@ pub fn end_all() {
 /// Ends a process and its group, which it may have left.
 fn kill_group(pid: Pid) {
     let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
+    // If it has been waited for, its number may be another's.
+    if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).is_ok()
+    {
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 /// Ends what has left the process group of one that has ended: this process has inherited it.
@@ -623,11 +627,12 @@ pub fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal().or_else(|| status.code().map(|code| code - 128).filter(|signal| TOLD.contains(signal)))
 }
 
-/// "exit status 3", "signal 6".
+/// "exit status 3", "signal 6", "exit status 134, as a shell tells signal 6".
 #[must_use]
 pub fn how_it_ended(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
+    match (status.code(), signal_of(status)) {
+        (Some(code), Some(signal)) => format!("exit status {code}, as a shell tells signal {signal}"),
+        (Some(code), None) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
     }

@@ -105,6 +105,7 @@ pub(super) const CASES: &[Case] = &[
         "client-magic-*",
         "stream-client-garbage-after-response",
         "stream-client-lost-stream",
+        "stream-client-magic-*",
     ]),
     required("W1-FRM-006b", "an image in a frame with a wrong magic is not taken").scenes(|id| {
         [0x5845_5645, 0x5744_5645, 0x5745_5545, 0x5745_5646, 0x4556_4557, 0x7765_7665]
@@ -320,8 +321,20 @@ pub(super) const CASES: &[Case] = &[
         "error-status-500-for-400",
         "error-status-400-for-500",
     ]),
-    required("W1-ERR-007a", "status other than 400 and 500: the client closes")
-        .client_vectors(&["error-status-*"]),
+    required("W1-ERR-007a", "status other than 400 and 500: the client closes").client_vectors(&[
+        "error-status-0",
+        "error-status-2*",
+        "error-status-1*",
+        "error-status-39*",
+        "error-status-401",
+        "error-status-404",
+        "error-status-499",
+        "error-status-501",
+        "error-status-503",
+        "error-status-6*",
+        "error-status-7*",
+        "error-status-largest",
+    ]),
     required("W1-ERR-007b", "status other than 400 and 500 after a good answer: the client closes").several(
         |ids| {
             [0, 200, 401, 0x0001_0190, 0x0100_01F4]
@@ -336,7 +349,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     required("W1-ERR-008a", "payload_len too small for error_msg: the client closes")
-        .client_vectors(&["error-payload-len-*", "error-msg-len-largest"]),
+        .client_vectors(&["error-payload-len-*", "error-msg-len-*"]),
     required("W1-ERR-008b", "payload_len too small for error_msg after a good answer: the client closes")
         .several(|ids| {
             [TEXT.len() as u64 + 1, 0x0100, 0xFFFF]
