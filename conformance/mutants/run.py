@@ -287,10 +287,8 @@ class Runner:
 
         options = ["--tcp"] if mutant.tcp else []
         with self.built(mutant.language, mutant.mode, mutant.variant, mutant) as folder:
-            failed = []
-            if mutant.mode != "codec":  # the whole of a codec is soon run
-                filters = [part for requirement in mutant.requirements for part in ("--filter", requirement)]
-                failed = self.run(mutant.language, mutant.mode, folder, *options, *filters)
+            filters = [part for requirement in mutant.requirements for part in ("--filter", requirement)]
+            failed = self.run(mutant.language, mutant.mode, folder, *options, *filters)
             if not failed and not mutant.unseen:
                 failed = self.run(mutant.language, mutant.mode, folder, *options)
             return right(failed), [case["id"] for case in failed]
