@@ -123,12 +123,11 @@ pub(super) const CASES: &[Case] = &[
         for _ in 0..CONNECTIONS {
             connections.push(server.connect()?);
         }
-        let timeout = server.timeout;
         let began = Instant::now();
         let told = thread::scope(|scope| {
             let readers: Vec<_> = connections
                 .iter_mut()
-                .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), EACH, timeout)))
+                .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), EACH)))
                 .collect();
             let joined =
                 readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Ok(Times::default())));
@@ -357,8 +356,7 @@ pub(super) const CASES: &[Case] = &[
             const REQUESTS: u64 = 500;
             let requests = (1..=REQUESTS).flat_map(|id| Draft::request(id, "x").bytes()).collect();
             let mut connection = server.connect()?;
-            let timeout = server.timeout;
-            served_or_busy(&mut connection, requests, REQUESTS, timeout)?;
+            served_or_busy(&mut connection, requests, REQUESTS)?;
             server.barrier(&mut connection).map(|()| Remark::Pass)
         },
     ),
@@ -373,14 +371,9 @@ struct Times {
 }
 
 /// Sends requests with the ids from 1 to `count`, each of which has to be answered once, with an image or with BUSY.
-fn served_or_busy(
-    connection: &mut Connection,
-    requests: Vec<u8>,
-    count: u64,
-    timeout: Duration,
-) -> Result<Times, Box<Failure>> {
+fn served_or_busy(connection: &mut Connection, requests: Vec<u8>, count: u64) -> Result<Times, Box<Failure>> {
     let busy = code("BUSY");
-    let writer = connection.write_beside(vec![requests], timeout, AfterWriting::Go)?;
+    let writer = connection.write_beside(vec![requests], AfterWriting::Go)?;
     let mut missing: BTreeSet<u64> = (1..=count).collect();
     let mut times = Times::default();
     while !missing.is_empty() {
