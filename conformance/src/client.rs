@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::draft::{Cut, Draft, Segment};
 use crate::spec::{Vector, vectors};
 use crate::testee::{Folder, Listener, Output, Process, START_TIMEOUT, Stream, how_it_ended};
-use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
+use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict, not_applicable};
 use crate::wire::{End, Expectation, HEADER_LEN, MAX_REQUEST_PAYLOAD, Receiver, read};
 
 /// How a client case is run.
@@ -145,7 +145,7 @@ impl Client {
         let harness = |error: std::io::Error| {
             Box::new(Failure::new("", error.to_string(), "a place to listen").with(Verdict::Harness))
         };
-        let listener = Listener::new(self.folder.path(), self.tcp).map_err(harness)?;
+        let listener = Listener::new(&self.folder, self.tcp).map_err(harness)?;
         let address = listener.address().map_err(harness)?;
         let command = command.replace("{count}", &count.to_string());
         let mut process =
@@ -258,7 +258,7 @@ impl Client {
     fn play_several(&self, scene: fn(&[u64]) -> Scene) -> Told {
         const COUNT: usize = 5;
         let Some(command) = &self.several else {
-            return Ok(Remark::Skip("there is no --exec-several".to_owned()));
+            return not_applicable("there is no --exec-several");
         };
         let asked = self.ask(command, COUNT)?;
         let ids: Vec<u64> = asked

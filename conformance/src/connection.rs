@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use crate::talk::Expected;
 use crate::testee::Stream;
 use crate::verdict::{Failure, Verdict};
-use crate::wire::{CODES, Expectation, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Receiver, code, code_name, read};
+use crate::wire::{
+    CODES, Expectation, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Receiver, TYPE_RESPONSE, code, code_name, read,
+};
 
 /// A connection to the server.
 pub struct Connection {
@@ -24,6 +26,9 @@ pub struct Connection {
     received: Vec<u8>,
     /// Whether a frame has come.
     answered: bool,
+    /// The beginning of a frame, if it was waited for.
+    ahead: Vec<u8>,
+    was_reset: bool,
     /// Whether BUSY for request 0 is an answer like others.
     busy_is_an_answer: bool,
 }
@@ -243,6 +248,8 @@ impl Connection {
             at_most: usize::MAX,
             received: Vec::new(),
             answered: false,
+            ahead: Vec::new(),
+            was_reset: false,
             busy_is_an_answer: false,
         }
     }
@@ -325,6 +332,40 @@ impl Connection {
         self.fill(&mut vec![0; count], Part::Beginning).map(drop)
     }
 
+    /// Waits until an answer begins. Returns whether it is an image, as far as its header says.
+    ///
+    /// # Errors
+    /// None came.
+    pub fn await_beginning(&mut self) -> Result<bool, Box<Failure>> {
+        self.began = Instant::now();
+        let mut header = vec![0; HEADER_LEN];
+        let n = self.fill(&mut header, Part::Beginning)?;
+        header.truncate(n);
+        self.ahead = header;
+        Ok(self.ahead.get(6..8).is_some_and(|msg_type| big_endian(msg_type) == TYPE_RESPONSE))
+    }
+
+    /// What comes within so much time; `None` if nothing does, which is no failure here.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn wait(&mut self, time: Duration) -> Result<Option<Came>, Box<Failure>> {
+        let before = self.deadline.replace(Instant::now() + time);
+        let came = self.receive();
+        self.deadline = before;
+        match came {
+            Ok(came) => Ok(Some(came)),
+            Err(failure) if failure.problem == NO_ANSWER => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether the connection has ended with a reset.
+    #[must_use]
+    pub const fn was_reset(&self) -> bool {
+        self.was_reset
+    }
+
     /// Gives all that follows time until `deadline`, instead of each answer its own.
     pub const fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
@@ -373,8 +414,10 @@ impl Connection {
     /// Reads the bytes of a frame; `None` if the server closed before it began.
     fn read_frame(&mut self) -> Result<Option<Vec<u8>>, Box<Failure>> {
         self.began = Instant::now();
-        let mut frame = vec![0; HEADER_LEN];
-        match self.fill(&mut frame, Part::Beginning)? {
+        let mut frame = std::mem::take(&mut self.ahead);
+        let ahead = frame.len();
+        frame.resize(HEADER_LEN, 0);
+        match ahead + self.fill(&mut frame[ahead..], Part::Beginning)? {
             0 => return Ok(None),
             HEADER_LEN => {}
             n => return Err(self.cut_off(&frame[..n])),
@@ -418,14 +461,17 @@ impl Connection {
                 Err(error) if has_waited(&error) && Instant::now() < self.until() => {}
                 Err(error) if has_waited(&error) => {
                     let what = match (part, n) {
-                        (Part::Beginning, 0) => "no answer came",
+                        (Part::Beginning, 0) => NO_ANSWER,
                         _ => "an answer stopped in its middle",
                     };
                     self.note(&buf[..n]);
                     return Err(Box::new(Failure::new("", what, "an answer").with(Verdict::Hang)));
                 }
                 // A reset is an end as well.
-                Err(_) => break,
+                Err(_) => {
+                    self.was_reset = true;
+                    break;
+                }
             }
         }
         Ok(n)
@@ -461,6 +507,8 @@ impl Drop for Connection {
         }
     }
 }
+
+const NO_ANSWER: &str = "no answer came";
 
 /// Whether a read or a write came back because of its timeout.
 fn has_waited(error: &io::Error) -> bool {

@@ -116,6 +116,9 @@ fn timed(case: &Case, plan: &Plan, one: &mut impl FnMut(&Case) -> Result<Remark,
     match result {
         Ok(Remark::Pass) => {}
         Ok(Remark::Warn(reason)) => (outcome.verdict, outcome.reason) = (Verdict::Warn, Some(reason)),
+        Ok(Remark::NotApplicable(reason)) => {
+            (outcome.verdict, outcome.reason) = (Verdict::NotApplicable, Some(reason));
+        }
         Ok(Remark::Skip(reason)) => (outcome.verdict, outcome.reason) = (Verdict::Skip, Some(reason)),
         Err(failures) => {
             outcome.verdict = failures.iter().map(|failure| failure.verdict).max().unwrap_or(Verdict::Fail);

@@ -6,8 +6,6 @@
 //! and its answer must be the next thing.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +16,7 @@ use crate::connection::{AfterWriting, Answer, Came, Connection, Progress, Terms}
 use crate::draft::{Cut, Draft, checkerboard};
 use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, Output, Process, START_TIMEOUT, how_it_ended};
+use crate::testee::{Address, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Receiver, code_name};
 
@@ -53,6 +51,8 @@ pub struct Server {
     places: Option<usize>,
     /// How long a small image takes, once that was measured.
     pace: Option<Duration>,
+    /// Whether it has kept one connection waiting for others.
+    one_by_one: bool,
 }
 
 /// A request that can be served, and that was answered with an error of status 500.
@@ -89,6 +89,7 @@ impl Server {
             most_open: 0,
             places: None,
             pace: None,
+            one_by_one: false,
         }
     }
 
@@ -128,44 +129,15 @@ impl Server {
         let Some(command) = &self.command else {
             return self
                 .address
-                .connect()
+                .connect_until(Instant::now() + self.timeout)
                 .map(drop)
                 .map_err(|error| harness(format!("{}: {error}", self.address)));
         };
-        if self.process.is_some() {
-            return Ok(());
+        if self.process.is_none() {
+            let process = Process::start_server(command, &self.address, self.timeout).map_err(harness)?;
+            self.process = Some(process);
         }
-        // What a crash has left behind. Only a socket is: what else stands there is for the server to complain of.
-        if let Address::Unix(path) = &self.address
-            && std::fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket())
-        {
-            let _ = std::fs::remove_file(path);
-        }
-        let mut process = Process::start(command, Some(&self.address), Stdio::null(), Output::Kept)
-            .map_err(|error| harness(format!("{command}: {error}")))?;
-        let deadline = Instant::now() + self.timeout.max(START_TIMEOUT);
-        loop {
-            if self.address.connect().is_ok() {
-                self.process = Some(process);
-                return Ok(());
-            }
-            if let Some(status) = process.ended() {
-                return Err(harness(format!(
-                    "{command}: {} before it listened at {}\n{}",
-                    how_it_ended(status),
-                    self.address,
-                    process.last_words()
-                )));
-            }
-            if Instant::now() > deadline {
-                return Err(harness(format!(
-                    "{command}: did not listen at {} in time\n{}",
-                    self.address,
-                    process.last_words()
-                )));
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
+        Ok(())
     }
 
     /// Ends it, if it is ours.
@@ -194,24 +166,35 @@ impl Server {
     /// The server is gone, or can't be reached.
     pub fn connect(&mut self) -> Result<Connection, Box<Failure>> {
         let deadline = Instant::now() + self.timeout;
-        loop {
-            match self.address.connect() {
-                Ok(stream) => {
-                    let connection = Connection::new(stream, self.terms());
-                    self.most_open = self.most_open.max(self.open_now());
-                    return Ok(connection);
-                }
-                // The queue of connections is full for now.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                Err(error) => {
+        let others = self.open_now();
+        self.address
+            .connect_until(deadline)
+            .map(|stream| {
+                let connection = Connection::new(stream, self.terms());
+                self.most_open = self.most_open.max(self.open_now());
+                connection
+            })
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut if others > 0 => self.keeps_waiting(others),
+                kind => {
+                    let verdict = if kind == io::ErrorKind::TimedOut { Verdict::Hang } else { Verdict::Fail };
                     let failure =
                         Failure::new("W1-SEC-001", format!("can't connect: {error}"), "a connection");
-                    return Err(self.with_crash(Box::new(failure)));
+                    self.with_crash(Box::new(failure.with(verdict)))
                 }
-            }
-        }
+            })
+    }
+
+    /// That a new connection is neither served nor turned away while others are open.
+    fn keeps_waiting(&mut self, others: usize) -> Box<Failure> {
+        self.one_by_one = true;
+        // It would take up the next case with what is left of this one.
+        self.stop();
+        Box::new(Failure::new(
+            "W1-CON-012",
+            format!("one connection keeps others waiting: with {others} open, nothing comes on one more"),
+            "an answer, or BUSY and a close",
+        ))
     }
 
     fn terms(&self) -> Terms {
@@ -245,7 +228,7 @@ impl Server {
         let mut best = self.places.unwrap_or(0);
         // From now on connections end in order, and what is still counted of those before is gone soon.
         self.places = Some(best);
-        let mut seen = 0;
+        let (mut seen, most_open) = (0, self.most_open);
         for _ in 0..TIMES {
             let mut served = Vec::new();
             while served.len() < ENOUGH {
@@ -265,7 +248,7 @@ impl Server {
                 break;
             }
         }
-        self.places = Some(best);
+        (self.places, self.most_open) = (Some(best), most_open);
         best
     }
 
@@ -292,18 +275,26 @@ impl Server {
         }
     }
 
-    /// How long a small image takes when the server has nothing else to do. Nothing, if none came.
+    /// How long a small image takes when the server has nothing else to do. Nothing, if no answer came.
     pub fn pace(&mut self) -> Duration {
         const TIMES: u64 = 3;
         if let Some(pace) = self.pace {
             return pace;
         }
-        let times = (0..TIMES).map(|id| {
+        let mut best = None;
+        for id in 1..=TIMES {
             let began = Instant::now();
-            self.ask(&[Draft::request(id, "how long?")]).map(|_| began.elapsed())
-        });
-        let pace = times.collect::<Result<Vec<_>, _>>().ok().and_then(|times| times.into_iter().min());
-        *self.pace.insert(pace.unwrap_or_default())
+            match self.ask(&[Draft::request(id, "how long?")]) {
+                Ok(_) => best = Some(began.elapsed().min(best.unwrap_or(Duration::MAX))),
+                Err(failure) => {
+                    if failure.verdict == Verdict::Hang {
+                        self.stop();
+                    }
+                    break;
+                }
+            }
+        }
+        *self.pace.insert(best.unwrap_or_default())
     }
 
     /// How many small images a case may ask for: `most`, or fewer where the server takes long for each, but at least
@@ -316,6 +307,10 @@ impl Server {
 
     /// Whether a failure is because the server is gone.
     fn with_crash(&mut self, mut failure: Box<Failure>) -> Box<Failure> {
+        if failure.no_place {
+            return failure;
+        }
+        let is_ours = self.is_ours();
         let gone = match &mut self.process {
             // It may be about to end.
             Some(process) => process.wait(Instant::now() + Duration::from_millis(100)).map(|status| {
@@ -325,7 +320,14 @@ impl Server {
                     process.last_words()
                 )
             }),
-            None => self.address.connect().err().map(|error| format!("the server is gone: {error}")),
+            // The suite has ended it.
+            None if is_ours => None,
+            None => self
+                .address
+                .connect_until(Instant::now() + self.timeout)
+                .err()
+                .filter(|error| error.kind() != io::ErrorKind::TimedOut)
+                .map(|error| format!("the server is gone: {error}")),
         };
         if let Some(gone) = gone {
             failure.verdict = Verdict::Crash;
@@ -356,6 +358,10 @@ impl Server {
         let deadline = Instant::now() + self.timeout;
         loop {
             self.ensure_running().map_err(|failure| vec![*failure])?;
+            if self.pace.is_none() {
+                self.pace();
+                self.ensure_running().map_err(|failure| vec![*failure])?;
+            }
             self.most_open = 0;
             let result = run(self);
             let Err(failures) = &result else { return result };
@@ -411,7 +417,9 @@ impl Server {
                 let (variant, words) = match company {
                     Company::Alone => (talk.clone(), ""),
                     Company::Neighbours => {
-                        (talk.clone().between_neighbours(), ", between two other requests")
+                        let [before, after] = [0x8B00_0000_0000_00B1, 0x8B00_0000_0000_00B2]
+                            .map(|id| self.probe(id, "a neighbour"));
+                        (talk.clone().between(before, after), ", between two other requests")
                     }
                 };
                 match self.hold(&variant, cut) {
@@ -458,6 +466,25 @@ impl Server {
         }
     }
 
+    /// Holds a conversation in each cut, or, where the server takes long for each image, in one.
+    ///
+    /// # Errors
+    /// As [`Server::hold`].
+    pub fn hold_in_cuts(&mut self, talk: &Talk) -> Told {
+        let cuts = if self.is_slow() { &Cut::ALL[..1] } else { &Cut::ALL };
+        let mut remark = Remark::Pass;
+        for cut in cuts {
+            let told = self.hold(talk, *cut).map_err(|mut failure| {
+                failure.variant = format!("{}, {}", talk.name, cut.name());
+                failure
+            })?;
+            if remark == Remark::Pass {
+                remark = told;
+            }
+        }
+        Ok(remark)
+    }
+
     /// What to say of a request that can be served, and that was answered with an error of status 500 each time.
     fn judge(&mut self, denied: Denied, talk: &Talk, took: Duration) -> Told {
         let Denied { id, code: number, is_large } = denied;
@@ -468,7 +495,7 @@ impl Server {
         }
         let images: Vec<u64> = talk.expected.iter().filter(|one| one.is_image()).map(Expected::id).collect();
         let same_id = images.iter().filter(|other| **other == id).count();
-        let is_allowed = match name {
+        let is_allowed = match name.as_str() {
             "BUSY" => images.len() > 1,
             "OUT_OF_MEMORY" => is_large,
             "TIMEOUT" => took > NO_DEADLINE,
@@ -496,6 +523,25 @@ impl Server {
             }
         }
         Ok(false)
+    }
+
+    /// Proves that a plain request gets its image again, once what was under way before is done with.
+    ///
+    /// # Errors
+    /// It got none until the timeout; the failure is of this requirement.
+    pub fn recovers(&mut self, requirement: &str) -> Result<(), Box<Failure>> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let answer = self.ask(&[Draft::request(1, "again")])?.swap_remove(0);
+            if answer.pixels().is_some() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let problem = format!("a plain request, alone, still gets {answer}");
+                return Err(Box::new(Failure::new(requirement, problem, "an image, as before")));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The image of a request that can be served, asked for alone, a few times if there is an error first. `None`:
@@ -652,9 +698,10 @@ impl Server {
     /// Something else came.
     pub fn barrier(&mut self, connection: &mut Connection) -> Result<(), Box<Failure>> {
         const ID: u64 = 0xB0BA_0000_0000_000F;
-        connection.write(&Draft::request(ID, "is it still there?").bytes());
+        let (request, expected) = self.probe(ID, "is it still there?");
+        connection.write(&request.bytes());
         match connection.receive()? {
-            Came::Answer(answer) if answer.is(&Expected::small_image(ID)) => self.look_at_pixels(&answer),
+            Came::Answer(answer) if answer.is(&expected) => self.look_at_pixels(&answer),
             Came::Answer(answer) => Err(unexpected(&answer)),
             Came::Close => Err(Box::new(Failure::new(
                 "W1-CON-005",
@@ -664,14 +711,38 @@ impl Server {
         }
     }
 
+    /// Whether a small image takes so long that a run would take too long if it asked for one wherever it could.
+    fn is_slow(&self) -> bool {
+        const LONG: Duration = Duration::from_millis(20);
+        self.pace.is_some_and(|pace| pace > LONG)
+    }
+
+    /// A request whose answer shows that the server lives: for an image, but where each takes long one that is refused.
+    fn probe(&self, id: u64, prompt: &str) -> (Draft, Expected) {
+        if self.is_slow() {
+            (Draft::unknown_model(id), Expected::error(id, "INVALID_MODEL_ID"))
+        } else {
+            (Draft::request(id, prompt), Expected::small_image(id))
+        }
+    }
+
     /// Proves that the server still serves others.
     ///
     /// # Errors
     /// It doesn't.
     pub fn still_serves(&mut self) -> Result<(), Box<Failure>> {
+        /// It is known by then that it does not.
+        const SHORT: Duration = Duration::from_secs(1);
         self.with_a_place(|server| {
+            let others = server.open_now();
             let mut connection = server.connect()?;
-            server.barrier(&mut connection).map_err(|failure| server.with_crash(failure))
+            if server.one_by_one {
+                connection.set_deadline(Instant::now() + server.timeout.min(SHORT));
+            }
+            server.barrier(&mut connection).map_err(|failure| match failure.verdict {
+                Verdict::Hang if others > 0 => server.keeps_waiting(others),
+                _ => server.with_crash(failure),
+            })
         })
     }
 

@@ -9,22 +9,32 @@ pub enum Verdict {
     Pass,
     /// Allowed, but not good.
     Warn,
-    /// Not tried; the reason says why.
+    /// Can't be tried in this run, whatever the tested program is like: the reason says why.
+    NotApplicable,
+    /// Could not be judged, because of what the tested program does: the reason says why.
     Skip,
+    /// An error of the suite itself. It says nothing of the tested program, and so it is less than any failure.
+    Harness,
     /// Does not hold.
     Fail,
     /// The tested program ended.
     Crash,
     /// The tested program reached a timeout.
     Hang,
-    /// An error of the suite itself.
-    Harness,
 }
 
 impl Verdict {
     /// All of them, best first.
-    pub const ALL: [Self; 7] =
-        [Self::Pass, Self::Warn, Self::Skip, Self::Fail, Self::Crash, Self::Hang, Self::Harness];
+    pub const ALL: [Self; 8] = [
+        Self::Pass,
+        Self::Warn,
+        Self::NotApplicable,
+        Self::Skip,
+        Self::Harness,
+        Self::Fail,
+        Self::Crash,
+        Self::Hang,
+    ];
 
     /// In reports.
     #[must_use]
@@ -32,6 +42,7 @@ impl Verdict {
         match self {
             Self::Pass => "pass",
             Self::Warn => "warn",
+            Self::NotApplicable => "not applicable",
             Self::Skip => "skip",
             Self::Fail => "fail",
             Self::Crash => "crash",
@@ -43,7 +54,13 @@ impl Verdict {
     /// Whether the case does not hold.
     #[must_use]
     pub const fn is_bad(self) -> bool {
-        matches!(self, Self::Fail | Self::Crash | Self::Hang | Self::Harness)
+        matches!(self, Self::Fail | Self::Crash | Self::Hang)
+    }
+
+    /// Whether it is known if the case holds.
+    #[must_use]
+    pub const fn is_judged(self) -> bool {
+        !matches!(self, Self::NotApplicable | Self::Skip | Self::Harness)
     }
 }
 
@@ -115,7 +132,9 @@ pub enum Remark {
     Pass,
     /// Allowed, but not good.
     Warn(String),
-    /// Not tried.
+    /// Can't be tried in this run, whatever the tested program is like.
+    NotApplicable(String),
+    /// Could not be judged, because of what the tested program does.
     Skip(String),
 }
 
@@ -133,7 +152,16 @@ pub fn fail(requirement: &str, problem: impl Into<String>, expected: impl Into<S
     Err(Box::new(Failure::new(requirement, problem, expected)))
 }
 
-/// That a case can't be tried, and why.
+/// That a case can't be tried in this run, and why: over TCP, without `--exec`, as this user. It never counts.
+///
+/// # Errors
+/// None: that is for a case's last line.
+pub fn not_applicable(reason: &str) -> Told {
+    Ok(Remark::NotApplicable(reason.to_owned()))
+}
+
+/// That a case could not be judged because of what the tested program does, and why. A required one counts with
+/// `--strict`.
 ///
 /// # Errors
 /// None: that is for a case's last line.

@@ -188,11 +188,14 @@ fn numbers_of_requirements(text: &str) -> Problems {
         ("W1-REQ-010", vec![u64::BITS.to_string()]),
         ("W1-RSP-004", vec![STATUS_OK.to_string()]),
         ("W1-RSP-006", vec![RESPONSE_FIXED_LEN.to_string()]),
+        ("W1-RSP-011", vec!["0".to_owned()]),
         ("W1-ERR-001", vec![size_of::<u64>().to_string(), "0".to_owned(), "0".to_owned()]),
         ("W1-ERR-003", vec![MAX_ERROR_MESSAGE_LEN.to_string()]),
         ("W1-ERR-007", vec![STATUS_CLIENT_ERROR.to_string(), STATUS_SERVER_ERROR.to_string()]),
         ("W1-ERR-008", vec![ERROR_FIXED_LEN.to_string()]),
+        ("W1-ERR-011", vec!["0".to_owned()]),
         ("W1-VAL-003", vec![STATUS_SERVER_ERROR.to_string()]),
+        ("W1-VAL-004", vec![STATUS_SERVER_ERROR.to_string(), "4".to_owned()]),
         ("W1-CON-008", vec!["0".to_owned()]),
     ]);
     let all = requirements(text);

@@ -115,7 +115,13 @@ fn clients_may_ask_for_what_is_about_them() {
 
     let daemon = Daemon::pattern(&[&format!("--allow-uids={ann}")]);
     let admin = harness::admin(&daemon);
-    as_somebody_else("ask_as_somebody_else", &admin, ben, &[ben]).wait("test result: FAILED");
+    let said = as_somebody_else("ask_as_somebody_else", &admin, ben, &[ben]);
+    for page in ["/model", "/requests", "/healthz", "/readyz", "/stats", "/metrics"] {
+        said.wait(&format!(
+            "{page}: (403, \"only weaved's own user, root, and users who may ask for images may ask here"
+        ));
+    }
+    said.wait("at once: HTTP/1.1 403");
     daemon.log.wait(&format!("admin: refused a connection: uid {ben}"));
 }
 

@@ -3,7 +3,7 @@
 use crate::case::{Case, required, robustness};
 use crate::draft::{Cut, Draft, Segment};
 use crate::talk::Talk;
-use crate::verdict::{Remark, fail, skip};
+use crate::verdict::{Remark, fail, not_applicable};
 use crate::wire::End;
 
 use super::probe::{NOT_OURS, header};
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case] = &[
         const CONNECTIONS: usize = 100;
         // A tenth of what would be reserved by a server that does.
         const ALLOWED: u64 = CONNECTIONS as u64 * 10_485_760 / 10;
-        let Some(before) = server.memory() else { return skip(NOT_OURS) };
+        let Some(before) = server.memory() else { return not_applicable(NOT_OURS) };
         let header = Draft::request(1, "x").set("payload_len", 10_485_760).bytes();
         let mut open = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -70,7 +70,7 @@ pub(super) const CASES: &[Case] = &[
         // Its answer proves that the headers before it were read, as far as the server reads in the order of
         // arrival.
         server.still_serves()?;
-        let Some(after) = server.memory() else { return skip(NOT_OURS) };
+        let Some(after) = server.memory() else { return not_applicable(NOT_OURS) };
         drop(open);
         let grown = after.saturating_sub(before);
         if grown > ALLOWED {

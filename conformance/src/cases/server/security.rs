@@ -7,7 +7,7 @@ use crate::connection::Came;
 use crate::draft::{Cut, Draft, Segment};
 use crate::spec::VECTORS;
 use crate::talk::{Expected, Talk};
-use crate::verdict::{Remark, fail, skip};
+use crate::verdict::{Remark, fail, not_applicable, skip};
 use crate::wire::{Expectation, Receiver, read};
 
 use super::probe::NOT_OURS;
@@ -88,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
     recommended("W1-SEC-002a", "100 half-sent requests take little memory").server(|server| {
         const CONNECTIONS: usize = 100;
         const EACH: u64 = 64 * 1024;
-        let Some(before) = server.memory() else { return skip(NOT_OURS) };
+        let Some(before) = server.memory() else { return not_applicable(NOT_OURS) };
         let longest = VECTORS.iter().find(|vector| vector.name == "request-longest");
         let bytes: Vec<u8> =
             longest.map(|vector| vector.segments()).into_iter().flatten().flat_map(|s| s.bytes).collect();
@@ -99,7 +99,7 @@ pub(super) const CASES: &[Case] = &[
             open.push(connection);
         }
         server.still_serves()?;
-        let Some(after) = server.memory() else { return skip(NOT_OURS) };
+        let Some(after) = server.memory() else { return not_applicable(NOT_OURS) };
         drop(open);
         server.still_serves()?;
         let each = after.saturating_sub(before) / CONNECTIONS as u64;
@@ -113,7 +113,7 @@ pub(super) const CASES: &[Case] = &[
     recommended("W1-SEC-003a", "prompts are not logged").server(|server| {
         const SECRET: &str = "a very secret xylophone";
         if server.process().is_none() {
-            return skip(NOT_OURS);
+            return not_applicable(NOT_OURS);
         }
         server.ask(&[Draft::request(1, SECRET)])?;
         server.ask(&[Draft::request(2, SECRET).set("width", 1)])?;
@@ -128,7 +128,7 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     required("W1-SEC-004a", "the server can't be reached from another machine").server(|server| {
-        let Some(process) = server.process() else { return skip(NOT_OURS) };
+        let Some(process) = server.process() else { return not_applicable(NOT_OURS) };
         let pids = process.family();
         let mut sockets = BTreeSet::new();
         for pid in &pids {

@@ -12,7 +12,7 @@ use crate::draft::Draft;
 use crate::server::Server;
 use crate::talk::{Expected, Talk};
 use crate::testee::Address;
-use crate::verdict::{Failure, Remark, Told, fail, skip};
+use crate::verdict::{Failure, Remark, Told, fail, not_applicable};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -43,7 +43,9 @@ pub(super) const CASES: &[Case] = &[
         server.barrier(&mut connection).map(|()| Remark::Pass)
     }),
     recommended("W1-TRN-002a", "the socket has mode 0600, its directory mode 0700").server(|server| {
-        let Address::Unix(path) = server.address().clone() else { return skip("the server listens on TCP") };
+        let Address::Unix(path) = server.address().clone() else {
+            return not_applicable("the server listens on TCP");
+        };
         let mode = |path: &Path| std::fs::metadata(path).map(|data| data.permissions().mode() & 0o777);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         match (mode(&path), folder.map(mode)) {
@@ -75,12 +77,14 @@ pub(super) const CASES: &[Case] = &[
 
 /// Connects as another user, which only root can.
 fn stranger(server: &mut Server) -> Told {
-    let Address::Unix(path) = server.address().clone() else { return skip("the server listens on TCP") };
+    let Address::Unix(path) = server.address().clone() else {
+        return not_applicable("the server listens on TCP");
+    };
     if !rustix::process::geteuid().is_root() {
-        return skip("only root can connect as another user");
+        return not_applicable("only root can connect as another user");
     }
     if std::fs::metadata(&path).is_ok_and(|data| data.uid() != 0) {
-        return skip("the server runs as another user than root already");
+        return not_applicable("the server runs as another user than root already");
     }
     // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to
     // decide.
@@ -107,7 +111,7 @@ fn as_stranger(path: &Path, timeout: Duration) -> Told {
     const NOBODY: u32 = 65_534;
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return skip(&format!("this program can't be started again: {error}")),
+        Err(error) => return not_applicable(&format!("this program can't be started again: {error}")),
     };
     let output = Command::new(&program)
         .arg("stranger")
@@ -121,7 +125,9 @@ fn as_stranger(path: &Path, timeout: Duration) -> Told {
         .output();
     let said = match output {
         Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        Err(error) => return skip(&format!("this program can't be started as another user: {error}")),
+        Err(error) => {
+            return not_applicable(&format!("this program can't be started as another user: {error}"));
+        }
     };
     match said.as_str() {
         "closed" | "refused" => Ok(Remark::Pass),
@@ -130,7 +136,7 @@ fn as_stranger(path: &Path, timeout: Duration) -> Told {
         "silent" => {
             fail("W1-TRN-004", "a peer of another user was neither served nor turned away", "a close")
         }
-        _ => skip("this program could not connect as another user"),
+        _ => not_applicable("this program could not connect as another user"),
     }
 }
 
