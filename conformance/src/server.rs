@@ -18,7 +18,7 @@ use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
 use crate::testee::{Address, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
-use crate::wire::{End, Receiver, code_name};
+use crate::wire::{End, Receiver, code, code_name};
 
 /// How a server case is run.
 #[derive(Clone, Copy)]
@@ -457,6 +457,10 @@ impl Server {
             if denied.is_empty() {
                 return Ok(Remark::Pass);
             }
+            if denied.iter().any(|one| one.code == code("BUSY")) {
+                // What others have left in the queue is not this talk's. Whether there are images at all is asked later.
+                let _ = self.recovers("W1-CON-007");
+            }
             let again = self.hold_once(talk, cut)?;
             denied.retain(|one| happens_again(*one, &again, talk));
         }
@@ -489,18 +493,16 @@ impl Server {
     fn judge(&mut self, denied: Denied, talk: &Talk, took: Duration) -> Told {
         let Denied { id, code: number, is_large } = denied;
         let name = code_name(number);
+        let is = |other: &str| number == code(other);
         let problem = format!("request {id}, which can be served, was answered with {name} each time");
         if !self.makes_images()? {
             return Ok(Remark::Skip(format!("could not be judged: {problem}, as a plain one is")));
         }
         let images: Vec<u64> = talk.expected.iter().filter(|one| one.is_image()).map(Expected::id).collect();
         let same_id = images.iter().filter(|other| **other == id).count();
-        let is_allowed = match name.as_str() {
-            "BUSY" => images.len() > 1,
-            "OUT_OF_MEMORY" => is_large,
-            "TIMEOUT" => took > NO_DEADLINE,
-            _ => false,
-        };
+        let is_allowed = (is("BUSY") && images.len() > 1)
+            || (is("OUT_OF_MEMORY") && is_large)
+            || (is("TIMEOUT") && took > NO_DEADLINE);
         if is_allowed {
             return Ok(Remark::Warn(problem));
         }
@@ -596,19 +598,15 @@ impl Server {
     ) -> Result<Vec<Denied>, Box<Failure>> {
         /// Of so many requests at once, some may well find the queue full (W1-CON-007).
         const MANY: usize = 32;
-        let mut denied = Vec::new();
+        // Which of several requests with the same id an error is for shows when the others are answered.
+        let mut errors: Vec<(u64, u64)> = Vec::new();
         let mut missing = talk.expected.clone();
         let then = if talk.end == End::InsideAFrame { AfterWriting::End } else { AfterWriting::Go };
         let writer = connection.write_beside(writes, then)?;
         let result = (|| {
-            while !missing.is_empty() {
+            while missing.len() > errors.len() {
                 match connection.receive()? {
-                    Came::Answer(answer) => {
-                        denied.extend(
-                            self.take(&answer, &mut missing)?
-                                .filter(|one| talk.expected.len() < MANY || code_name(one.code) != "BUSY"),
-                        );
-                    }
+                    Came::Answer(answer) => errors.extend(self.take(&answer, &mut missing, &errors)?),
                     // A server that gives a stream up may leave requests without an answer (W1-CON-002).
                     Came::Close if talk.end == End::Closed && missing.iter().all(Expected::is_image) => {
                         return Ok(true);
@@ -629,7 +627,17 @@ impl Server {
             connection.close();
         }
         let _ = writer.join();
-        if result? {
+        let was_given_up = result?;
+        let mut denied = Vec::new();
+        for (id, number) in errors {
+            let at = missing.iter().position(|expected| expected.is_image() && expected.id() == id);
+            if let Some(Expected::Image { width, height, .. }) = at.map(|at| missing.remove(at))
+                && (talk.expected.len() < MANY || number != code("BUSY"))
+            {
+                denied.push(Denied { id, code: number, is_large: (width, height) != (64, 64) });
+            }
+        }
+        if was_given_up {
             return Ok(denied);
         }
         match talk.end {
@@ -642,17 +650,25 @@ impl Server {
         Ok(denied)
     }
 
-    /// Ticks an answer off. Says so if it is an error where an image could have come.
-    fn take(&mut self, answer: &Answer, missing: &mut Vec<Expected>) -> Result<Option<Denied>, Box<Failure>> {
-        if let Some(at) = missing.iter().position(|expected| answer.is(expected)) {
-            let expected = missing.swap_remove(at);
-            self.look_at_pixels(answer)?;
-            return Ok(match (answer, expected) {
-                (Answer::Error { id, code, .. }, Expected::Image { width, height, .. }) => {
-                    Some(Denied { id: *id, code: *code, is_large: (width, height) != (64, 64) })
-                }
-                _ => None,
-            });
+    /// Ticks an answer off; or returns request_id and code of an error where an image could have come, as it did for
+    /// `errors` before.
+    fn take(
+        &mut self,
+        answer: &Answer,
+        missing: &mut Vec<Expected>,
+        errors: &[(u64, u64)],
+    ) -> Result<Option<(u64, u64)>, Box<Failure>> {
+        let id = answer.id();
+        let images = missing.iter().filter(|expected| expected.is_image() && expected.id() == id).count();
+        let is_left = images > errors.iter().filter(|(other, _)| *other == id).count();
+        let at = missing.iter().position(|expected| answer.is(expected) && (is_left || !expected.is_image()));
+        match (at, answer) {
+            (Some(at), Answer::Error { code, .. }) if missing[at].is_image() => return Ok(Some((id, *code))),
+            (Some(at), _) => {
+                missing.swap_remove(at);
+                return self.look_at_pixels(answer).map(|()| None);
+            }
+            (None, _) => {}
         }
         match missing.iter().find(|expected| expected.id() == answer.id()) {
             Some(expected) => {
