@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := build
 .PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
 	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
-	api deny spec example dissector haproxy kubernetes prometheus conform mutants simulate fuzz fuzz-smoke units bare-metal \
-	big-endian check-demo reliability bench instructions tools tools-test fetch
+	api deny spec example dissector haproxy kubernetes prometheus conform sound sound-20 mutants mutants-all simulate fuzz fuzz-smoke units \
+	bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
 settings = PREFIX DESTDIR BUILT SEED FUZZ_SECONDS WEAVE_CUDA_SETUP
@@ -12,7 +12,7 @@ given = $(foreach name,$(settings),$(if $(filter-out undefined,$(origin $(name))
 $(foreach name,$(given),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 build: tools fetch ## build everything, optimised
 	cargo build --release --locked
@@ -81,7 +81,7 @@ demo: tools ## build everything and draw one image with the demo model
 # Each string is a step; the lanes of a step, compute and wait, run beside each other.
 test: tools-test fetch ## run every check, print the time of each
 	@.ci/test "deny lint unit" \
-		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes prometheus conform mutants" \
+		"double docs api bare-metal big-endian other-systems instructions | spec units example dissector gateway haproxy kubernetes prometheus conform sound mutants" \
 		"simulate fuzz-smoke check-demo check-packages pages prebuilt"
 
 # The gateway takes as many crates again as all of this.
@@ -144,12 +144,24 @@ kubernetes: programs ## check the Kubernetes manifests, and run what they start,
 prometheus: programs ## check alert rules, dashboard and the unit that writes the metrics
 	WEAVED=target/example/debug/weaved python3 -B weave-daemon/deploy/prometheus/test_prometheus.py
 
-conform: ## run weave-conform on weaved, weave, and the implementations in C, Go, Python and TypeScript
+conform: ## run weave-conform on weaved, weave, and the implementations in C, Go, Java, Python and TypeScript
 	conformance/run
 
-mutants: ## test that weave-conform finds planted defects
+sound: ## test that weave-conform fails no sound server or client, however odd: those of conformance/sound
 	conformance/build --quiet
-	python3 -B conformance/mutants.py
+	conformance/sound/check --quick
+
+sound-20: ## the same with all cases, 20 times each, for hours: prints the figures of conformance/sound/README.md
+	conformance/build --quiet
+	conformance/sound/check --times 20
+
+mutants: ## test that weave-conform finds planted defects: a sample of them
+	conformance/build --quiet
+	python3 -B conformance/mutants/run.py --sample
+
+mutants-all: ## test that weave-conform finds each of the planted defects; takes half an hour
+	conformance/build --quiet
+	python3 -B conformance/mutants/run.py --sound 20 --jobs 2 --markdown
 
 # Optimised, with all assertions; everything but the router is compiled as for `make unit`.
 simulator = target/simulator/debug/examples/simulate

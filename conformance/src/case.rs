@@ -47,6 +47,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// All of them, the weightiest first.
+    pub const ALL: [Self; 4] = [Self::Required, Self::Robustness, Self::Recommended, Self::Informational];
+
     /// In reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -144,9 +147,14 @@ impl Claim {
         self.by(Run::Client(ClientCase::Scenes(scenes)))
     }
 
-    /// A client that has sent requests with the given ids at once takes the answers as the scene says.
-    pub(crate) const fn several(self, scene: fn(&[u64]) -> Scene) -> Case {
-        self.by(Run::Client(ClientCase::Several(scene)))
+    /// The ids of a client's requests that are sent at once look like this.
+    pub(crate) const fn ids(self, look: fn(&[u64]) -> Told) -> Case {
+        self.by(Run::Client(ClientCase::Ids(look)))
+    }
+
+    /// A client that has sent requests with the given ids at once takes each of these answers as the scene says.
+    pub(crate) const fn several(self, scenes: fn(&[u64]) -> Vec<Scene>) -> Case {
+        self.by(Run::Client(ClientCase::Several(scenes)))
     }
 
     /// A library, behind its adapter, does this.
@@ -226,14 +234,21 @@ impl Outcome {
         requirement_of(self.id)
     }
 
-    /// Whether it counts against the testee.
+    /// Whether it counts against the testee. What is said of the suite's own errors never does.
     #[must_use]
     pub fn counts(&self, strict: bool) -> bool {
-        match self.level {
-            _ if self.expected_to_fail => !self.verdict.is_bad() && self.verdict != Verdict::Skip,
-            Level::Required | Level::Robustness => self.verdict.is_bad(),
-            Level::Recommended => self.verdict.is_bad() && strict,
-            Level::Informational => false,
+        match (self.level, self.verdict) {
+            (_, verdict) if self.expected_to_fail => verdict.is_judged() && !verdict.is_bad(),
+            (Level::Required, Verdict::Skip) => strict,
+            (Level::Required | Level::Robustness, verdict) => verdict.is_bad(),
+            (Level::Recommended, verdict) => verdict.is_bad() && strict,
+            (Level::Informational, _) => false,
         }
+    }
+
+    /// Whether the suite itself was in trouble, be it after a failure.
+    #[must_use]
+    pub fn has_harness_error(&self) -> bool {
+        self.failures.iter().any(|failure| failure.verdict == Verdict::Harness)
     }
 }

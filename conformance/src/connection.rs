@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::secret::{PROMPT, part_of_prompt_in};
 use crate::talk::Expected;
 use crate::testee::Stream;
 use crate::verdict::{Failure, Verdict};
@@ -159,6 +160,12 @@ impl Answer {
             return wrong("W1-HDR-003", "no frame".to_owned(), "a frame");
         };
         match expectation {
+            Expectation::Response { trailing: n @ 1.., .. } => {
+                wrong("W1-RSP-012", format!("{n} bytes follow image_data"), "none in version 1")
+            }
+            Expectation::Error { trailing: n @ 1.., .. } => {
+                wrong("W1-ERR-012", format!("{n} bytes follow error_msg"), "none in version 1")
+            }
             Expectation::Response { fields, image_data, .. } => Ok(Self::Image {
                 id: fields.get("request_id"),
                 time: fields.get("generation_time_ms"),
@@ -173,10 +180,13 @@ impl Answer {
                 status: fields.get("status"),
                 message,
             }),
-            Expectation::Close { field, .. } => {
+            Expectation::Close { because, field } => {
                 let requirement = match field {
                     // A request is answered with a response or an error, which this is not.
                     "msg_type" => "W1-CON-002",
+                    "status" if because == "W1-ERR-007" => "W1-ERR-002",
+                    "image_width" | "image_height" => "W1-RSP-002",
+                    "channels" => "W1-RSP-009",
                     "version" => "W1-HDR-002",
                     "status" | "image_data_len" => "W1-RSP-004",
                     _ => "W1-HDR-003",
@@ -187,21 +197,36 @@ impl Answer {
         }
     }
 
-    /// What holds for every error, besides what a client checks.
+    /// What holds for every answer, besides what a client checks.
     fn check(&self, version: u64) -> Result<(), Box<Failure>> {
         let Self::Error { code: number, status, message, .. } = self else { return Ok(()) };
+        if version != 1 {
+            let problem = format!("an answer has the version {version}");
+            return if *number == code("UNSUPPORTED_VERSION") {
+                wrong("W1-VER-003", problem, "1, the highest that the server speaks")
+            } else {
+                wrong("W1-VER-002", problem, "1, as the request has")
+            };
+        }
         match CODES.iter().find(|(known, ..)| known == number) {
             Some((_, name, must_be)) if must_be != status => {
                 return wrong("W1-ERR-002", format!("{name} has the status {status}"), &must_be.to_string());
             }
-            _ => {}
+            Some(_) => {}
+            None => return wrong("W1-ERR-013", format!("error_code is {number}"), "one of the table"),
         }
         if message.len() > 255 {
             return wrong("W1-ERR-003", format!("error_msg has {} bytes", message.len()), "at most 255");
         }
-        if version != 1 && *number != code("UNSUPPORTED_VERSION") {
-            let problem = format!("an answer has the version {version}");
-            return wrong("W1-VER-002", problem, "1, as the request has");
+        if let Err(error) = std::str::from_utf8(message) {
+            return wrong("W1-ERR-011", format!("error_msg is not UTF-8: {error}"), "UTF-8");
+        }
+        if message.ends_with(&[0]) {
+            return wrong("W1-ERR-011", "error_msg ends with a byte 0".to_owned(), "no byte 0 at its end");
+        }
+        if let Some(part) = part_of_prompt_in(message, 3) {
+            let problem = format!("error_msg has {part} of the prompt {PROMPT:?} in it");
+            return wrong("W1-ERR-005", problem, "nothing of a prompt");
         }
         Ok(())
     }

@@ -91,14 +91,6 @@ impl Draft {
         self
     }
 
-    /// Whether it asks for a larger image than [`Draft::request`] does by itself.
-    #[must_use]
-    pub fn is_large(&self) -> bool {
-        let value =
-            |name: &str| self.payload.iter().find(|(field, _)| field.name == name).map(|(_, value)| *value);
-        value("width") != Some(64) || value("height") != Some(64)
-    }
-
     /// Appends bytes to the payload.
     #[must_use]
     pub fn tail(mut self, field: &str, bytes: &[u8]) -> Self {

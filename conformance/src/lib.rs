@@ -5,6 +5,7 @@
 //! | [`wire`], [`draft`] | frames, read and written without a line of `weave-core` |
 //! | [`spec`] | the requirements and the vectors of `spec/` |
 //! | [`stub`] | the smallest correct server |
+//! | [`secret`] | a prompt of which nothing may come back |
 //! | [`testee`] | the processes and sockets under test |
 //! | [`verdict`] | what running a case can come to |
 //! | [`server`], [`connection`], [`talk`] | how a server is tested |
@@ -29,6 +30,8 @@ pub mod draft;
 pub mod report;
 #[cfg(feature = "suite")]
 pub mod run;
+#[cfg(feature = "suite")]
+pub mod secret;
 #[cfg(feature = "suite")]
 pub mod server;
 pub mod spec;

@@ -1,13 +1,15 @@
 //! `weave-conform`: tests servers, clients and libraries of the Weave protocol from outside.
 
 mod manual;
+mod session;
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use session::{Console, Session, Shared};
 use weave_conformance::case::{Case, Mode, Run};
 use weave_conformance::cases::server::be_a_stranger;
 use weave_conformance::client::Client;
@@ -29,7 +31,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit status: 0 conformant, 1 not conformant, 2 wrong usage, 3 error of the suite itself.";
+Exit status: 0 conformant, 1 not conformant, 2 wrong usage, 3 error of the suite itself, or what is tested can't be
+started or reached; 129, 130, 131 or 143 ended by SIGHUP, SIGINT, SIGQUIT or SIGTERM.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -38,8 +41,8 @@ enum Command {
     Server {
         /// Path of a Unix socket, or host:port. Default: a new socket in a temporary directory.
         address: Option<String>,
-        /// Shell command that starts the server; {address} is replaced by the address. The suite runs it
-        /// again after a crash.
+        /// Shell command that starts the server; {address} is replaced by the address, as one word. The suite
+        /// runs it again after a crash.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
         /// Use a TCP port on the loopback interface instead of a Unix socket.
@@ -51,8 +54,8 @@ enum Command {
     /// Test a client that --exec starts.
     #[command(after_help = CLIENT_EXAMPLES)]
     Client {
-        /// Shell command that starts the client; {address} is replaced by the server's address. The client
-        /// must request one image of 64×64 pixels, exit with 0 if it got the image and with another status if
+        /// Shell command that starts the client; {address} is replaced by the server's address, as one word. The
+        /// client must request one image of 64×64 pixels, exit with 0 if it got the image and with another status if
         /// not, and print the message of an error.
         #[arg(long, value_name = "COMMAND")]
         exec: Option<String>,
@@ -124,7 +127,8 @@ struct Options {
     /// failure.
     #[arg(long, value_name = "FILE")]
     expected_failures: Option<PathBuf>,
-    /// Count failures of recommended cases as well.
+    /// Count failures of recommended cases as well, and required cases that could not be judged because of what
+    /// the tested program does.
     #[arg(long)]
     strict: bool,
     /// Run each case N times and keep the worst result.
@@ -133,19 +137,19 @@ struct Options {
     /// Seed of the cases that use random numbers.
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
-    /// Timeout of an answer, in seconds.
+    /// Timeout of an answer, in seconds. A program may take this long to start as well, and always 20 seconds.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = positive)]
     timeout: f64,
     /// Name of the tested implementation in reports.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Show passed cases as well.
+    /// Show the requirements of passed cases as well.
     #[arg(long, short)]
     verbose: bool,
-    /// Write a JSON report to FILE.
+    /// Write a JSON report to FILE, which is emptied before the first case.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a JUnit XML report to FILE.
+    /// Write a JUnit XML report to FILE, which is emptied before the first case.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -166,7 +170,13 @@ enum Trouble {
 }
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
+    let done = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help was asked for, or the version.
+        Err(error) => print(&error.render().to_string()),
+    };
+    match done {
         Ok(code) => code,
         Err(Trouble::Usage(text)) => {
             eprintln!("weave-conform: {text}");
@@ -191,9 +201,11 @@ fn dispatch(command: Command) -> Result<ExitCode, Trouble> {
             let texts: Result<Vec<_>, _> = reports.iter().map(|path| read_report(path)).collect();
             write_file(&output, &matrix(&texts?)).map(|()| ExitCode::SUCCESS)
         }
-        Command::Manual => manual::write(Cli::command(), &mut std::io::stdout().lock())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(harness),
+        Command::Manual => {
+            let mut page = Vec::new();
+            manual::write(Cli::command(), &mut page).map_err(harness)?;
+            print(&String::from_utf8_lossy(&page))
+        }
         Command::Stranger { path, seconds } => {
             be_a_stranger(&path, Duration::from_secs(seconds));
             Ok(ExitCode::SUCCESS)
@@ -205,14 +217,23 @@ fn harness(error: impl std::fmt::Display) -> Trouble {
     Trouble::Harness(error.to_string())
 }
 
+fn print(text: &str) -> Result<ExitCode, Trouble> {
+    let mut console = Console::new();
+    console.say(text);
+    console.end().map(|()| ExitCode::SUCCESS).map_err(Trouble::Harness)
+}
+
 fn server(
     address: Option<&str>,
     exec: Option<String>,
     tcp: bool,
     options: &Options,
 ) -> Result<ExitCode, Trouble> {
-    let Some(plan) = options.plan(Mode::Server)? else { return Ok(ExitCode::SUCCESS) };
-    let folder = Folder::new().map_err(harness)?;
+    let plan = match options.plan(Mode::Server)? {
+        Planned::Run(plan) => plan,
+        Planned::List(text) => return print(&text),
+    };
+    let mut folder = None;
     let address = match (address, &exec) {
         (None, None) => {
             return Err(Trouble::Usage(
@@ -227,15 +248,17 @@ fn server(
             let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(harness)?;
             Address::Tcp(listener.local_addr().map_err(harness)?.to_string())
         }
-        (None, Some(_)) => Address::Unix(folder.path().join("weave/weave.sock")),
+        (None, Some(_)) => {
+            use std::os::unix::fs::DirBuilderExt;
+            let folder = folder.insert(Folder::new().map_err(harness)?);
+            let path = folder.socket("weave/weave.sock").map_err(harness)?;
+            if let Some(parent) = path.parent() {
+                std::fs::DirBuilder::new().mode(0o700).create(parent).map_err(harness)?;
+            }
+            Address::Unix(path)
+        }
         (Some(address), _) => Address::parse(address),
     };
-    if let (Address::Unix(path), Some(_)) = (&address, &exec)
-        && let Some(parent) = path.parent().filter(|parent| parent.starts_with(folder.path()))
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new().mode(0o700).create(parent).map_err(harness)?;
-    }
     let testee = exec.clone().unwrap_or_else(|| address.to_string());
     let mut server = Server::new(address, exec, options.timeout(), options.seed);
     raise_the_limit_of_open_files();
@@ -252,7 +275,10 @@ fn client(
     tcp: bool,
     options: &Options,
 ) -> Result<ExitCode, Trouble> {
-    let Some(plan) = options.plan(Mode::Client)? else { return Ok(ExitCode::SUCCESS) };
+    let plan = match options.plan(Mode::Client)? {
+        Planned::Run(plan) => plan,
+        Planned::List(text) => return print(&text),
+    };
     let Some(exec) = exec else { return Err(Trouble::Usage("--exec COMMAND is missing".to_owned())) };
     for command in [Some(&exec), several.as_ref()].into_iter().flatten() {
         if !command.contains("{address}") {
@@ -269,7 +295,10 @@ fn client(
 }
 
 fn codec(exec: Option<String>, options: &Options) -> Result<ExitCode, Trouble> {
-    let Some(plan) = options.plan(Mode::Codec)? else { return Ok(ExitCode::SUCCESS) };
+    let plan = match options.plan(Mode::Codec)? {
+        Planned::Run(plan) => plan,
+        Planned::List(text) => return print(&text),
+    };
     let Some(exec) = exec else { return Err(Trouble::Usage("--exec COMMAND is missing".to_owned())) };
     let mut adapter = Adapter::new(exec.clone(), options.timeout());
     options.report(Mode::Codec, exec, plan, |case| match case.run {
@@ -285,25 +314,24 @@ impl Options {
         Duration::from_secs_f64(self.timeout)
     }
 
-    /// The cases to run; `None` if they were only to be shown.
-    fn plan(&self, mode: Mode) -> Result<Option<Plan>, Trouble> {
+    fn plan(&self, mode: Mode) -> Result<Planned, Trouble> {
         let selection = Selection { filter: self.filter.clone(), exclude: self.exclude.clone() };
         let cases = selection.of(mode).map_err(Trouble::Usage)?;
         if self.list {
-            let mut out = std::io::stdout().lock();
+            let mut text = String::new();
             for case in &cases {
-                let _ = writeln!(out, "{:<14} {:<14} {}", case.id, case.level.name(), case.title);
+                let _ = writeln!(text, "{:<14} {:<14} {}", case.id, case.level.name(), case.title);
                 if self.verbose {
-                    let _ = writeln!(out, "    {}: {}", case.requirement(), case.sentence());
+                    let _ = writeln!(text, "    {}: {}", case.requirement(), case.sentence());
                 }
             }
-            return Ok(None);
+            return Ok(Planned::List(text));
         }
         let expected_failures = match &self.expected_failures {
             Some(path) => ExpectedFailures::read(path).map_err(Trouble::Usage)?,
             None => ExpectedFailures::default(),
         };
-        Ok(Some(Plan { cases, expected_failures, strict: self.strict, repeat: self.repeat }))
+        Ok(Planned::Run(Plan { cases, expected_failures, repeat: self.repeat }))
     }
 
     fn report(
@@ -313,34 +341,31 @@ impl Options {
         plan: Plan,
         one: impl FnMut(&Case) -> Result<Remark, Vec<Failure>>,
     ) -> Result<ExitCode, Trouble> {
-        let began = Instant::now();
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let outcomes = run(&plan, one);
         let report = Report {
             mode,
             name: self.name.clone().unwrap_or_else(|| testee.clone()),
             testee,
-            began: since_1970,
-            seconds: began.elapsed().as_secs_f64(),
+            began: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            seconds: 0.0,
             seed: self.seed,
             strict: self.strict,
-            outcomes,
+            outcomes: Vec::new(),
+            not_run: plan.cases.clone(),
+            ended_by: None,
         };
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let _ = write!(std::io::stdout(), "{}", report.console(self.verbose, colour));
-        if let Some(path) = &self.json {
-            let text = serde_json::to_string_pretty(&report.json()).map_err(harness)?;
-            write_file(path, &text)?;
-        }
-        if let Some(path) = &self.junit {
-            write_file(path, &report.junit().map_err(harness)?)?;
-        }
-        Ok(ExitCode::from(match () {
-            () if report.has_harness_error() => 3,
-            () if !report.is_conformant() => 1,
-            () => 0,
-        }))
+        let session = Session::new(report, self.verbose, self.json.as_deref(), self.junit.as_deref())
+            .map_err(Trouble::Usage)?;
+        let session = Shared::new(session).map_err(harness)?;
+        run(&plan, one, |outcome| session.push(outcome));
+        Ok(ExitCode::from(session.end()))
     }
+}
+
+/// What is to be done with the cases that were chosen.
+enum Planned {
+    Run(Plan),
+    /// They are only to be shown.
+    List(String),
 }
 
 fn read_report(path: &Path) -> Result<serde_json::Value, Trouble> {

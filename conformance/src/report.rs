@@ -5,15 +5,14 @@ use std::io;
 
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::case::{Mode, Outcome};
+use crate::case::{Case, Level, Mode, Outcome};
 use crate::spec::sentence;
 use crate::verdict::{Failure, Verdict};
 use crate::wire::{Shown, hex};
 
-/// All of a run.
-#[derive(Debug)]
+/// All of a run, or of what there was of it until something ended it.
 pub struct Report {
     /// What was tested.
     pub mode: Mode,
@@ -31,6 +30,30 @@ pub struct Report {
     pub strict: bool,
     /// Case by case.
     pub outcomes: Vec<Outcome>,
+    /// The cases that have not been run, or not to their end.
+    pub not_run: Vec<Case>,
+    /// What has ended the run before its time.
+    pub ended_by: Option<EndedBy>,
+}
+
+/// What ends a run before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// A signal, by its name and number.
+    Signal(&'static str, u8),
+    /// An error of the suite itself.
+    Harness,
+}
+
+impl EndedBy {
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Signal(name, _) => name,
+            Self::Harness => Verdict::Harness.name(),
+        }
+    }
 }
 
 impl Report {
@@ -45,52 +68,73 @@ impl Report {
         self.outcomes.iter().filter(|outcome| outcome.counts(self.strict))
     }
 
-    /// Whether nothing counts against it.
+    /// Takes the result of the next case.
+    pub fn push(&mut self, outcome: Outcome) {
+        self.not_run.retain(|case| case.id != outcome.id);
+        if outcome.has_harness_error() {
+            self.ended_by = Some(EndedBy::Harness);
+        }
+        self.outcomes.push(outcome);
+    }
+
+    /// Whether nothing counts against it in a whole run.
     #[must_use]
     pub fn is_conformant(&self) -> bool {
-        self.against().next().is_none()
+        self.ended_by.is_none() && self.against().next().is_none()
     }
 
-    /// Whether the suite itself was in trouble.
+    /// How many cases of a level were not judged, for whatever reason.
     #[must_use]
-    pub fn has_harness_error(&self) -> bool {
-        self.count(Verdict::Harness) > 0
+    pub fn not_judged(&self, level: Level) -> usize {
+        let outcomes = self.outcomes.iter().filter(|outcome| !outcome.verdict.is_judged());
+        let levels = outcomes.map(|outcome| outcome.level).chain(self.not_run.iter().map(|case| case.level));
+        levels.filter(|other| *other == level).count()
     }
 
-    /// What a person reads: everything that did not pass, and a summary.
+    /// The exit status: a failure that was seen counts, though the suite came no further.
     #[must_use]
-    pub fn console(&self, verbose: bool, colour: bool) -> String {
-        let mut text = String::new();
-        let paint = |verdict: Verdict, word: &str| match (colour, verdict) {
-            (false, _) => word.to_owned(),
-            (true, Verdict::Pass) => format!("\x1b[32m{word}\x1b[0m"),
-            (true, Verdict::Warn | Verdict::Skip) => format!("\x1b[33m{word}\x1b[0m"),
-            (true, _) => format!("\x1b[31m{word}\x1b[0m"),
-        };
-        for outcome in &self.outcomes {
-            let is_quiet = matches!(outcome.verdict, Verdict::Pass) && !outcome.expected_to_fail;
-            if is_quiet && !verbose {
-                continue;
+    pub fn exit_status(&self) -> u8 {
+        match self.ended_by {
+            Some(EndedBy::Signal(_, number)) => 128 + number,
+            _ if self.against().next().is_some() => 1,
+            Some(EndedBy::Harness) => 3,
+            None => 0,
+        }
+    }
+
+    /// A case in a line, and what a person wants to know of one that did not pass.
+    #[must_use]
+    pub fn lines(outcome: &Outcome, verbose: bool, colour: bool) -> String {
+        let word = paint(outcome.verdict, &outcome.verdict.name().to_uppercase(), colour);
+        let mut text = format!("{word} {} ({}): {}\n", outcome.id, outcome.level.name(), outcome.title);
+        if outcome.verdict == Verdict::Pass && !outcome.expected_to_fail && !verbose {
+            return text;
+        }
+        let _ = writeln!(text, "    {}: {}", outcome.requirement(), sentence(outcome.requirement()));
+        match (&outcome.reason, outcome.expected_to_fail, outcome.verdict) {
+            (Some(reason), true, verdict) if verdict.is_bad() => {
+                let _ = writeln!(text, "    expected to fail: {reason}");
             }
-            let word = paint(outcome.verdict, &outcome.verdict.name().to_uppercase());
-            let _ = writeln!(text, "{word} {} ({}): {}", outcome.id, outcome.level.name(), outcome.title);
-            let _ = writeln!(text, "    {}: {}", outcome.requirement(), sentence(outcome.requirement()));
-            match (&outcome.reason, outcome.expected_to_fail, outcome.verdict.is_bad()) {
-                (Some(reason), true, true) => _ = writeln!(text, "    expected to fail: {reason}"),
-                (Some(reason), true, false) => {
-                    let _ = writeln!(text, "    was expected to fail, and does not any more: {reason}");
-                }
-                (Some(reason), false, _) => _ = writeln!(text, "    {reason}"),
-                (None, ..) => {}
+            (Some(reason), true, verdict) if verdict.is_judged() => {
+                let _ = writeln!(text, "    was expected to fail, and does not any more: {reason}");
             }
-            for failure in &outcome.failures {
-                text.push_str(&in_words(failure));
-                // Another requirement that came in the way of the case's own.
-                if !["", outcome.requirement()].contains(&failure.requirement.as_str()) {
-                    let _ = writeln!(text, "    {}: {}", failure.requirement, failure.sentence());
-                }
+            (Some(reason), ..) => _ = writeln!(text, "    {reason}"),
+            (None, ..) => {}
+        }
+        for failure in &outcome.failures {
+            text.push_str(&in_words(failure));
+            // Another requirement that came in the way of the case's own.
+            if !["", outcome.requirement()].contains(&failure.requirement.as_str()) {
+                let _ = writeln!(text, "    {}: {}", failure.requirement, failure.sentence());
             }
         }
+        text
+    }
+
+    /// The end of what a person reads.
+    #[must_use]
+    pub fn summary(&self, colour: bool) -> String {
+        let mut text = String::new();
         let counts: Vec<String> = Verdict::ALL
             .into_iter()
             .filter(|verdict| self.count(*verdict) > 0)
@@ -98,23 +142,52 @@ impl Report {
             .collect();
         let _ = writeln!(
             text,
-            "{} {}: {} cases in {:.1} s: {}",
+            "{} {}: {} in {:.1} s: {}",
             self.mode.name(),
-            self.name,
-            self.outcomes.len(),
+            indent(&self.name, 0),
+            cases(self.outcomes.len()),
             self.seconds,
-            counts.join(", ")
+            if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
         );
-        let skipped = self.count(Verdict::Skip);
-        let _ = match self.against().count() {
-            0 if skipped > 0 => {
-                let tried = paint(Verdict::Pass, "conformant as far as it was tried");
-                writeln!(text, "{tried}: {skipped} cases were skipped")
+        let not_judged: Vec<String> = Level::ALL
+            .into_iter()
+            .filter(|level| self.not_judged(*level) > 0)
+            .map(|level| format!("{} {}", self.not_judged(level), level.name()))
+            .collect();
+        if !not_judged.is_empty() {
+            let unknown = self.outcomes.iter().filter(|outcome| !outcome.verdict.is_judged());
+            let ids = unknown.map(|outcome| outcome.id).chain(self.not_run.iter().map(|case| case.id));
+            let _ = writeln!(text, "not judged: {}: {}", not_judged.join(", "), some(ids));
+        }
+        let ids: Vec<&str> = self.against().map(|outcome| outcome.id).collect();
+        if !ids.is_empty() {
+            let verdict = paint(Verdict::Fail, "NOT conformant", colour);
+            let word = if ids.len() == 1 { "counts" } else { "count" };
+            let all = some(ids.iter().copied());
+            let _ = writeln!(text, "{verdict}: {} {word} against it: {all}", cases(ids.len()));
+        }
+        let not_run = cases(self.not_run.len());
+        let _ = match self.ended_by {
+            Some(EndedBy::Signal(name, _)) => {
+                let word = paint(Verdict::Harness, "interrupted", colour);
+                writeln!(text, "{word} by {name}: {not_run} not run to the end; what it had started is ended")
             }
-            0 => writeln!(text, "{}", paint(Verdict::Pass, "conformant")),
-            n => writeln!(text, "{}: {n} cases count against it", paint(Verdict::Fail, "NOT conformant")),
+            Some(EndedBy::Harness) => {
+                let word = paint(Verdict::Harness, "the suite could not go on", colour);
+                writeln!(text, "{word}: {not_run} not run; that says nothing of what is tested")
+            }
+            None if !ids.is_empty() => Ok(()),
+            None if not_judged.is_empty() => writeln!(text, "{}", paint(Verdict::Pass, "conformant", colour)),
+            None => {
+                let word = paint(Verdict::Pass, "conformant as far as it was judged", colour);
+                writeln!(text, "{word}: not in {} of {}", self.unknown(), cases(self.outcomes.len()))
+            }
         };
         text
+    }
+
+    fn unknown(&self) -> usize {
+        Level::ALL.into_iter().map(|level| self.not_judged(level)).sum()
     }
 
     /// JSON; `report.schema.json` describes it.
@@ -154,6 +227,10 @@ impl Report {
                 })
             })
             .collect();
+        let not_judged: Map<String, Value> = Level::ALL
+            .into_iter()
+            .map(|level| (level.name().to_owned(), self.not_judged(level).into()))
+            .collect();
         json!({
             "suite": { "name": "weave-conform", "version": env!("CARGO_PKG_VERSION") },
             "protocol": { "name": "weave", "version": 1 },
@@ -165,6 +242,9 @@ impl Report {
             "seed": self.seed,
             "strict": self.strict,
             "conformant": self.is_conformant(),
+            "ended_by": self.ended_by.map(EndedBy::name),
+            "not_judged": not_judged,
+            "not_run": self.not_run.iter().map(|case| case.id).collect::<Vec<_>>(),
             "cases": cases,
         })
     }
@@ -178,22 +258,58 @@ impl Report {
         xml.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
         let suite = format!("weave-conform.{}", self.mode.name());
         let number = |count: usize| count.to_string();
-        let failed = self.against().filter(|outcome| outcome.verdict != Verdict::Harness).count();
-        let errors = self.against().count() - failed;
+        // The case in which a signal came has no result, and must not look like one that was left out.
+        let interrupted = usize::from(matches!(self.ended_by, Some(EndedBy::Signal(..))));
+        let stopped = self.not_run.len().min(interrupted);
+        let skipped = self.count(Verdict::NotApplicable)
+            + self.outcomes.iter().filter(|o| self.is_skipped(o)).count()
+            + self.not_run.len()
+            - stopped;
+        let errors = self.count(Verdict::Harness) + stopped;
+        let ended_by = self.ended_by.map_or("", EndedBy::name);
         xml.create_element("testsuites").write_inner_content(|xml| {
             xml.create_element("testsuite")
                 .with_attribute(("name", suite.as_str()))
-                .with_attribute(("tests", number(self.outcomes.len()).as_str()))
-                .with_attribute(("failures", number(failed).as_str()))
+                .with_attribute(("tests", number(self.outcomes.len() + self.not_run.len()).as_str()))
+                .with_attribute(("failures", number(self.against().count()).as_str()))
                 .with_attribute(("errors", number(errors).as_str()))
-                .with_attribute(("skipped", number(self.count(Verdict::Skip)).as_str()))
+                .with_attribute(("skipped", number(skipped).as_str()))
                 .with_attribute(("time", format!("{:.3}", self.seconds).as_str()))
                 .write_inner_content(|xml| {
-                    self.outcomes.iter().try_for_each(|outcome| self.junit_case(xml, &suite, outcome))
+                    xml.create_element("properties").write_inner_content(|xml| {
+                        let mut property = |name: &str, value: &str| {
+                            let element = xml.create_element("property").with_attribute(("name", name));
+                            element.with_attribute(("value", value)).write_empty().map(drop)
+                        };
+                        property("ended_by", ended_by)?;
+                        Level::ALL.into_iter().try_for_each(|level| {
+                            property(&format!("not_judged.{}", level.name()), &number(self.not_judged(level)))
+                        })
+                    })?;
+                    self.outcomes.iter().try_for_each(|outcome| self.junit_case(xml, &suite, outcome))?;
+                    self.not_run.iter().enumerate().try_for_each(|(n, case)| {
+                        let element = if n < stopped { "error" } else { "skipped" };
+                        let name = format!("{} {}", case.id, case.title);
+                        let message = format!("not run to its end: {ended_by}");
+                        xml.create_element("testcase")
+                            .with_attribute(("classname", suite.as_str()))
+                            .with_attribute(("name", name.as_str()))
+                            .with_attribute(("time", "0"))
+                            .write_inner_content(|xml| {
+                                let element = xml.create_element(element);
+                                element.with_attribute(("message", message.as_str())).write_empty().map(drop)
+                            })
+                            .map(drop)
+                    })
                 })
                 .map(drop)
         })?;
         String::from_utf8(xml.into_inner()).map_err(io::Error::other)
+    }
+
+    /// Whether a case was skipped and that doesn't count.
+    fn is_skipped(&self, outcome: &Outcome) -> bool {
+        outcome.verdict == Verdict::Skip && !outcome.counts(self.strict)
     }
 
     fn junit_case(&self, xml: &mut Writer<Vec<u8>>, suite: &str, outcome: &Outcome) -> io::Result<()> {
@@ -208,9 +324,10 @@ impl Report {
             _ if outcome.counts(self.strict) && outcome.expected_to_fail => {
                 ("failure", format!("was expected to fail: {reason}"))
             }
-            Verdict::Harness => ("error", "the suite is in trouble".to_owned()),
+            Verdict::Harness => ("error", "an error of the suite itself".to_owned()),
+            Verdict::Skip if outcome.counts(self.strict) => ("failure", format!("not judged: {reason}")),
             verdict if outcome.counts(self.strict) => ("failure", verdict.name().to_owned()),
-            Verdict::Skip => ("skipped", reason),
+            Verdict::Skip | Verdict::NotApplicable => ("skipped", reason),
             _ => return case.write_empty().map(drop),
         };
         case.write_inner_content(|xml| {
@@ -243,6 +360,31 @@ pub fn matrix(reports: &[Value]) -> String {
     // In a script element only `<` could end the data before its end.
     let data = Value::from(reports.to_vec()).to_string().replace('<', "\\u003c");
     include_str!("matrix.html").replace("\"REPORTS\"", &data)
+}
+
+fn paint(verdict: Verdict, word: &str, colour: bool) -> String {
+    let number = match verdict {
+        _ if !colour => return word.to_owned(),
+        Verdict::Pass => 32,
+        Verdict::Warn | Verdict::NotApplicable | Verdict::Skip => 33,
+        _ => 31,
+    };
+    format!("\x1b[{number}m{word}\x1b[0m")
+}
+
+/// "1 case", "2 cases".
+fn cases(count: usize) -> String {
+    format!("{count} case{}", if count == 1 { "" } else { "s" })
+}
+
+/// The first few ids, and how many more.
+fn some<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 12;
+    let ids: Vec<&str> = ids.collect();
+    match ids.len().saturating_sub(SHOWN) {
+        0 => ids.join(", "),
+        more => format!("{} and {more} more", ids[..SHOWN].join(", ")),
+    }
 }
 
 /// A failure, with what was sent and received.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::case::{Case, Mode, Outcome};
 use crate::cases::all_cases;
@@ -29,6 +29,9 @@ impl Selection {
             case.id.starts_with(text.as_str()) || case.title.contains(text.as_str())
         };
         for text in self.filter.iter().chain(&self.exclude) {
+            if text.is_empty() {
+                return Err("an empty text is no filter: every case has it".to_owned());
+            }
             if !cases.iter().any(|case| fits(case, text)) {
                 return Err(format!(
                     "no case of {} has {text:?} in its id or title; --list shows them",
@@ -36,11 +39,12 @@ impl Selection {
                 ));
             }
         }
-        Ok(cases
+        let wanted: Vec<Case> = cases
             .into_iter()
             .filter(|case| self.filter.is_empty() || self.filter.iter().any(|text| fits(case, text)))
             .filter(|case| !self.exclude.iter().any(|text| fits(case, text)))
-            .collect())
+            .collect();
+        if wanted.is_empty() { Err("--exclude leaves no case".to_owned()) } else { Ok(wanted) }
     }
 }
 
@@ -79,24 +83,40 @@ pub struct Plan {
     pub cases: Vec<Case>,
     /// Which are expected to fail.
     pub expected_failures: ExpectedFailures,
-    /// Whether what is recommended counts.
-    pub strict: bool,
     /// How often each is run; the worst result is kept.
     pub repeat: u32,
 }
 
-/// Runs all cases of a plan.
-pub fn run(plan: &Plan, mut one: impl FnMut(&Case) -> Result<Remark, Vec<Failure>>) -> Vec<Outcome> {
+/// Runs the cases of a plan and tells of each when it has ended. An error of the suite itself, such as a program
+/// that can't be started, ends the run: it would be the same for every other case.
+pub fn run(
+    plan: &Plan,
+    mut one: impl FnMut(&Case) -> Result<Remark, Vec<Failure>>,
+    mut ended: impl FnMut(Outcome),
+) {
     let mut progress = Progress::new(plan.cases.len());
-    let mut outcomes = Vec::new();
     for case in &plan.cases {
-        progress.show(case, &outcomes);
-        let outcome =
-            (0..plan.repeat).map(|_| timed(case, plan, &mut one)).max_by_key(|outcome| outcome.verdict);
-        outcomes.extend(outcome);
+        progress.show(case);
+        let mut worst = timed(case, plan, &mut one);
+        for _ in 1..plan.repeat {
+            if worst.has_harness_error() {
+                break;
+            }
+            let next = timed(case, plan, &mut one);
+            match (next.has_harness_error(), next.verdict > worst.verdict) {
+                (_, true) => worst = next,
+                (true, false) => worst.failures.extend(next.failures),
+                (false, false) => {}
+            }
+        }
+        let is_over = worst.has_harness_error();
+        progress.clear();
+        progress.count(&worst);
+        ended(worst);
+        if is_over {
+            break;
+        }
     }
-    progress.clear();
-    outcomes
 }
 
 fn timed(case: &Case, plan: &Plan, one: &mut impl FnMut(&Case) -> Result<Remark, Vec<Failure>>) -> Outcome {
@@ -131,25 +151,28 @@ fn timed(case: &Case, plan: &Plan, one: &mut impl FnMut(&Case) -> Result<Remark,
 /// A line at the bottom of a terminal that says how far it is.
 struct Progress {
     total: usize,
+    done: usize,
+    bad: usize,
     is_terminal: bool,
-    last: Option<Instant>,
 }
 
 impl Progress {
     fn new(total: usize) -> Self {
-        Self { total, is_terminal: std::io::stderr().is_terminal(), last: None }
+        Self { total, done: 0, bad: 0, is_terminal: std::io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, case: &Case, done: &[Outcome]) {
-        const PAUSE: Duration = Duration::from_millis(50);
-        if !self.is_terminal || self.last.is_some_and(|last| last.elapsed() < PAUSE) {
-            return;
+    fn show(&self, case: &Case) {
+        if self.is_terminal {
+            let line =
+                format!("{}/{}, {} failed: {} {}", self.done + 1, self.total, self.bad, case.id, case.title);
+            let line: String = line.chars().take(78).collect();
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
         }
-        self.last = Some(Instant::now());
-        let bad = done.iter().filter(|outcome| outcome.verdict.is_bad()).count();
-        let line = format!("{}/{}, {bad} failed: {} {}", done.len() + 1, self.total, case.id, case.title);
-        let line: String = line.chars().take(78).collect();
-        let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        self.done += 1;
+        self.bad += usize::from(outcome.verdict.is_bad());
     }
 
     fn clear(&self) {

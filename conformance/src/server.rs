@@ -16,7 +16,7 @@ use crate::connection::{AfterWriting, Answer, Came, Connection, Progress, Terms}
 use crate::draft::{Cut, Draft, checkerboard};
 use crate::spec::vectors;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, Process, how_it_ended};
+use crate::testee::{Address, Memory, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
 use crate::wire::{End, Receiver, code, code_name};
 
@@ -111,7 +111,7 @@ impl Server {
     }
 
     /// The memory of its processes, if the suite has started it.
-    pub fn memory(&self) -> Option<u64> {
+    pub fn memory(&self) -> Option<Memory> {
         self.process.as_ref()?.memory()
     }
 
@@ -188,8 +188,6 @@ impl Server {
     /// That a new connection is neither served nor turned away while others are open.
     fn keeps_waiting(&mut self, others: usize) -> Box<Failure> {
         self.one_by_one = true;
-        // It would take up the next case with what is left of this one.
-        self.stop();
         Box::new(Failure::new(
             "W1-CON-012",
             format!("one connection keeps others waiting: with {others} open, nothing comes on one more"),
@@ -398,8 +396,8 @@ impl Server {
     }
 
     fn finish(&mut self, failure: Failure, requirement: &str) -> Failure {
-        if matches!(failure.verdict, Verdict::Hang | Verdict::Crash) {
-            // What hangs would hang the next case too.
+        if matches!(failure.verdict, Verdict::Hang | Verdict::Crash) || self.one_by_one {
+            // What hangs would hang the next case too, and what was left in a queue would be in its way.
             self.stop();
         }
         failure.or_of(requirement)
@@ -513,13 +511,13 @@ impl Server {
         )))
     }
 
-    /// Whether a plain request gets an image, of a few at least one.
+    /// Whether a plain request gets an image, of several at least one.
     ///
     /// # Errors
     /// The server doesn't answer.
     pub fn makes_images(&mut self) -> Result<bool, Box<Failure>> {
-        const TIMES: u64 = 3;
-        for id in 0..TIMES {
+        const TIMES: u64 = 10;
+        for id in 1..=TIMES {
             if self.ask(&[Draft::request(id, "plain")])?[0].pixels().is_some() {
                 return Ok(true);
             }
@@ -544,31 +542,6 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// The image of a request that can be served, asked for alone, a few times if there is an error first. `None`:
-    /// this server makes no images now, or none as large, so that the case can't be judged.
-    ///
-    /// # Errors
-    /// The request is refused, or gets an error each time where a plain one gets its image.
-    pub fn picture(&mut self, request: &Draft) -> Result<Option<Answer>, Box<Failure>> {
-        const TIMES: usize = 3;
-        let began = Instant::now();
-        let mut last = None;
-        for _ in 0..TIMES {
-            match self.ask(std::slice::from_ref(request))?.swap_remove(0) {
-                answer @ Answer::Image { .. } => return Ok(Some(answer)),
-                Answer::Error { id, code, status: 500, .. } => {
-                    last = Some(Denied { id, code, is_large: request.is_large() });
-                }
-                answer @ Answer::Error { .. } => {
-                    return Err(Box::new(Failure::new("", format!("the answer is {answer}"), "an image")));
-                }
-            }
-        }
-        let Some(denied) = last else { return Ok(None) };
-        let talk = Talk::new("", std::slice::from_ref(request), vec![Expected::small_image(denied.id)]);
-        self.judge(denied, &talk, began.elapsed()).map(|_| None)
     }
 
     fn hold_once(&mut self, talk: &Talk, cut: Cut) -> Result<Vec<Denied>, Box<Failure>> {

@@ -338,7 +338,11 @@ pub fn end_all() {
 /// Ends a process and its group, which it may have left.
 fn kill_group(pid: Pid) {
     let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
+    // If it has been waited for, its number may be another's.
+    if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).is_ok()
+    {
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 /// Ends what has left the process group of one that has ended: this process has inherited it.
@@ -394,6 +398,15 @@ pub enum Output {
     Kept,
     /// The caller takes it from [`Process::child`].
     Taken,
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Asked for, and can be written to: stacks and caches as well.
+    pub reserved: u64,
+    /// Was written to.
+    pub touched: u64,
 }
 
 impl Process {
@@ -480,14 +493,18 @@ impl Process {
         all
     }
 
-    /// Bytes that its family has asked the system for, and can write to.
+    /// The memory of its family.
     #[must_use]
-    pub fn memory(&self) -> Option<u64> {
-        let mut all = 0;
+    pub fn memory(&self) -> Option<Memory> {
+        let mut all = Memory::default();
         for pid in self.family() {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmData:"))?;
-            all += line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
+            let bytes = |name: &str| -> Option<u64> {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+            };
+            all.reserved += bytes("VmData:")?;
+            all.touched += bytes("RssAnon:")? + bytes("RssShmem:")?;
         }
         Some(all)
     }
@@ -523,12 +540,21 @@ impl Process {
         }
     }
 
-    /// All that it says until its end. Waits for that, so the process has to have ended.
+    /// All that it said until its end.
     pub fn all_said(&mut self) -> String {
-        for follower in self.followers.drain(..) {
-            let _ = follower.join();
-        }
+        self.settle();
         self.said()
+    }
+
+    /// If it has ended, waits for its last words; but only a moment, since what it has started may hold its outputs.
+    fn settle(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while self.ended().is_some()
+            && !self.followers.iter().all(JoinHandle::is_finished)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What it has said so far.
@@ -537,17 +563,10 @@ impl Process {
         self.said.lock().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
-    /// Its last words. If it has ended, waits a moment for them to arrive; what it has started may still hold
-    /// its outputs.
+    /// Its last words.
     #[must_use]
     pub fn last_words(&mut self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while self.ended().is_some()
-            && !self.followers.iter().all(JoinHandle::is_finished)
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.settle();
         let said = self.said();
         let lines: Vec<&str> = said.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
@@ -608,11 +627,12 @@ pub fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal().or_else(|| status.code().map(|code| code - 128).filter(|signal| TOLD.contains(signal)))
 }
 
-/// "exit status 3", "signal 6".
+/// "exit status 3", "signal 6", "exit status 134, as a shell tells signal 6".
 #[must_use]
 pub fn how_it_ended(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
+    match (status.code(), signal_of(status)) {
+        (Some(code), Some(signal)) => format!("exit status {code}, as a shell tells signal {signal}"),
+        (Some(code), None) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
     }

@@ -14,7 +14,7 @@ cargo fetch --locked --quiet
 fetched=$(since "$started")
 echo "weave: building (the first time compiles the engine, which takes some minutes)"
 started=$(now)
-cargo build --release --locked -p weave-daemon -p weave-cli
+cargo build --release --locked -p weave-daemon -p weave-cli -p weave-conformance
 built=$(since "$started")
 
 private=$(mktemp -d)

@@ -7,6 +7,7 @@ mod checks;
 mod connections;
 mod error;
 mod frames;
+mod picture;
 mod probe;
 mod request;
 mod response;

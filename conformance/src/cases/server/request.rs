@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::case::{Case, required};
-use crate::connection::{Answer, Came};
+use crate::case::{Case, informational, required};
 use crate::draft::Draft;
 use crate::server::Server;
-use crate::verdict::{Failure, Remark, fail, skip};
+use crate::verdict::{Failure, Remark, fail, not_applicable, skip};
 
-use super::probe::NO_IMAGE;
+use super::probe::{NO_IMAGE, NOT_OURS, picture, pictures};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -49,6 +48,38 @@ pub(super) const CASES: &[Case] = &[
         "t5-nul",
         "nul-*",
     ]),
+    informational("W1-REQ-003f", "a prompt is drawn as it was sent, to the last byte").server(|server| {
+        let pairs = [
+            ("e\u{301} and \u{e9}", "\u{e9} and \u{e9}"),
+            ("a space", "a space "),
+            ("a space", " a space"),
+            ("two\nlines", "two\r\nlines"),
+            ("a mark", "\u{feff}a mark"),
+            ("Upper Case", "upper case"),
+        ];
+        let long = ["x", "y"].map(|end| "long".repeat(511) + end);
+        let pairs = pairs.iter().copied().chain([(long[0].as_str(), long[1].as_str())]);
+        let shows = pictures(server, &["a cat", "a dog"].map(|text| Draft::request(1, text)))?;
+        match shows {
+            None => return skip(NO_IMAGE),
+            Some(pictures) if pictures[0] == pictures[1] => {
+                return skip("this server's images don't depend on the prompt");
+            }
+            Some(_) => {}
+        }
+        for (one, other) in pairs {
+            let Some(pictures) = pictures(server, &[one, other].map(|text| Draft::request(1, text)))? else {
+                return skip(NO_IMAGE);
+            };
+            if pictures[0] == pictures[1] {
+                let cut = |text: &str| {
+                    text.chars().rev().take(20).collect::<String>().chars().rev().collect::<String>()
+                };
+                return Ok(Remark::Warn(format!("{:?} and {:?} give the same image", cut(one), cut(other))));
+            }
+        }
+        Ok(Remark::Pass)
+    }),
     required("W1-REQ-005a", "prompt ranges may overlap, coincide and be in any order").server_vectors(&[
         "ranges-coincide*",
         "ranges-overlap",
@@ -82,22 +113,14 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     required("W1-REQ-008a", "with three different prompts, CLIP-L's is used").server(|server| {
-        let same = |text: &str| Draft::request(1, text);
-        // Three texts of the same length, one after the other.
-        let mut different = same("one").segments();
-        if let Some(last) = different.last_mut() {
-            last.bytes = b"onetwothr".to_vec();
-        }
-        let bytes: Vec<u8> = different.into_iter().flat_map(|segment| segment.bytes).collect();
-        let mut connection = server.connect()?;
-        connection.write(&bytes);
-        let got = match connection.receive()? {
-            Came::Answer(Answer::Image { data, .. }) => data,
-            Came::Answer(Answer::Error { status: 500, .. }) => return skip(NO_IMAGE),
-            Came::Answer(answer) => return fail("W1-REQ-008", format!("the answer is {answer}"), "an image"),
-            Came::Close => return fail("W1-CON-005", "the server closed the connection", "an image"),
-        };
-        match pictures(server, &[same("one"), same("two"), same("thr")])? {
+        let texts = ["one", "two", "thr"];
+        // The others follow the three copies of the first.
+        let different = Draft::request(1, texts[0])
+            .tail("prompt_data", texts[1..].concat().as_bytes())
+            .set("clip_g_offset", 9)
+            .set("t5_offset", 12);
+        let Some(got) = picture(server, &different)? else { return skip(NO_IMAGE) };
+        match pictures(server, &texts.map(|text| Draft::request(1, text)))? {
             Some(pictures) if pictures[0] == pictures[1] && pictures[0] == pictures[2] => {
                 skip("this server's images don't depend on the prompt")
             }
@@ -126,7 +149,7 @@ pub(super) const CASES: &[Case] = &[
         Ok(Remark::Pass)
     }),
     required("W1-REQ-010a", "the same request gives the same pixels").server(|server| {
-        for seed in [1, 1 << 40, 1 << 63, u64::MAX] {
+        for seed in SEEDS {
             let request = Draft::request(1, "again").set("seed", seed);
             match pictures(server, &[request.clone(), request])? {
                 Some(pictures) if pictures[0] == pictures[1] => {}
@@ -161,20 +184,63 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     required("W1-REQ-010c", "seeds up to 2^64 - 1 are served").server_vectors(&["request-seed-*"]),
+    required("W1-REQ-010d", "the same request gives the same pixels after a restart").server(|server| {
+        if server.process().is_none() {
+            return not_applicable(NOT_OURS);
+        }
+        // The first image of a process may be another than those after it.
+        let requests: Vec<Draft> = [SEEDS[0], SEEDS[0], SEEDS[2], SEEDS[3]]
+            .map(|seed| Draft::request(1, "again").set("seed", seed))
+            .to_vec();
+        let mut earlier: Option<Vec<Vec<u8>>> = None;
+        for _ in 0..3 {
+            server.restart()?;
+            let Some(pictures) = pictures(server, &requests)? else { return skip(NO_IMAGE) };
+            if pictures[0] != pictures[1] {
+                return fail(
+                    "W1-REQ-010",
+                    "the first image of a process is another than the second",
+                    "the same pixels",
+                );
+            }
+            if earlier.is_some_and(|earlier| earlier != pictures) {
+                return fail("W1-REQ-010", "after a restart there are other pixels", "the same pixels");
+            }
+            earlier = Some(pictures);
+        }
+        Ok(Remark::Pass)
+    }),
+    required("W1-REQ-010e", "the same request gives the same pixels, whatever comes before it and beside it")
+        .server(|server| {
+            let request = |id: u64, seed: u64| Draft::request(id, "again").set("seed", seed);
+            let Some(alone) = picture(server, &request(1, SEEDS[0]))? else { return skip(NO_IMAGE) };
+            let others = [request(2, SEEDS[1]), Draft::request(3, "another"), Draft::unknown_model(4)];
+            let frames =
+                [others.as_slice(), &[request(5, SEEDS[0])], &others, &[request(6, SEEDS[0])]].concat();
+            for answer in server.ask(&frames)? {
+                if [5, 6].contains(&answer.id()) && answer.pixels().is_some_and(|pixels| pixels != alone) {
+                    return fail(
+                        "W1-REQ-010",
+                        "among other requests there are other pixels",
+                        "the same pixels",
+                    );
+                }
+            }
+            Ok(Remark::Pass)
+        }),
+    required("W1-REQ-011a", "the same request with another request_id gives the same pixels").server(
+        |server| {
+            let requests = [1, 0, 2, 1 << 32, u64::MAX].map(|id| Draft::request(id, "again"));
+            let Some(pictures) = pictures(server, &requests)? else { return skip(NO_IMAGE) };
+            if pictures.iter().any(|picture| *picture != pictures[0]) {
+                return fail("W1-REQ-011", "another request_id gave other pixels", "the same pixels");
+            }
+            Ok(Remark::Pass)
+        },
+    ),
 ];
 
-/// The pixels of some requests.
-fn pictures(server: &mut Server, requests: &[Draft]) -> Result<Option<Vec<Vec<u8>>>, Box<Failure>> {
-    let mut pictures = Vec::new();
-    for request in requests {
-        let answers = server.ask(std::slice::from_ref(request))?;
-        match answers[0].pixels() {
-            Some(pixels) => pictures.push(pixels.to_vec()),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(pictures))
-}
+const SEEDS: [u64; 4] = [1, 1 << 40, 1 << 63, u64::MAX];
 
 const SEEDS_DO_NOT_SHOW: &str = "this server's images don't depend on the seed";
 

@@ -2,6 +2,7 @@
 
 use crate::case::{Case, required};
 use crate::draft::Draft;
+use crate::secret::PROMPT;
 use crate::talk::{Expected, Talk};
 
 use super::probe::refusals;
@@ -16,7 +17,7 @@ pub(super) const CASES: &[Case] = &[
         let unknown = |id: u64| {
             Draft::other(1, &[id.to_be_bytes().as_slice(), &[0xAB; 500]].concat()).set("version", 2)
         };
-        let frames = [Draft::request(1, "x"), unknown(2), Draft::request(3, "x")];
+        let frames = [Draft::request(1, PROMPT), unknown(2), Draft::request(3, PROMPT)];
         let expected = vec![
             Expected::small_image(1),
             Expected::error(2, "UNSUPPORTED_VERSION"),
