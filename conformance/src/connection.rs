@@ -110,6 +110,14 @@ impl Answer {
             return wrong("W1-HDR-003", "no frame".to_owned(), "a frame");
         };
         match expectation {
+            Expectation::Close { because: "W1-ERR-007", .. } => {
+                wrong("W1-ERR-002", "status of an error is neither 400 nor 500".to_owned(), "400 or 500")
+            }
+            Expectation::Close { field: field @ ("image_width" | "image_height"), .. } => wrong(
+                "W1-RSP-002",
+                format!("{field} of an answer is none that there is"),
+                "that of the request",
+            ),
             Expectation::Response { trailing: n @ 1.., .. } => {
                 wrong("W1-RSP-012", format!("{n} bytes follow image_data"), "none in version 1")
             }
@@ -130,11 +138,8 @@ impl Answer {
                 status: fields.get("status"),
                 message,
             }),
-            Expectation::Close { because, field } => {
+            Expectation::Close { field, .. } => {
                 let requirement = match field {
-                    "status" if because == "W1-ERR-007" => "W1-ERR-002",
-                    "image_width" | "image_height" => "W1-RSP-002",
-                    "channels" => "W1-RSP-009",
                     "version" => "W1-HDR-002",
                     "status" | "image_data_len" => "W1-RSP-004",
                     _ => "W1-HDR-003",
