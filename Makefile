@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := build
 .PHONY: help build gateway other-systems prebuilt cuda vulkan metal check-vulkan install uninstall deb check-deb \
 	dist programs pages book check-containers check-packages test quick demo double leaks asan lint unit docs \
-	api deny spec example dissector haproxy kubernetes prometheus conform sound sound-20 mutants simulate fuzz fuzz-smoke units \
+	api deny spec example dissector haproxy kubernetes prometheus conform sound sound-20 mutants mutants-all simulate fuzz fuzz-smoke units \
 	bare-metal big-endian check-demo reliability bench instructions tools tools-test fetch
 
 # Settings reach programs as they were given, by the environment: neither make nor a shell reads commands in them.
@@ -155,9 +155,13 @@ sound-20: ## the same with all cases, 20 times each, for hours: prints the figur
 	conformance/build --quiet
 	conformance/sound/check --times 20
 
-mutants: ## test that weave-conform finds planted defects
+mutants: ## test that weave-conform finds planted defects: a sample of them
 	conformance/build --quiet
-	python3 -B conformance/mutants.py
+	python3 -B conformance/mutants/run.py --sample
+
+mutants-all: ## test that weave-conform finds each of the planted defects; takes half an hour
+	conformance/build --quiet
+	python3 -B conformance/mutants/run.py --sound 20 --jobs 2 --markdown
 
 # Optimised, with all assertions; everything but the router is compiled as for `make unit`.
 simulator = target/simulator/debug/examples/simulate

@@ -1,5 +1,6 @@
 //! Tests of a library, behind an adapter on standard input and output. `ADAPTER.md` is the protocol.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver as Lines, RecvTimeoutError, sync_channel};
@@ -8,10 +9,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::draft::Draft;
 use crate::spec::{Vector, vectors};
 use crate::testee::{Output, Process, how_it_ended};
 use crate::verdict::{Failure, MAX_FAILURES, Remark, Told, Verdict};
-use crate::wire::{self, End, Expectation, Fields, Receiver, read};
+use crate::wire::{self, End, Expectation, Fields, Receiver, code, read};
 
 /// The longest answer that is read as one: more than what is said of any frame.
 const MAX_ANSWER: u64 = 16 << 20;
@@ -206,6 +208,26 @@ impl Adapter {
         Ok(Remark::Pass)
     }
 
+    /// Has the library read an error with this error_msg, and gives what it would show of that.
+    ///
+    /// # Errors
+    /// There is no answer, or none with a text.
+    pub fn shown(&mut self, message: &[u8]) -> Result<Result<String, Remark>, Box<Failure>> {
+        let frame = compact(&Draft::error(1, code("INTERNAL"), message).bytes());
+        let answer = self.ask(&json!({ "read": "client", "cut": 1 << 25, "bytes": [{ "hex": frame }] }))?;
+        if let Some(reason) = unsupported(&answer) {
+            return Ok(Err(reason));
+        }
+        let shown = answer["frames"][0]["error"]["shown"].as_str().and_then(unhex);
+        match shown.and_then(|bytes| String::from_utf8(bytes).ok()) {
+            Some(text) => Ok(Ok(text)),
+            None => {
+                let problem = format!("shown is no UTF-8: {}", short(&answer));
+                Err(Box::new(Failure::new("", problem, "the text to show")))
+            }
+        }
+    }
+
     /// Has the library write something. `Err`: what it said instead of bytes.
     ///
     /// # Errors
@@ -217,6 +239,51 @@ impl Adapter {
             None => Err(answer),
         })
     }
+}
+
+/// What is wrong with what a person is shown of error_msg (W1-ERR-010). A control character, and bytes that are no
+/// UTF-8, may stand there as anything that is not a control character, but not as nothing; so may a character that
+/// hides text or turns it around. All others stand there as they are, in their order.
+pub(crate) fn shown_wrongly(message: &[u8], shown: &str) -> Option<String> {
+    /// What one character may become: longer than any escape.
+    const LONGEST: usize = 12;
+    if let Some(c) = shown.chars().find(|c| c.is_control()) {
+        return Some(format!("a terminal would obey {c:?} in {shown:?}"));
+    }
+    let hides = |c: char| {
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let shown: Vec<char> = shown.chars().collect();
+    // How far into `shown` what was looked at can reach.
+    let mut reached = BTreeSet::from([0]);
+    let replaced = |reached: &BTreeSet<usize>, longest: usize| -> BTreeSet<usize> {
+        let next = |at: &usize| at + 1..=(at + longest).min(shown.len());
+        reached.iter().flat_map(next).collect()
+    };
+    for chunk in message.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let as_it_is: BTreeSet<usize> =
+                reached.iter().filter(|at| shown.get(**at) == Some(&c)).map(|at| at + 1).collect();
+            let next = match c {
+                c if c.is_control() => replaced(&reached, LONGEST),
+                c if hides(c) => replaced(&reached, LONGEST),
+                // Whoever escapes with it may double it.
+                '\\' => {
+                    as_it_is.iter().flat_map(|at| [*at, at + 1]).filter(|at| *at <= shown.len()).collect()
+                }
+                _ => as_it_is,
+            };
+            if next.is_empty() {
+                return Some(format!("{c:?} is not shown as it should be"));
+            }
+            reached = next;
+        }
+        if !chunk.invalid().is_empty() {
+            reached = replaced(&reached, LONGEST * chunk.invalid().len());
+        }
+    }
+    (!reached.contains(&shown.len())).then(|| "more is shown than was sent, or less".to_owned())
 }
 
 /// That an adapter can't do something, if it says so.
@@ -309,7 +376,11 @@ fn difference(expected: &Expectation, answer: &Value) -> Option<String> {
                 (is.as_ref() != Some(prompt)).then(|| format!("{name} is {}", short(&of[name])))
             })
         }),
-        Expectation::Answer { request_id, code, .. } => {
+        Expectation::Answer { request_id, code, field, .. } => {
+            // Which of two checks with one error_code came first is not on the wire: only a library that tells shows it.
+            if let Some(told) = of["field"].as_str().filter(|told| told != field) {
+                return Some(format!("{told} is said to be at fault, not {field} (W1-VAL-001)"));
+            }
             let Some(frame) = of["hex"].as_str().and_then(unhex) else {
                 return Some(format!("the answer has no frame: {}", short(of)));
             };
@@ -371,6 +442,44 @@ fn fields_differ(fields: &Fields, of: &Value, except: &[&str]) -> Option<String>
 mod tests {
     use super::*;
     use crate::spec::VECTORS;
+
+    #[test]
+    fn what_is_shown_has_all_the_text_and_no_control_character() {
+        for (message, shown) in [
+            (b"no".as_slice(), "no"),
+            ("gr\u{f6}\u{df}er \u{732b}".as_bytes(), "gr\u{f6}\u{df}er \u{732b}"),
+            (b"a\x1b[2Jb", "a\\u{1b}[2Jb"),
+            (b"a\x1b[2Jb", "a^[[2Jb"),
+            (b"a\x1b[2Jb", "a\u{fffd}[2Jb"),
+            (b"a\nb", "a b"),
+            (b"a\xff\xfeb", "a\u{fffd}\u{fffd}b"),
+            (b"a\xff\xfeb", "a\\xff\\xfeb"),
+            (b"\xff", "?"),
+            ("a\u{202e}b".as_bytes(), "a\u{202e}b"),
+            ("a\u{202e}b".as_bytes(), "a\\u{202e}b"),
+            (b"C:\\x", "C:\\\\x"),
+            (b"", ""),
+        ] {
+            assert_eq!(shown_wrongly(message, shown), None, "{message:?} as {shown:?}");
+        }
+        for (message, shown) in [
+            (b"no".as_slice(), ""),
+            (b"no", "n"),
+            (b"no", "no!"),
+            (b"no", "No"),
+            ("gr\u{f6}\u{df}er".as_bytes(), "gr\u{c3}\u{b6}\u{c3}\u{9f}er"),
+            ("gr\u{f6}\u{df}er".as_bytes(), "gr??er"),
+            (b"a\tb", "a\tb"),
+            (b"a\tb", "ab"),
+            (b"a\x08b", "b"),
+            (b"before\0after", "before"),
+            (b"a\xffb", "ab"),
+            (b"\xff\xfe", ""),
+            (b"a\x1b[2Jb", "a\\u{1b}[2J"),
+        ] {
+            assert!(shown_wrongly(message, shown).is_some(), "{message:?} as {shown:?}");
+        }
+    }
 
     #[test]
     fn every_vector_fits_into_a_line() {

@@ -170,17 +170,13 @@ enum Trouble {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // What was asked for goes to standard output, and may find no place there.
-            return match error.print() {
-                Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
-                Err(_) => ExitCode::from(3),
-            };
-        }
+    let done = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help was asked for, or the version.
+        Err(error) => print(&error.render().to_string()),
     };
-    match dispatch(cli.command) {
+    match done {
         Ok(code) => code,
         Err(Trouble::Usage(text)) => {
             eprintln!("weave-conform: {text}");

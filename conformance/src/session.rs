@@ -110,7 +110,11 @@ impl Session {
 
 /// A session that a signal may end at any time. Whoever takes it out ends it; nobody else tells anything then.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Option<Session>>>);
+pub(crate) struct Shared {
+    session: Arc<Mutex<Option<Session>>>,
+    /// A signal came: what happens to the tested program from then on is its doing.
+    is_over: Arc<AtomicBool>,
+}
 
 impl Shared {
     /// From now on a signal that ends programs ends the session and this program.
@@ -118,36 +122,31 @@ impl Shared {
     /// # Errors
     /// The system's own.
     pub(crate) fn new(session: Session) -> io::Result<Self> {
-        let shared = Self(Arc::new(Mutex::new(Some(session))));
+        let shared = Self { session: Arc::new(Mutex::new(Some(session))), is_over: Arc::default() };
         shared.watch_signals()?;
         shared.watch_panics();
         Ok(shared)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        if self.is_over.load(Ordering::SeqCst) {
+            wait_for_the_end();
+        }
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the result of a case. Never comes back if the session has been ended: then the program is about to.
+    /// Takes the result of a case.
     pub(crate) fn push(&self, outcome: Outcome) {
         match self.lock().as_mut() {
-            Some(session) => return session.push(outcome),
-            None => {}
-        }
-        loop {
-            thread::park();
+            Some(session) => session.push(outcome),
+            None => wait_for_the_end(),
         }
     }
 
     /// Ends the session when all cases have been run. Gives the exit status.
     pub(crate) fn end(&self) -> u8 {
         let session = self.lock().take();
-        match session {
-            Some(session) => session.end(),
-            None => loop {
-                thread::park();
-            },
-        }
+        session.map_or_else(|| wait_for_the_end(), Session::end)
     }
 
     fn watch_signals(&self) -> io::Result<()> {
@@ -159,20 +158,22 @@ impl Shared {
             ending.push((SIGHUP, "SIGHUP"));
         }
         // Whoever asks twice doesn't want to wait for reports.
-        let again = Arc::new(AtomicBool::new(false));
         for (signal, _) in &ending {
-            signal_hook::flag::register_conditional_shutdown(*signal, 128 + *signal, Arc::clone(&again))?;
+            let again = Arc::clone(&self.is_over);
+            signal_hook::flag::register_conditional_shutdown(*signal, 128 + *signal, again)?;
         }
         let mut signals = signal_hook::iterator::Signals::new(ending.iter().map(|(signal, _)| *signal))?;
         let shared = self.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let Some(came) = signals.forever().next() else { return };
-            again.store(true, Ordering::SeqCst);
+            shared.is_over.store(true, Ordering::SeqCst);
+            // Before the session: whoever has it may wait for a reader of standard output.
+            end_all();
             let name =
                 ending.iter().find(|(signal, _)| *signal == came).map_or("a signal", |(_, name)| *name);
             let number = u8::try_from(came).unwrap_or(0);
             // If there is none, its end is being told already.
-            let session = shared.lock().take();
+            let session = shared.session.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(session) = session {
                 end_early(session, EndedBy::Signal(name, number));
             }
@@ -186,7 +187,8 @@ impl Shared {
         let shared = self.clone();
         std::panic::set_hook(Box::new(move |info| {
             tell(info);
-            let session = match shared.0.try_lock() {
+            end_all();
+            let session = match shared.session.try_lock() {
                 Ok(mut session) => session.take(),
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
                 Err(TryLockError::WouldBlock) => None,
@@ -199,8 +201,14 @@ impl Shared {
     }
 }
 
+/// For who has nothing to tell any more, since another thread is about to end this program.
+fn wait_for_the_end() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
 fn end_early(mut session: Session, by: EndedBy) -> ! {
-    end_all();
     session.report.ended_by = Some(by);
     process::exit(session.end().into())
 }

@@ -338,7 +338,11 @@ pub fn end_all() {
 /// Ends a process and its group, which it may have left.
 fn kill_group(pid: Pid) {
     let _ = kill_process_group(pid, Signal::KILL);
-    let _ = kill_process(pid, Signal::KILL);
+    // If it has been waited for, its number may be another's.
+    if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).is_ok()
+    {
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 /// Ends what has left the process group of one that has ended: this process has inherited it.
@@ -623,11 +627,12 @@ pub fn signal_of(status: ExitStatus) -> Option<i32> {
     status.signal().or_else(|| status.code().map(|code| code - 128).filter(|signal| TOLD.contains(signal)))
 }
 
-/// "exit status 3", "signal 6".
+/// "exit status 3", "signal 6", "exit status 134, as a shell tells signal 6".
 #[must_use]
 pub fn how_it_ended(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
+    match (status.code(), signal_of(status)) {
+        (Some(code), Some(signal)) => format!("exit status {code}, as a shell tells signal {signal}"),
+        (Some(code), None) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
     }
@@ -698,6 +703,29 @@ impl Drop for Folder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connect_waits_for_a_place_in_a_full_queue_and_not_for_ever() {
+        let folder = Folder::new().unwrap();
+        let path = folder.socket("full.sock").unwrap();
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = Address::Unix(path);
+        let waiting: Vec<_> = std::iter::repeat_with(|| address.connect_until(Instant::now()))
+            .map_while(|connected| {
+                connected.map_err(|error| assert_eq!(error.kind(), io::ErrorKind::TimedOut)).ok()
+            })
+            .take(10)
+            .collect();
+        assert!((1..10).contains(&waiting.len()), "{} wait", waiting.len());
+        std::thread::scope(|scope| {
+            let one_more =
+                scope.spawn(|| address.connect_until(Instant::now() + Duration::from_secs(60)).map(drop));
+            drop(rustix::net::accept(&listener).unwrap());
+            one_more.join().unwrap().unwrap();
+        });
+    }
 
     #[test]
     fn a_line_without_end_is_kept_in_pieces_and_not_whole() {

@@ -236,7 +236,7 @@ static void print_request(const weave_request *request)
 static void print_answer(const weave_refusal *refusal)
 {
     uint8_t frame[WEAVE_MAX_ERROR_FRAME];
-    printf("{\"answer\":{\"hex\":\"");
+    printf("{\"answer\":{\"field\":\"%s\",\"hex\":\"", weave_field_name(refusal->fault.field));
     print_hex((weave_bytes){frame, weave_write_refusal(refusal, frame)});
     printf("\"}}");
 }

@@ -48,7 +48,8 @@ def read(question: Json) -> Json:
 
 def outcome(frame: codec.Request | codec.Refusal | codec.Response | codec.Error) -> Json:
     if isinstance(frame, codec.Refusal):
-        return {"answer": {"hex": codec.build_error(*frame).hex()}}
+        # Its text begins with the field at fault.
+        return {"answer": {"hex": codec.build_error(*frame).hex(), "field": frame.error_msg.split(" ")[0]}}
     fields = frame._asdict()
     fields["request_id"] = str(frame.request_id)
     if isinstance(frame, codec.Request):

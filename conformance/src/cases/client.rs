@@ -105,6 +105,7 @@ pub(super) const CASES: &[Case] = &[
         "client-magic-*",
         "stream-client-garbage-after-response",
         "stream-client-lost-stream",
+        "stream-client-magic-*",
     ]),
     required("W1-FRM-006b", "an image in a frame with a wrong magic is not taken").scenes(|id| {
         [0x5845_5645, 0x5744_5645, 0x5745_5545, 0x5745_5646, 0x4556_4557, 0x7765_7665]
@@ -336,7 +337,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     required("W1-ERR-008a", "payload_len too small for error_msg: the client closes")
-        .client_vectors(&["error-payload-len-*", "error-msg-len-largest"]),
+        .client_vectors(&["error-payload-len-*", "error-msg-len-*"]),
     required("W1-ERR-008b", "payload_len too small for error_msg after a good answer: the client closes")
         .several(|ids| {
             [TEXT.len() as u64 + 1, 0x0100, 0xFFFF]
@@ -521,9 +522,11 @@ fn whole_request(_: &[u8], expectation: &Expectation) -> Told {
     }
 }
 
-/// A good answer to the first of several requests, and this to the second.
+/// A good answer to the first of several requests, this to the second, and good ones to the others.
 fn second(ids: &[u64], name: String, bad: Draft) -> Scene {
-    Scene::new(name, &[image(ids[0]), bad], Then::Wait, Wanted::Close)
+    let mut frames: Vec<Draft> = ids.iter().map(|id| image(*id)).collect();
+    frames[1] = bad;
+    Scene::new(name, &frames, Then::Wait, Wanted::Close)
 }
 
 /// Images for all requests but the last, and then the server's end.

@@ -94,7 +94,10 @@ function readAsServer(stream: Uint8Array, cut: number): object {
 }
 
 function questionJson(question: Question): object {
-  if (question.kind === "refusal") return { answer: { hex: hexOf(question.answer) } };
+  if (question.kind === "refusal") {
+    const [field] = question.errorMsg.split(" "); // it begins with the field at fault
+    return { answer: { hex: hexOf(question.answer), field } };
+  }
   const { requestId, modelId, width, height, steps, cfgScale, seed, clipL, clipG, t5 } = question;
   const prompt = ({ offset, length, text }: Prompt) => ({ offset, length, hex: Buffer.from(text).toString("hex") });
   return {

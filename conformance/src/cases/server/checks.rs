@@ -11,7 +11,7 @@ use super::probe::{NO_IMAGE, picture, serves};
 pub(super) const CASES: &[Case] =
     &[
         required("W1-VAL-001a", "a msg_type that is no request: UNSUPPORTED_TYPE")
-            .server_vectors(&["msg-type-0*", "msg-type-f*"]),
+            .server_vectors(&["msg-type-0*", "msg-type-ff*"]),
         required("W1-VAL-001b", "a payload too short for its fields: MALFORMED").server_vectors(&[
             "payload-len-11",
             "payload-len-12",

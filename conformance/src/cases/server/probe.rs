@@ -180,11 +180,9 @@ pub(super) fn costs(
         only.set_deadline(Instant::now() + timeout);
         only.write(control);
         first = measured(server, None)?;
-        if !control.is_empty() {
-            let sent = control.len() - HEADER_LEN;
-            only.write(&vec![0; usize::try_from(control_len).unwrap_or(sent).saturating_sub(sent)]);
-            only.receive()?;
-        }
+        let sent = control.len() - HEADER_LEN;
+        only.write(&vec![0; usize::try_from(control_len).unwrap_or(sent).saturating_sub(sent)]);
+        only.receive()?;
         only.write(other);
         second = measured(server, None)?;
     } else {
@@ -210,6 +208,40 @@ pub(super) fn costs(
         control: growth(before, first),
         other: growth(first, second),
     }))
+}
+
+/// How many bytes of memory it costs a server that so many idle clients have sent this much of a request. `None`: the
+/// server isn't ours.
+pub(super) fn cost_beside_idle(
+    server: &mut Server,
+    beginning: &[u8],
+) -> Result<Option<(u64, u64)>, Box<Failure>> {
+    if server.process().is_none() {
+        return Ok(None);
+    }
+    // One place is for whoever proves that all have had their turn.
+    let n = places(server)?.len().saturating_sub(1).max(1);
+    // What those connections have left in caches would hide the cost.
+    restart(server)?;
+    let mut idle = Vec::new();
+    for _ in 0..n {
+        idle.push(server.connect()?);
+    }
+    let measured = |server: &mut Server| {
+        for _ in 0..10 {
+            if n > 1 {
+                server.still_serves()?;
+            }
+        }
+        Ok::<_, Box<Failure>>(server.memory().unwrap_or_default().touched)
+    };
+    let before = measured(server)?;
+    for connection in &mut idle {
+        connection.write(beginning);
+    }
+    let after = measured(server)?;
+    drop(idle);
+    Ok(Some((n as u64, after.saturating_sub(before))))
 }
 
 /// As many connections as the server has places for, up to some, each of which was served once.

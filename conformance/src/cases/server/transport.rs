@@ -105,7 +105,8 @@ fn stranger(server: &mut Server) -> Told {
     }
     // The socket, and what of ours is above it, is opened to everybody for this, so that the server has to
     // decide.
-    let shared = std::env::temp_dir();
+    let temp = std::env::temp_dir();
+    let shared = std::path::absolute(&temp).unwrap_or(temp);
     let opened: Vec<_> = path
         .ancestors()
         .take_while(|path| path.starts_with(&shared) && **path != *shared)

@@ -14,6 +14,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"weave.example/weave"
@@ -151,7 +152,8 @@ func nextOfServer(source io.Reader) next {
 		if refusal.Code.Closes() {
 			end = "closed"
 		}
-		return object{"answer": object{"hex": hexBytes(frame)}}, end, err
+		field, _, _ := strings.Cut(refusal.Message, " ") // it begins with the field at fault
+		return object{"answer": object{"hex": hexBytes(frame), "field": field}}, end, err
 	}
 }
 

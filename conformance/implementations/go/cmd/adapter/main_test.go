@@ -34,11 +34,11 @@ func TestQuestionsAreAnswered(t *testing.T) {
 			`{"end":"inside-a-frame","frames":[]}`,
 		}, {
 			"a lost stream", `{"read":"server","cut":7,"bytes":[` + badMagic + `,` + requestButOne + `]}`,
-			`{"end":"closed","frames":[{"answer":{"hex":"57455645000100ff0000004800000000000000000000000000000190000000010036` +
+			`{"end":"closed","frames":[{"answer":{"field":"magic","hex":"57455645000100ff0000004800000000000000000000000000000190000000010036` +
 				hex.EncodeToString([]byte("magic is 58 57 45 56, must be 57 45 56 45 (W1-FRM-004)")) + `"}}]}`,
 		}, {
 			"a lost stream, byte by byte", `{"read":"server","cut":1,"bytes":[` + badMagic + `,` + requestButOne + `]}`,
-			`{"end":"closed","frames":[{"answer":{"hex":"57455645000100ff0000003f0000000000000000000000000000019000000001002d` +
+			`{"end":"closed","frames":[{"answer":{"field":"magic","hex":"57455645000100ff0000003f0000000000000000000000000000019000000001002d` +
 				hex.EncodeToString([]byte("magic is 58, must be 57 45 56 45 (W1-FRM-004)")) + `"}}]}`,
 		}, {
 			"an image", `{"read":"client","cut":4093,"bytes":[` + image + `]}`,
