@@ -211,7 +211,7 @@ pub(super) fn cost_beside_idle(
     // One place is for whoever proves that all have had their turn.
     let n = places(server)?.len().saturating_sub(1).max(1);
     // What those connections have left in caches would hide the cost.
-    restart(server)?;
+    server.restart()?;
     let mut idle = Vec::new();
     for _ in 0..n {
         idle.push(server.connect()?);
