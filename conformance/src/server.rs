@@ -157,7 +157,13 @@ impl Server {
         process.signal(Signal::TERM);
         process.wait(Instant::now() + self.timeout);
         self.stop();
-        self.ensure_running()
+        self.ensure_running()?;
+        // The connection by which its start was seen may still have its only place.
+        self.with_a_place(|server| {
+            let mut connection = server.connect()?;
+            connection.write(&Draft::unknown_model(1).bytes());
+            connection.receive().map(drop)
+        })
     }
 
     /// A new connection.

@@ -1,13 +1,14 @@
 //! Section 3 of the specification, frames: what is tried on a server.
 
 use crate::case::{Case, required, robustness};
+use crate::connection::Came;
 use crate::draft::{Cut, Draft, Segment};
 use crate::secret::PROMPT;
 use crate::talk::{Expected, Talk};
-use crate::verdict::{Remark, fail, not_applicable};
+use crate::verdict::{Remark, fail, not_applicable, skip};
 use crate::wire::End;
 
-use super::probe::{NOT_OURS, costs, header, refused};
+use super::probe::{NO_IMAGE, NOT_OURS, costs, header, refused};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -79,6 +80,37 @@ pub(super) const CASES: &[Case] = &[
                 }
             }
             talks
+        },
+    ),
+    required("W1-FRM-004d", "wrong magic while an answer is being written: that answer, INVALID_MAGIC, a close").server(
+        |server| {
+            let mut connection = server.connect()?;
+            let large = Draft::request(1, PROMPT).set("width", 1024).set("height", 1024);
+            connection.write(&large.bytes());
+            // It doesn't fit into the buffers between the two, so the server can't have written all of it.
+            if !connection.await_beginning()? {
+                return skip(NO_IMAGE);
+            }
+            connection.write(&Draft::request(2, PROMPT).set("magic", 0).bytes());
+            let expected = [
+                Some(Expected::Image { id: 1, width: 1024, height: 1024 }),
+                Some(Expected::error(0, "INVALID_MAGIC")),
+                None,
+            ];
+            for expected in expected {
+                match (connection.receive()?, expected) {
+                    (Came::Answer(answer), Some(expected)) if answer.is(&expected) => {}
+                    (Came::Close, None) => {}
+                    (Came::Answer(answer), expected) => {
+                        let expected = expected.map_or("a close".to_owned(), |expected| expected.to_string());
+                        return fail("W1-FRM-004", format!("the answer is {answer}"), expected);
+                    }
+                    (Came::Close, Some(expected)) => {
+                        return fail("W1-FRM-004", "the server closed the connection", expected.to_string());
+                    }
+                }
+            }
+            Ok(Remark::Pass)
         },
     ),
     required("W1-FRM-005a", "the magic is checked before payload_len, both before anything else")
