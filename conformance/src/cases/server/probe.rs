@@ -212,7 +212,7 @@ pub(super) fn cost_beside_idle(
     }
     let n = places(server)?.len().saturating_sub(1).max(1);
     // What those connections have left in caches would hide the cost.
-    restart(server)?;
+    server.restart()?;
     let mut idle = Vec::new();
     for _ in 0..n {
         idle.push(server.connect()?);
