@@ -53,10 +53,13 @@ pub(super) const CASES: &[Case] =
             .server_vectors(&["request-example", "request-longest", "stream-longest-three-times"]),
         required("W1-VAL-003b", "a request that can be served gets an image, if not each time").server(
             |server| {
-                if server.makes_images()? {
-                    return Ok(Remark::Pass);
+                // An engine may fail a few times.
+                for _ in 0..4 {
+                    if server.makes_images()? {
+                        return Ok(Remark::Pass);
+                    }
                 }
-                fail("W1-VAL-003", "ten requests that can be served got no image", "an image")
+                fail("W1-VAL-003", "a dozen requests that can be served got no image", "an image")
             },
         ),
         required("W1-VAL-004a", "no value that is allowed gets an error of status 500 each time").server(

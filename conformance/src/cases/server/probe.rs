@@ -151,16 +151,6 @@ pub(super) fn costs(
     server.restart()?;
     let mut open = places(server)?;
     let timeout = server.timeout;
-    let measured = |server: &mut Server, prober: Option<&mut Connection>| {
-        if let Some(prober) = prober {
-            // Others have their turn meanwhile.
-            for _ in 0..10 {
-                prober.set_deadline(Instant::now() + timeout);
-                server.barrier(prober)?;
-            }
-        }
-        Ok::<_, Box<Failure>>(server.memory().unwrap_or_default())
-    };
     let n = (open.len() - 1) / 2;
     let before = measured(server, open.last_mut())?;
     let (first, second);
@@ -199,6 +189,18 @@ pub(super) fn costs(
     }))
 }
 
+/// The server's memory, after all connections have had their turn, as far as one more can prove that.
+fn measured(server: &mut Server, prober: Option<&mut Connection>) -> Result<Memory, Box<Failure>> {
+    const TURNS: usize = 10;
+    if let Some(prober) = prober {
+        for _ in 0..TURNS {
+            prober.set_deadline(Instant::now() + server.timeout);
+            server.barrier(prober)?;
+        }
+    }
+    Ok(server.memory().unwrap_or_default())
+}
+
 /// How many bytes of memory it costs a server that so many idle clients have sent this much of a request. `None`: the
 /// server isn't ours.
 pub(super) fn cost_beside_idle(
@@ -208,7 +210,6 @@ pub(super) fn cost_beside_idle(
     if server.process().is_none() {
         return Ok(None);
     }
-    // One place is for whoever proves that all have had their turn.
     let n = places(server)?.len().saturating_sub(1).max(1);
     // What those connections have left in caches would hide the cost.
     server.restart()?;
@@ -216,20 +217,13 @@ pub(super) fn cost_beside_idle(
     for _ in 0..n {
         idle.push(server.connect()?);
     }
-    let measured = |server: &mut Server| {
-        for _ in 0..10 {
-            if n > 1 {
-                server.still_serves()?;
-            }
-        }
-        Ok::<_, Box<Failure>>(server.memory().unwrap_or_default().touched)
-    };
-    let before = measured(server)?;
+    // Whoever is served after them, on the one place that is left, proves that they have had their turn.
+    let mut prober = if n > 1 { Some(server.connect()?) } else { None };
+    let before = measured(server, prober.as_mut())?.touched;
     for connection in &mut idle {
         connection.write(beginning);
     }
-    let after = measured(server)?;
-    drop(idle);
+    let after = measured(server, prober.as_mut())?.touched;
     Ok(Some((n as u64, after.saturating_sub(before))))
 }
 
