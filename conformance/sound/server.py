@@ -60,7 +60,9 @@ class Variant(NamedTuple):
     hasty: bool = False               # judges the magic at its first wrong byte
     tiny_writes: bool = False         # the first bytes of an answer one by one, the rest in small pieces
     german: bool = False              # error_msg
-    picture: str = "checkerboard"     # or "rgba", "noise"
+    prompts: int = 1                  # that the engine takes: CLIP-L's alone (W1-REQ-008), or all three
+    picture: str = "noise"            # of all that a request says, or "checkerboard", the same for all: then not all can be judged
+    channels: int = 3
 
 
 VARIANTS = {
@@ -92,9 +94,9 @@ VARIANTS = {
     "hasty": Variant("W1-FRM-012: the magic may be judged at the first wrong byte", hasty=True),
     "german": Variant("W1-ERR-004 asks for field, value and what is allowed, in no language and no base",
                       german=True),
-    "noise": Variant("section 5 leaves the pixels open; W1-REQ-008 binds engines that take one prompt only",
-                     picture="noise"),
-    "rgba": Variant("section 5: four channels", picture="rgba"),
+    "three-prompts": Variant("W1-REQ-008 binds engines that take one prompt: this one takes all three", prompts=3),
+    "rgba": Variant("section 5: four channels", channels=4),
+    "checkerboard": Variant("section 5 leaves the pixels open", picture="checkerboard"),
 }
 
 
@@ -195,9 +197,10 @@ class Server:
             return codec.build_error(request.request_id, codec.ErrorCode.GPU_ERROR, "the engine has failed")
         if variant.draw_s[1]:
             time.sleep(random.uniform(*variant.draw_s))  # this is the engine
-        channels, pixels = noise(request) if variant.picture == "noise" else checkerboard(request, variant.picture)
+        pixels = noise(request, variant) if variant.picture == "noise" else checkerboard(request, variant)
         time_ms = int((time.monotonic() - begun) * 1000)
-        return codec.build_response_head(request.request_id, time_ms, request.width, request.height, channels) + pixels
+        head = codec.build_response_head(request.request_id, time_ms, request.width, request.height, variant.channels)
+        return head + pixels
 
 
 class Connection:
@@ -320,20 +323,19 @@ class HastyReader(codec.ServerReader):
         return header + (yield from super()._take(size - len(header)))
 
 
-def checkerboard(request: codec.Request, picture: str) -> tuple[int, bytes]:
-    """Channels and pixels: blocks of 8x8, black and white in turn, black first. Sides are multiples of 64."""
-    alpha = b"\xFF" if picture == "rgba" else b""
-    black, white = (bytes(3) + alpha) * 8, (b"\xFF" * 3 + alpha) * 8
-    across = request.width // 16
-    return 3 + len(alpha), ((black + white) * across * 8 + (white + black) * across * 8) * (request.height // 16)
-
-
-def noise(request: codec.Request) -> tuple[int, bytes]:
-    """Pixels that all of the request decides but its id (W1-REQ-011), each of its three prompts as well."""
+def noise(request: codec.Request, variant: Variant) -> bytes:
+    """Pixels that all of the request decides but its id (W1-REQ-011)."""
     seed = request.seed or secrets.randbelow(2**64 - 1) + 1  # W1-REQ-009
-    texts = [prompt.text for prompt in (request.clip_l, request.clip_g, request.t5)]
+    texts = [prompt.text for prompt in (request.clip_l, request.clip_g, request.t5)[:variant.prompts]]
     key = repr((request.width, request.height, request.steps, request.cfg_scale, seed, texts))
-    return 3, hashlib.shake_128(key.encode()).digest(request.width * request.height * 3)
+    return hashlib.shake_128(key.encode()).digest(request.width * request.height * variant.channels)
+
+
+def checkerboard(request: codec.Request, variant: Variant) -> bytes:
+    """Blocks of 8x8, black and white in turn, black first. Sides are multiples of 64."""
+    black, white = bytes(8 * variant.channels), b"\xFF" * 8 * variant.channels
+    across = request.width // 16
+    return ((black + white) * across * 8 + (white + black) * across * 8) * (request.height // 16)
 
 
 def in_german(text: str) -> str:

@@ -177,7 +177,7 @@ impl Scene {
 
 /// How many requests a client sends that sends several at once.
 const SEVERAL: usize = 5;
-/// How often a client may ask that tries again, for a scene. "A few times at most", says section 6.
+/// How often a client that tries again may ask for an image, in a scene. "A few times at most", says section 6.
 const MAX_ASKS: usize = 12;
 /// What a client may send in a scene: far more than so many requests of ordinary prompts have.
 const MAX_RECEIVED: usize = 1 << 20;
@@ -624,11 +624,11 @@ impl Meeting {
                 while let Some(frame) = line.frame()? {
                     waiting.push(frame);
                 }
-                // After the first answers a client of several may try again with each.
-                let due = if line.answered == 0 { self.count } else { 1 };
+                // After the first answers a client of several may try again with some of its requests.
+                let due = if asked == 0 { self.count } else { 1 };
                 while waiting.len() >= due && !line.is_closed {
                     let requests: Vec<Vec<u8>> = waiting.drain(..due).collect();
-                    if let Some(reason) = not_usable(&requests, line.answered) {
+                    if let Some(reason) = not_usable(&requests, asked) {
                         return Ok(Remark::Skip(reason));
                     }
                     let ids: Vec<u64> = requests.iter().map(|bytes| id_of(bytes)).collect();
@@ -637,12 +637,15 @@ impl Meeting {
                         line.unsent.extend(cut.writes(&sends).into_iter().filter(|write| !write.is_empty()));
                         line.then = then;
                     } else {
-                        let error = Draft::error(ids[0], code("INTERNAL"), b"this was answered before");
-                        line.unsent.push_back(error.bytes());
+                        let text = match &wanted {
+                            Wanted::Error(message) => message.bytes.as_slice(),
+                            _ => b"this was answered before",
+                        };
+                        line.unsent.push_back(Draft::error(ids[0], code("INTERNAL"), text).bytes());
                     }
                     line.answered += due;
                     asked += 1;
-                    if asked > MAX_ASKS {
+                    if asked > MAX_ASKS * self.count {
                         let problem = format!("the client has asked {asked} times, and goes on");
                         return Err(Box::new(Failure::new("", problem, wanted.to_string())));
                     }
@@ -746,12 +749,12 @@ fn id_of(request: &[u8]) -> u64 {
 }
 
 /// Why nothing can be said with these requests.
-fn not_usable(requests: &[Vec<u8>], answered: usize) -> Option<String> {
+fn not_usable(requests: &[Vec<u8>], asked: usize) -> Option<String> {
     let is_small = |bytes: &Vec<u8>| match expectation(bytes) {
         Expectation::Request { fields, .. } => (fields.get("width"), fields.get("height")) == (64, 64),
         _ => true,
     };
-    if answered == 0 && !requests.iter().all(is_small) {
+    if asked == 0 && !requests.iter().all(is_small) {
         return Some("the client has to ask for an image of 64×64 pixels".to_owned());
     }
     let mut ids: Vec<u64> = requests.iter().map(|bytes| id_of(bytes)).collect();

@@ -281,7 +281,9 @@ impl Report {
                             let element = xml.create_element("property").with_attribute(("name", name));
                             element.with_attribute(("value", value)).write_empty().map(drop)
                         };
-                        property("ended_by", ended_by)?;
+                        if self.ended_by.is_some() {
+                            property("ended_by", ended_by)?;
+                        }
                         Level::ALL.into_iter().try_for_each(|level| {
                             property(&format!("not_judged.{}", level.name()), &number(self.not_judged(level)))
                         })

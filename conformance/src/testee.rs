@@ -705,6 +705,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_connect_waits_for_a_place_in_a_full_queue_and_not_for_ever() {
+        let folder = Folder::new().unwrap();
+        let path = folder.socket("full.sock").unwrap();
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = Address::Unix(path);
+        let waiting: Vec<_> = std::iter::repeat_with(|| address.connect_until(Instant::now()))
+            .map_while(|connected| {
+                connected.map_err(|error| assert_eq!(error.kind(), io::ErrorKind::TimedOut)).ok()
+            })
+            .take(10)
+            .collect();
+        assert!((1..10).contains(&waiting.len()), "{} wait", waiting.len());
+        std::thread::scope(|scope| {
+            let one_more =
+                scope.spawn(|| address.connect_until(Instant::now() + Duration::from_secs(60)).map(drop));
+            drop(rustix::net::accept(&listener).unwrap());
+            one_more.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
     fn a_line_without_end_is_kept_in_pieces_and_not_whole() {
         let said = Arc::new(Mutex::new(Vec::new()));
         follow(std::io::repeat(b'x').take(200_000_000), Arc::clone(&said)).join().unwrap();

@@ -17,7 +17,7 @@ final class Client {
     private static final Duration PATIENCE = Duration.ofMinutes(10);
 
     /** How long a server that broke a rule may take to close as well. */
-    private static final Duration DRAIN = Duration.ofMillis(500);
+    private static final Duration DRAIN = Duration.ofMillis(100);
 
     private final int width;
     private final int height;

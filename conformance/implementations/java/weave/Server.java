@@ -19,17 +19,19 @@ import java.nio.file.attribute.UserPrincipal;
 import java.security.SecureRandom;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.ArrayBlockingQueue;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
-import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.zip.CRC32;
 import jdk.net.ExtendedSocketOptions;
 
 /**
@@ -42,8 +44,9 @@ final class Server implements Closeable {
     private static final int REFUSALS = 16;
     private static final int BACKLOG = 2 * CONNECTIONS;
     private static final int WORKERS = 2;
-    /** Requests that wait, are drawn, or have an image that is not taken yet: 64 images have 768 MiB at most. */
-    private static final int REQUESTS = 64;
+    private static final int QUEUE = 8;
+    /** Images that are drawn or not taken yet, and requests that wait for theirs: 768 MiB at most. */
+    private static final int IMAGES = 64;
     private static final int CHANNELS = 3;
 
     private static final Duration IDLE = Duration.ofMinutes(10);
@@ -62,9 +65,9 @@ final class Server implements Closeable {
 
     private final Semaphore places = new Semaphore(CONNECTIONS);
     private final Semaphore refusals = new Semaphore(REFUSALS);
-    private final Semaphore requests = new Semaphore(REQUESTS);
+    private final Semaphore images = new Semaphore(IMAGES);
     private final ThreadPoolExecutor workers = new ThreadPoolExecutor(WORKERS, WORKERS, 0, TimeUnit.SECONDS,
-            new LinkedBlockingQueue<>());
+            new ArrayBlockingQueue<>(QUEUE));
     private final Set<Wire> wires = ConcurrentHashMap.newKeySet();
     private volatile boolean stopping;
 
@@ -228,14 +231,14 @@ final class Server implements Closeable {
             send(wire, error);
         } else if (stopping) {
             send(wire, shuttingDown((Request) frame));
-        } else if (requests.tryAcquire()) {
+        } else if (images.tryAcquire()) {
             try {
                 serve(wire, (Request) frame);
             } finally {
-                requests.release();
+                images.release();
             }
         } else {
-            send(wire, new ErrorAnswer(((Request) frame).requestId(), ErrorCode.BUSY, REQUESTS + " are under way"));
+            send(wire, busy((Request) frame));
         }
     }
 
@@ -244,7 +247,9 @@ final class Server implements Closeable {
             Image image = workers.submit(() -> draw(request)).get();
             wire.write(image.head, ANSWER_TAKEN);
             wire.write(ByteBuffer.wrap(image.pixels), ANSWER_TAKEN);
-        } catch (RejectedExecutionException | CancellationException e) {
+        } catch (RejectedExecutionException e) {
+            send(wire, stopping ? shuttingDown(request) : busy(request));
+        } catch (CancellationException e) {
             send(wire, shuttingDown(request));
         } catch (ExecutionException e) {
             ErrorCode code = e.getCause() instanceof OutOfMemoryError ? ErrorCode.OUT_OF_MEMORY : ErrorCode.INTERNAL;
@@ -252,6 +257,10 @@ final class Server implements Closeable {
         } catch (InterruptedException e) {
             throw new IOException(e);
         }
+    }
+
+    private static ErrorAnswer busy(Request request) {
+        return new ErrorAnswer(request.requestId(), ErrorCode.BUSY, "the queue is full");
     }
 
     private static ErrorAnswer shuttingDown(Request request) {
@@ -270,21 +279,31 @@ final class Server implements Closeable {
         while (seed == 0) {
             seed = random.nextLong();
         }
-        byte[] pixels = checkerboard(request.width(), request.height());
+        byte[] pixels = checkerboard(request, seed);
         long took = Math.min((System.nanoTime() - begun) / 1_000_000, 0xFFFF_FFFFL);
         System.err.printf("%dx%d pixels, %d steps, cfg_scale %s, seed %s: %d ms%n", request.width(),
                 request.height(), request.steps(), request.cfgScale(), Long.toUnsignedString(seed), took);
+        byte[] clipL = request.prompts().get(0).text();
+        if (!request.prompts().stream().allMatch(prompt -> Arrays.equals(prompt.text(), clipL))) {
+            System.err.println("its prompts differ, and the one for CLIP-L was used");
+        }
         return new Image(new Response.Head(request.requestId(), took, request.width(), request.height(), CHANNELS)
                 .encode(), pixels);
     }
 
-    /** Squares of 8×8 pixels, black and white, the first one black. An engine would look at prompts and seed here. */
-    private static byte[] checkerboard(int width, int height) {
-        byte[] pixels = new byte[width * height * CHANNELS];
+    /**
+     * Squares of 8×8 pixels, black and of a colour that takes the place of an engine: the prompt for CLIP-L and the
+     * seed decide it.
+     */
+    private static byte[] checkerboard(Request request, long seed) {
+        CRC32 crc = new CRC32();
+        crc.update(request.prompts().get(0).text());
+        crc.update(ByteBuffer.allocate(Long.BYTES).putLong(0, seed));
+        byte[] pixels = new byte[request.width() * request.height() * CHANNELS];
         for (int i = 0; i < pixels.length; i++) {
-            int x = i / CHANNELS % width;
-            int y = i / CHANNELS / width;
-            pixels[i] = (byte) ((x / 8 + y / 8) % 2 == 0 ? 0 : 255);
+            int x = i / CHANNELS % request.width();
+            int y = i / CHANNELS / request.width();
+            pixels[i] = (x / 8 + y / 8) % 2 == 0 ? 0 : (byte) (crc.getValue() >> 8 * (i % CHANNELS));
         }
         return pixels;
     }

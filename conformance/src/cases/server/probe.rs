@@ -98,22 +98,11 @@ pub(super) fn picture(server: &mut Server, request: &Draft) -> Result<Option<Vec
             }
         }
     }
-    if ["OUT_OF_MEMORY", "TIMEOUT"].map(code).contains(&why) || !serves(server)? {
+    if ["OUT_OF_MEMORY", "TIMEOUT"].map(code).contains(&why) || !server.makes_images()? {
         return Ok(None);
     }
     let problem = format!("{} comes each time, and a request with other values is served", code_name(why));
     Err(with_sent(Failure::new("W1-VAL-004", problem, "an image"), request))
-}
-
-/// Whether one of several requests that can be served gets its image.
-pub(super) fn serves(server: &mut Server) -> Result<bool, Box<Failure>> {
-    const TRIES: u64 = 10;
-    for id in 1..=TRIES {
-        if server.ask(&[Draft::request(id, PROMPT)])?[0].pixels().is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn with_sent(mut failure: Failure, request: &Draft) -> Box<Failure> {
@@ -159,7 +148,7 @@ pub(super) fn costs(
         return Ok(None);
     }
     // What earlier cases have left in caches would hide what is reserved now.
-    restart(server)?;
+    server.restart()?;
     let mut open = places(server)?;
     let timeout = server.timeout;
     let measured = |server: &mut Server, prober: Option<&mut Connection>| {
@@ -180,11 +169,9 @@ pub(super) fn costs(
         only.set_deadline(Instant::now() + timeout);
         only.write(control);
         first = measured(server, None)?;
-        if !control.is_empty() {
-            let sent = control.len() - HEADER_LEN;
-            only.write(&vec![0; usize::try_from(control_len).unwrap_or(sent).saturating_sub(sent)]);
-            only.receive()?;
-        }
+        let sent = control.len() - HEADER_LEN;
+        only.write(&vec![0; usize::try_from(control_len).unwrap_or(sent).saturating_sub(sent)]);
+        only.receive()?;
         only.write(other);
         second = measured(server, None)?;
     } else {
@@ -212,6 +199,40 @@ pub(super) fn costs(
     }))
 }
 
+/// How many bytes of memory it costs a server that so many idle clients have sent this much of a request. `None`: the
+/// server isn't ours.
+pub(super) fn cost_beside_idle(
+    server: &mut Server,
+    beginning: &[u8],
+) -> Result<Option<(u64, u64)>, Box<Failure>> {
+    if server.process().is_none() {
+        return Ok(None);
+    }
+    // One place is for whoever proves that all have had their turn.
+    let n = places(server)?.len().saturating_sub(1).max(1);
+    // What those connections have left in caches would hide the cost.
+    server.restart()?;
+    let mut idle = Vec::new();
+    for _ in 0..n {
+        idle.push(server.connect()?);
+    }
+    let measured = |server: &mut Server| {
+        for _ in 0..10 {
+            if n > 1 {
+                server.still_serves()?;
+            }
+        }
+        Ok::<_, Box<Failure>>(server.memory().unwrap_or_default().touched)
+    };
+    let before = measured(server)?;
+    for connection in &mut idle {
+        connection.write(beginning);
+    }
+    let after = measured(server)?;
+    drop(idle);
+    Ok(Some((n as u64, after.saturating_sub(before))))
+}
+
 /// As many connections as the server has places for, up to some, each of which was served once.
 fn places(server: &mut Server) -> Result<Vec<Connection>, Box<Failure>> {
     const MOST: usize = 65;
@@ -233,10 +254,4 @@ fn places(server: &mut Server) -> Result<Vec<Connection>, Box<Failure>> {
         }
     }
     Ok(open)
-}
-
-/// Starts the server anew.
-pub(super) fn restart(server: &mut Server) -> Result<(), Box<Failure>> {
-    server.stop();
-    server.ensure_running()
 }

@@ -7,7 +7,7 @@ use crate::draft::Draft;
 use crate::server::Server;
 use crate::verdict::{Failure, Remark, fail, not_applicable, skip};
 
-use super::probe::{NO_IMAGE, NOT_OURS, picture, pictures, restart};
+use super::probe::{NO_IMAGE, NOT_OURS, picture, pictures};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -125,9 +125,10 @@ pub(super) const CASES: &[Case] = &[
                 skip("this server's images don't depend on the prompt")
             }
             Some(pictures) if pictures[0] == got => Ok(Remark::Pass),
-            Some(_) => {
+            Some(pictures) if pictures.contains(&got) => {
                 fail("W1-REQ-008", "the image is not that of the prompt for CLIP-L", "the image of \"one\"")
             }
+            Some(_) => not_applicable("this server's engine takes more than one prompt"),
             None => skip(NO_IMAGE),
         }
     }),
@@ -194,7 +195,7 @@ pub(super) const CASES: &[Case] = &[
             .to_vec();
         let mut earlier: Option<Vec<Vec<u8>>> = None;
         for _ in 0..3 {
-            restart(server)?;
+            server.restart()?;
             let Some(pictures) = pictures(server, &requests)? else { return skip(NO_IMAGE) };
             if pictures[0] != pictures[1] {
                 return fail(

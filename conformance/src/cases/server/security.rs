@@ -13,7 +13,7 @@ use crate::talk::{Expected, Talk};
 use crate::verdict::{Remark, fail, not_applicable, skip};
 use crate::wire::{Expectation, Receiver, read};
 
-use super::probe::{NOT_OURS, costs};
+use super::probe::{NOT_OURS, cost_beside_idle};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -106,16 +106,14 @@ pub(super) const CASES: &[Case] = &[
             longest.map(|vector| vector.segments()).into_iter().flatten().flat_map(|s| s.bytes).collect();
         let mut problem = String::new();
         for _ in 0..ROUNDS {
-            let Some(costs) = costs(server, &[], 0, &bytes[..bytes.len() / 2])? else {
+            let Some((connections, cost)) = cost_beside_idle(server, &bytes[..bytes.len() / 2])? else {
                 return not_applicable(NOT_OURS);
             };
-            let (_, touched) = costs.more();
-            if touched <= EACH * costs.connections + OTHER {
+            if cost <= EACH * connections + OTHER {
                 return Ok(Remark::Pass);
             }
             problem = format!(
-                "half of the longest request on each of {} connections costs {touched} bytes of memory",
-                costs.connections
+                "half of the longest request on each of {connections} connections costs {cost} bytes of memory"
             );
         }
         fail("W1-SEC-002", problem, format!("at most {EACH} bytes each"))
