@@ -1,6 +1,7 @@
 //! A connection to a server: frames are read from it, and checked for all that holds for every answer.
 
 use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,65 @@ use crate::secret::{PROMPT, part_of_prompt_in};
 use crate::talk::Expected;
 use crate::testee::Stream;
 use crate::verdict::{Failure, Verdict};
-use crate::wire::{CODES, Expectation, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Receiver, code, code_name, read};
+use crate::wire::{
+    CODES, Expectation, HEADER_LEN, MAX_RESPONSE_PAYLOAD, Receiver, TYPE_RESPONSE, code, code_name, read,
+};
 
 /// A connection to the server.
 pub struct Connection {
     stream: Stream,
-    deadline: Instant,
+    terms: Terms,
+    /// When waiting began for what is read now.
+    began: Instant,
+    /// Until when all has to be there, instead of each answer within the patience of the terms.
+    deadline: Option<Instant>,
     /// How much is read at once.
     at_most: usize,
     /// The beginnings of all frames that came.
     received: Vec<u8>,
+    /// Whether a frame has come.
+    answered: bool,
+    /// The beginning of a frame, if it was waited for.
+    ahead: Vec<u8>,
+    was_reset: bool,
+    /// Whether BUSY for request 0 is an answer like others.
+    busy_is_an_answer: bool,
+}
+
+/// What the connections to one server have in common.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// How long nothing may come, on any of them.
+    pub patience: Duration,
+    /// When an answer came last.
+    pub progress: Progress,
+    /// How many are open: so many clones there are.
+    pub open: Arc<()>,
+    /// Whether an end waits for the server's, so that its place is free by then.
+    pub in_order: bool,
+}
+
+/// When an answer came last, on any connection to a server: as long as some come, it is slow and not stuck.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    /// As if an answer had come just now.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn mark(&self) {
+        if let Ok(mut last) = self.0.lock() {
+            *last = Instant::now();
+        }
+    }
+
+    /// The later of `began` and the last answer.
+    fn since(&self, began: Instant) -> Instant {
+        self.0.lock().map_or(began, |last| began.max(*last))
+    }
 }
 
 /// What becomes of our direction when all is written.
@@ -132,6 +182,8 @@ impl Answer {
             }),
             Expectation::Close { because, field } => {
                 let requirement = match field {
+                    // A request is answered with a response or an error, which this is not.
+                    "msg_type" => "W1-CON-002",
                     "status" if because == "W1-ERR-007" => "W1-ERR-002",
                     "image_width" | "image_height" => "W1-RSP-002",
                     "channels" => "W1-RSP-009",
@@ -209,15 +261,27 @@ fn big_endian(bytes: &[u8]) -> u64 {
 }
 
 impl Connection {
-    /// A connection on which answers have to be there by `deadline`.
+    /// A connection on these terms.
     #[must_use]
-    pub const fn new(stream: Stream, deadline: Instant) -> Self {
-        Self { stream, deadline, at_most: usize::MAX, received: Vec::new() }
+    pub fn new(stream: Stream, terms: Terms) -> Self {
+        stream.set_timeout(terms.patience);
+        Self {
+            stream,
+            terms,
+            began: Instant::now(),
+            deadline: None,
+            at_most: usize::MAX,
+            received: Vec::new(),
+            answered: false,
+            ahead: Vec::new(),
+            was_reset: false,
+            busy_is_an_answer: false,
+        }
     }
 
     /// Writes all of it; an error is no failure here, since a server may close what it has given up.
     pub fn write(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        write_all(&mut self.stream, bytes, &self.terms.progress, self.terms.patience);
     }
 
     /// Writes on a thread of its own, so that answers can be read meanwhile; then does with our direction as
@@ -228,16 +292,15 @@ impl Connection {
     pub fn write_beside(
         &self,
         writes: Vec<Vec<u8>>,
-        timeout: Duration,
         then: AfterWriting,
     ) -> Result<thread::JoinHandle<()>, Box<Failure>> {
         let mut half = self.stream.try_clone().map_err(|error| {
             Box::new(Failure::new("", error.to_string(), "a second handle").with(Verdict::Harness))
         })?;
-        half.set_timeout(timeout);
+        let (progress, patience) = (self.terms.progress.clone(), self.terms.patience);
         Ok(thread::spawn(move || {
             for write in writes {
-                if half.write_all(&write).is_err() {
+                if !write_all(&mut half, &write, &progress, patience) {
                     break;
                 }
             }
@@ -263,8 +326,21 @@ impl Connection {
     }
 
     /// Ends the connection with a reset where the system can do that.
-    pub fn reset(self) {
-        self.stream.reset();
+    pub fn reset(mut self) {
+        self.terms.in_order = false;
+        if let Ok(handle) = self.stream.try_clone() {
+            handle.reset();
+        }
+    }
+
+    /// Ends the connection without a word, whatever is under way on it.
+    pub fn abandon(mut self) {
+        self.terms.in_order = false;
+    }
+
+    /// From now on BUSY for request 0 is an answer like others, and not one to the connection.
+    pub const fn take_busy_as_an_answer(&mut self) {
+        self.busy_is_an_answer = true;
     }
 
     /// From now on reads no more than this at once.
@@ -277,12 +353,47 @@ impl Connection {
     /// # Errors
     /// They did not come.
     pub fn read_some(&mut self, count: usize) -> Result<(), Box<Failure>> {
+        self.began = Instant::now();
         self.fill(&mut vec![0; count], Part::Beginning).map(drop)
     }
 
-    /// Gives what follows time until `deadline`.
-    pub fn set_deadline(&mut self, deadline: Instant) {
-        self.deadline = deadline;
+    /// Waits until an answer begins. Returns whether it is an image, as far as its header says.
+    ///
+    /// # Errors
+    /// None came.
+    pub fn await_beginning(&mut self) -> Result<bool, Box<Failure>> {
+        self.began = Instant::now();
+        let mut header = vec![0; HEADER_LEN];
+        let n = self.fill(&mut header, Part::Beginning)?;
+        header.truncate(n);
+        self.ahead = header;
+        Ok(self.ahead.get(6..8).is_some_and(|msg_type| big_endian(msg_type) == TYPE_RESPONSE))
+    }
+
+    /// What comes within so much time; `None` if nothing does, which is no failure here.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn wait(&mut self, time: Duration) -> Result<Option<Came>, Box<Failure>> {
+        let before = self.deadline.replace(Instant::now() + time);
+        let came = self.receive();
+        self.deadline = before;
+        match came {
+            Ok(came) => Ok(Some(came)),
+            Err(failure) if failure.problem == NO_ANSWER => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether the connection has ended with a reset.
+    #[must_use]
+    pub const fn was_reset(&self) -> bool {
+        self.was_reset
+    }
+
+    /// Gives all that follows time until `deadline`, instead of each answer its own.
+    pub const fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
     }
 
     /// Reads a frame and checks all that holds for every frame of a server's.
@@ -298,13 +409,40 @@ impl Connection {
         }
         let answer = Answer::read(&frame)?;
         answer.check(version)?;
+        self.terms.progress.mark();
+        let is_first = !std::mem::replace(&mut self.answered, true);
+        if is_first && !self.busy_is_an_answer && answer.is(&Expected::error(0, "BUSY")) {
+            return Err(self.no_place());
+        }
         Ok(Came::Answer(answer))
+    }
+
+    /// After BUSY for request 0 a close has to follow.
+    fn no_place(&mut self) -> Box<Failure> {
+        let mut failure = Failure::new(
+            "W1-CON-008",
+            "the server has no place for the connection (BUSY for request 0, and a close)",
+            "a place",
+        );
+        failure.no_place = matches!(self.read_frame(), Ok(None));
+        if !failure.no_place {
+            "BUSY for request 0, and no close".clone_into(&mut failure.problem);
+            "a close".clone_into(&mut failure.expected);
+        }
+        Box::new(failure)
+    }
+
+    fn until(&self) -> Instant {
+        self.deadline.unwrap_or_else(|| self.terms.progress.since(self.began) + self.terms.patience)
     }
 
     /// Reads the bytes of a frame; `None` if the server closed before it began.
     fn read_frame(&mut self) -> Result<Option<Vec<u8>>, Box<Failure>> {
-        let mut frame = vec![0; HEADER_LEN];
-        match self.fill(&mut frame, Part::Beginning)? {
+        self.began = Instant::now();
+        let mut frame = std::mem::take(&mut self.ahead);
+        let ahead = frame.len();
+        frame.resize(HEADER_LEN, 0);
+        match ahead + self.fill(&mut frame[ahead..], Part::Beginning)? {
             0 => return Ok(None),
             HEADER_LEN => {}
             n => return Err(self.cut_off(&frame[..n])),
@@ -330,24 +468,35 @@ impl Connection {
 
     /// Reads until the buffer is full or the stream ends.
     fn fill(&mut self, buf: &mut [u8], part: Part) -> Result<usize, Box<Failure>> {
+        /// So much of an image is progress as well.
+        const PROGRESS: usize = 64 * 1024;
         let mut n = 0;
         while n < buf.len() {
-            self.stream.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+            self.stream.set_timeout(self.until().saturating_duration_since(Instant::now()));
             let end = buf.len().min(n.saturating_add(self.at_most));
             match self.stream.read(&mut buf[n..end]) {
                 Ok(0) => break,
-                Ok(more) => n += more,
+                Ok(more) => {
+                    if n / PROGRESS < (n + more) / PROGRESS {
+                        self.began = Instant::now();
+                    }
+                    n += more;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error) if has_waited(&error) && Instant::now() < self.until() => {}
+                Err(error) if has_waited(&error) => {
                     let what = match (part, n) {
-                        (Part::Beginning, 0) => "no answer came",
+                        (Part::Beginning, 0) => NO_ANSWER,
                         _ => "an answer stopped in its middle",
                     };
                     self.note(&buf[..n]);
                     return Err(Box::new(Failure::new("", what, "an answer").with(Verdict::Hang)));
                 }
                 // A reset is an end as well.
-                Err(_) => break,
+                Err(_) => {
+                    self.was_reset = true;
+                    break;
+                }
             }
         }
         Ok(n)
@@ -369,4 +518,42 @@ impl Connection {
             self.received.extend(&frame[..frame.len().min(EACH)]);
         }
     }
+}
+
+/// A bounded server counts the connection until it has seen its end.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        if self.terms.in_order {
+            self.end_writing();
+            self.set_deadline(Instant::now() + PATIENCE);
+            let mut rest = vec![0; 64 * 1024];
+            while self.fill(&mut rest, Part::Rest).is_ok_and(|n| n > 0) {}
+        }
+    }
+}
+
+const NO_ANSWER: &str = "no answer came";
+
+/// Whether a read or a write came back because of its timeout.
+fn has_waited(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Whether all of it could be written, with no more than so much time between two pieces or answers.
+fn write_all(stream: &mut Stream, mut bytes: &[u8], progress: &Progress, patience: Duration) -> bool {
+    let mut began = Instant::now();
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return false,
+            Ok(n) => {
+                bytes = &bytes[n..];
+                began = Instant::now();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if has_waited(&error) && Instant::now() < progress.since(began) + patience => {}
+            Err(_) => return false,
+        }
+    }
+    true
 }

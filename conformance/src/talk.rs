@@ -110,12 +110,10 @@ impl Talk {
 
     /// The same talk between two other requests, if its connection lives on.
     #[must_use]
-    pub fn between_neighbours(mut self) -> Self {
-        let [before, after] = [0x8B00_0000_0000_00B1, 0x8B00_0000_0000_00B2];
-        let neighbour = |id| Draft::request(id, "a neighbour").segments();
-        self.sends = [neighbour(before), self.sends, neighbour(after)].concat();
-        self.expected.insert(0, Expected::small_image(before));
-        self.expected.push(Expected::small_image(after));
+    pub fn between(mut self, before: (Draft, Expected), after: (Draft, Expected)) -> Self {
+        self.sends = [before.0.segments(), self.sends, after.0.segments()].concat();
+        self.expected.insert(0, before.1);
+        self.expected.push(after.1);
         self
     }
 }

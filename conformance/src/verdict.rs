@@ -81,6 +81,9 @@ pub struct Failure {
     pub sent: Vec<u8>,
     /// The bytes that came back; of each frame the beginning.
     pub received: Vec<u8>,
+    /// Nothing is wrong but that the server has no place for the connection now: BUSY for request 0, and a close
+    /// (W1-CON-008).
+    pub no_place: bool,
 }
 
 impl Failure {
@@ -95,6 +98,7 @@ impl Failure {
             expected: expected.into(),
             sent: Vec::new(),
             received: Vec::new(),
+            no_place: false,
         }
     }
 

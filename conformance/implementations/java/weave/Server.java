@@ -19,6 +19,7 @@ import java.nio.file.attribute.UserPrincipal;
 import java.security.SecureRandom;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ArrayBlockingQueue;
@@ -282,6 +283,10 @@ final class Server implements Closeable {
         long took = Math.min((System.nanoTime() - begun) / 1_000_000, 0xFFFF_FFFFL);
         System.err.printf("%dx%d pixels, %d steps, cfg_scale %s, seed %s: %d ms%n", request.width(),
                 request.height(), request.steps(), request.cfgScale(), Long.toUnsignedString(seed), took);
+        byte[] clipL = request.prompts().get(0).text();
+        if (!request.prompts().stream().allMatch(prompt -> Arrays.equals(prompt.text(), clipL))) {
+            System.err.println("its prompts differ, and the one for CLIP-L was used");
+        }
         return new Image(new Response.Head(request.requestId(), took, request.width(), request.height(), CHANNELS)
                 .encode(), pixels);
     }

@@ -5,7 +5,7 @@ use crate::draft::Draft;
 use crate::secret::PROMPT;
 use crate::verdict::{Remark, fail, skip};
 
-use super::probe::{NO_IMAGE, picture, serves};
+use super::probe::{NO_IMAGE, picture};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] =
@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] =
             .server_vectors(&["request-example", "request-longest", "stream-longest-three-times"]),
         required("W1-VAL-003b", "a request that can be served gets an image, if not each time").server(
             |server| {
-                if serves(server)? {
+                if server.makes_images()? {
                     return Ok(Remark::Pass);
                 }
                 fail("W1-VAL-003", "ten requests that can be served got no image", "an image")

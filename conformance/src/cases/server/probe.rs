@@ -98,22 +98,11 @@ pub(super) fn picture(server: &mut Server, request: &Draft) -> Result<Option<Vec
             }
         }
     }
-    if ["OUT_OF_MEMORY", "TIMEOUT"].map(code).contains(&why) || !serves(server)? {
+    if ["OUT_OF_MEMORY", "TIMEOUT"].map(code).contains(&why) || !server.makes_images()? {
         return Ok(None);
     }
     let problem = format!("{} comes each time, and a request with other values is served", code_name(why));
     Err(with_sent(Failure::new("W1-VAL-004", problem, "an image"), request))
-}
-
-/// Whether one of several requests that can be served gets its image.
-pub(super) fn serves(server: &mut Server) -> Result<bool, Box<Failure>> {
-    const TRIES: u64 = 10;
-    for id in 1..=TRIES {
-        if server.ask(&[Draft::request(id, PROMPT)])?[0].pixels().is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn with_sent(mut failure: Failure, request: &Draft) -> Box<Failure> {
@@ -159,7 +148,7 @@ pub(super) fn costs(
         return Ok(None);
     }
     // What earlier cases have left in caches would hide what is reserved now.
-    restart(server)?;
+    server.restart()?;
     let mut open = places(server)?;
     let timeout = server.timeout;
     let measured = |server: &mut Server, prober: Option<&mut Connection>| {
@@ -222,7 +211,7 @@ pub(super) fn cost_beside_idle(
     // One place is for whoever proves that all have had their turn.
     let n = places(server)?.len().saturating_sub(1).max(1);
     // What those connections have left in caches would hide the cost.
-    restart(server)?;
+    server.restart()?;
     let mut idle = Vec::new();
     for _ in 0..n {
         idle.push(server.connect()?);
@@ -265,10 +254,4 @@ fn places(server: &mut Server) -> Result<Vec<Connection>, Box<Failure>> {
         }
     }
     Ok(open)
-}
-
-/// Starts the server anew.
-pub(super) fn restart(server: &mut Server) -> Result<(), Box<Failure>> {
-    server.stop();
-    server.ensure_running()
 }

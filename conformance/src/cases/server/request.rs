@@ -7,7 +7,7 @@ use crate::draft::Draft;
 use crate::server::Server;
 use crate::verdict::{Failure, Remark, fail, not_applicable, skip};
 
-use super::probe::{NO_IMAGE, NOT_OURS, picture, pictures, restart};
+use super::probe::{NO_IMAGE, NOT_OURS, picture, pictures};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -195,7 +195,7 @@ pub(super) const CASES: &[Case] = &[
             .to_vec();
         let mut earlier: Option<Vec<Vec<u8>>> = None;
         for _ in 0..3 {
-            restart(server)?;
+            server.restart()?;
             let Some(pictures) = pictures(server, &requests)? else { return skip(NO_IMAGE) };
             if pictures[0] != pictures[1] {
                 return fail(

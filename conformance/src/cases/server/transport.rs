@@ -14,7 +14,7 @@ use crate::secret::PROMPT;
 use crate::server::Server;
 use crate::talk::{Expected, Talk};
 use crate::testee::Address;
-use crate::verdict::{Failure, Remark, Told, Verdict, fail, not_applicable};
+use crate::verdict::{Failure, Remark, Told, fail, not_applicable};
 
 /// In the order of the text.
 pub(super) const CASES: &[Case] = &[
@@ -32,7 +32,8 @@ pub(super) const CASES: &[Case] = &[
                 match server.still_serves() {
                     Ok(()) => {}
                     // A server may serve one connection after the other. What is begun may have waited too long then.
-                    Err(failure) if failure.verdict == Verdict::Hang => {
+                    Err(failure) if failure.no_place => has_room_beside = false,
+                    Err(failure) if failure.requirement == "W1-CON-012" => {
                         has_room_beside = false;
                         connection = server.connect()?;
                         connection.write(first);
