@@ -51,6 +51,8 @@ pub struct Server {
     places: Option<usize>,
     /// How long a small image takes, once that was measured.
     pace: Option<Duration>,
+    /// That it crashed while it was measured: no case has told that yet.
+    crash: Option<Box<Failure>>,
     /// Whether it has kept one connection waiting for others.
     one_by_one: bool,
 }
@@ -89,6 +91,7 @@ impl Server {
             most_open: 0,
             places: None,
             pace: None,
+            crash: None,
             one_by_one: false,
         }
     }
@@ -291,8 +294,10 @@ impl Server {
             match self.ask(&[Draft::request(id, "how long?")]) {
                 Ok(_) => best = Some(began.elapsed().min(best.unwrap_or(Duration::MAX))),
                 Err(failure) => {
-                    if failure.verdict == Verdict::Hang {
-                        self.stop();
+                    match failure.verdict {
+                        Verdict::Hang => self.stop(),
+                        Verdict::Crash => self.crash = Some(failure),
+                        _ => {}
                     }
                     break;
                 }
@@ -364,7 +369,9 @@ impl Server {
             self.ensure_running().map_err(|failure| vec![*failure])?;
             if self.pace.is_none() {
                 self.pace();
-                self.ensure_running().map_err(|failure| vec![*failure])?;
+                if let Err(failure) = self.ensure_running() {
+                    return Err(vec![*self.crash.take().unwrap_or(failure)]);
+                }
             }
             self.most_open = 0;
             let result = run(self);
@@ -376,7 +383,7 @@ impl Server {
             let (needs, was_known) = (self.most_open, self.places.is_some());
             let places = self.count_places();
             if was_known && needs > places {
-                return Ok(Remark::Skip(format!(
+                return Ok(Remark::NotApplicable(format!(
                     "the server has no place for the {needs} connections that this case needs"
                 )));
             }

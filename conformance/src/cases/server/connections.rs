@@ -200,7 +200,8 @@ pub(super) const CASES: &[Case] = &[
         }
         let first_busy = told.iter().filter_map(|times| times.first_busy).min();
         match (first_busy, told.iter().filter_map(|times| times.last_image).max()) {
-            (None, _) => skip(&format!(
+            // Who is fast, or stops reading, has none that is full (W1-CON-014).
+            (None, _) => not_applicable(&format!(
                 "the queue could not be filled: of {all} requests {images} got an image in {took:.1?}, and none BUSY"
             )),
             (Some(_), None) if errors.is_empty() => {
