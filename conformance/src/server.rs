@@ -51,8 +51,6 @@ pub struct Server {
     places: Option<usize>,
     /// How long a small image takes, once that was measured.
     pace: Option<Duration>,
-    /// That it crashed while it was measured: no case has told that yet.
-    crash: Option<Box<Failure>>,
     /// Whether it has kept one connection waiting for others.
     one_by_one: bool,
 }
@@ -91,7 +89,6 @@ impl Server {
             most_open: 0,
             places: None,
             pace: None,
-            crash: None,
             one_by_one: false,
         }
     }
@@ -294,10 +291,10 @@ impl Server {
             match self.ask(&[Draft::request(id, "how long?")]) {
                 Ok(_) => best = Some(began.elapsed().min(best.unwrap_or(Duration::MAX))),
                 Err(failure) => {
-                    match failure.verdict {
-                        Verdict::Hang => self.stop(),
-                        Verdict::Crash => self.crash = Some(failure),
-                        _ => {}
+                    // What hangs would hang the case too. Whether it can be started is seen there.
+                    if failure.verdict == Verdict::Hang {
+                        self.stop();
+                        let _ = self.ensure_running();
                     }
                     break;
                 }
@@ -367,12 +364,6 @@ impl Server {
         let deadline = Instant::now() + self.timeout;
         loop {
             self.ensure_running().map_err(|failure| vec![*failure])?;
-            if self.pace.is_none() {
-                self.pace();
-                if let Err(failure) = self.ensure_running() {
-                    return Err(vec![*self.crash.take().unwrap_or(failure)]);
-                }
-            }
             self.most_open = 0;
             let result = run(self);
             let Err(failures) = &result else { return result };
