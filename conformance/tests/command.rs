@@ -243,8 +243,9 @@ fn python(program: &str, more: &str) -> String {
     format!("python3 -B {} {{address}} {more}", file.display())
 }
 
-/// A server that refuses what isn't Weave (W1-FRM-004a) and is silent otherwise. It leaves its socket behind, writes its
-/// process id to a file, and starts what the shell makes of a second argument.
+/// A server that refuses what isn't Weave (W1-FRM-004a), closes when it is asked how long it takes, and is silent
+/// otherwise. It leaves its socket behind, writes its process id to a file, and starts what the shell makes of a second
+/// argument.
 const REFUSES: &str = r#"
 import os, socketserver, struct, subprocess, sys
 
@@ -254,7 +255,7 @@ class Weave(socketserver.StreamRequestHandler):
         if len(header) == 16 and header[:4] != b"WEVE":
             payload = struct.pack(">QIIH", 0, 400, 1, 0)
             self.wfile.write(struct.pack(">4sHHII", b"WEVE", 1, 0xFF, len(payload), 0) + payload)
-        else:
+        elif b"how long?" not in self.rfile.read1(4096):
             self.rfile.read()
 
 if len(sys.argv) > 3:
@@ -481,7 +482,15 @@ impl Interrupted {
 
     /// Waits until a case is told.
     fn until(&mut self, id: &str) {
-        assert!(self.lines.any(|line| line.unwrap().contains(id)), "{id} was not told");
+        let mut told = Vec::new();
+        for line in &mut self.lines {
+            let line = line.unwrap();
+            if line.contains(id) {
+                return;
+            }
+            told.push(line);
+        }
+        panic!("{id} was not told: {told:?}");
     }
 
     /// Has a signal end it, looks at what is left, and gives the report.
