@@ -393,6 +393,13 @@ fn bad_frames_get_the_right_answer_and_keep_the_connection_where_they_can() {
         client.write(&frame[..16]);
         client.expect_error(0, code);
         client.expect_close();
+        // What is unread then resets no connection. So many bytes arrive in one piece.
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        stream.set_read_timeout(Some(harness::PATIENCE)).unwrap();
+        stream.write_all(&[&frame[..16], &[b'y'; 20_000]].concat()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an end, and no reset");
+        assert!(answer.starts_with(b"WEVE"), "{answer:?}");
     }
     daemon.assert_serves();
 }

@@ -56,6 +56,19 @@ impl Endpoint {
         self.writable &= io != Io::Blocked;
         io
     }
+
+    /// Closes it such that the last answer arrives: bytes left unread would have the system reset the connection, and
+    /// over TCP that destroys what the client has not read yet (W1-CON-015). Drops what has come by now, and waits for nobody.
+    pub(super) fn part(mut self) {
+        const PIECES: usize = 64;
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+        let mut dropped = [0; 16 * 1024];
+        for _ in 0..PIECES {
+            if !matches!(self.read(&mut dropped), Io::Moved(_)) {
+                break;
+            }
+        }
+    }
 }
 
 /// Sockets with something left to do, each at most once.

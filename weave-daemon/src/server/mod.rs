@@ -350,7 +350,13 @@ impl Server {
             let Some(client) = &mut self.clients[id.0] else { return Turn::Done };
             let io = match self.router.client_output(id, now) {
                 ClientOutput::Nothing => return turn,
-                ClientOutput::Close => Io::Ended,
+                ClientOutput::Close => {
+                    if let Some(client) = self.clients[id.0].take() {
+                        client.part();
+                        self.router.client_gone(id, now);
+                    }
+                    return Turn::Done;
+                }
                 _ if !client.writable => return turn,
                 ClientOutput::Bytes(bytes) => {
                     let io = client.write(bytes);
