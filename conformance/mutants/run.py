@@ -27,6 +27,7 @@ IMPLEMENTATIONS = HERE.parent / "implementations"
 CONFORM = HERE.parent.parent / "target" / "conform" / "release" / "weave-conform"
 
 TIMEOUT = "6"     # of weave-conform, in seconds: what takes longer hangs
+LONGEST = 90      # seconds that a run on a mutant may take: one that is slow in all cases is seen in the first
 SAMPLED = 7       # a sample has every seventh mutant
 ENOUGH = 95       # percent
 NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "build", "__pycache__", ".mypy_cache", "*.test.ts", "*_test.go",
@@ -251,20 +252,25 @@ class Runner:
                 raise Fault(f"{mutant or language}: {fault}") from None
             yield folder
 
-    def run(self, language, mode, folder, *options):
+    def run(self, language, mode, folder, *options, longest=None):
         """The cases that count against the programs in the folder."""
         report = folder / "report.json"
         report.unlink(missing_ok=True)
         programs = [part.format(folder=folder) for part in self.languages[language].programs[mode]]
         asked = [str(self.conform), mode, "--json", str(report), "--timeout", TIMEOUT, "--strict", *options, *programs]
-        done = subprocess.run(asked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as done:
+            try:
+                told, _ = done.communicate(timeout=longest)
+            except subprocess.TimeoutExpired:
+                done.terminate()  # it reports what it has
+                told, _ = done.communicate()
         if report.exists() and report.stat().st_size > 0:
             # What could not be judged counts as well with --strict, but says nothing of a defect.
             return [case for case in json.loads(report.read_text())["cases"]
                     if case["counts_against"] and case["verdict"] != "skip"]
-        if done.returncode == 2 and b"no case" in done.stdout:
+        if done.returncode == 2 and b"no case" in told:
             return []
-        raise Fault("%s: %s" % (" ".join(asked), done.stdout.decode(errors="replace")))
+        raise Fault("%s: %s" % (" ".join(asked), told.decode(errors="replace")))
 
     def sound(self, clients, variants):
         """Runs everything without a defect. Clients take a minute each."""
@@ -288,9 +294,9 @@ class Runner:
         options = ["--tcp"] if mutant.tcp else []
         with self.built(mutant.language, mutant.mode, mutant.variant, mutant) as folder:
             filters = [part for requirement in mutant.requirements for part in ("--filter", requirement)]
-            failed = self.run(mutant.language, mutant.mode, folder, *options, *filters)
+            failed = self.run(mutant.language, mutant.mode, folder, *options, *filters, longest=LONGEST)
             if not failed and not mutant.unseen:
-                failed = self.run(mutant.language, mutant.mode, folder, *options)
+                failed = self.run(mutant.language, mutant.mode, folder, *options, longest=LONGEST)
             return right(failed), [case["id"] for case in failed]
 
 
