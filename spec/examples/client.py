@@ -85,6 +85,9 @@ def ask(sock, requests):
             answer = read_answer(stream)
             for_all = isinstance(answer, Error) and answer.request_id == 0  # W1-ERR-001, W1-CON-008
             check(for_all or answer.request_id in waiting, "nobody asked for request_id %d" % answer.request_id)
+            if isinstance(answer, Image):  # W1-RSP-010
+                asked = REQUEST.unpack_from(requests[answer.request_id], HEADER.size)[2:4]
+                check(answer[2:4] == asked, "an image of %d x %d, not %d x %d" % (*answer[2:4], *asked))
             waiting = set() if for_all else waiting - {answer.request_id}  # in any order (W1-CON-003)
             yield answer
 

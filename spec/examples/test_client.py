@@ -137,6 +137,7 @@ class Answers(unittest.TestCase):
             ("short response", frame(2, bytes(31)), "response of 31 bytes"),
             ("status 404", image(status=404), "status 404"),
             ("status 0", image(status=0), "status 0"),
+            ("another size than asked for", image(width=128, height=64, length=24576, data=bytes(24576)), "128 x 64, not 64 x 64"),
             ("width 0", image(width=0, length=0, data=b""), "0 x 64 x 3"),
             ("width 65", image(width=65, length=12480, data=bytes(12480)), "65 x 64 x 3"),
             ("height 2112", image(height=2112, length=405504, data=bytes(405504)), "64 x 2112 x 3"),
@@ -182,7 +183,8 @@ class Answers(unittest.TestCase):
 
     def test_the_largest_image(self):
         data = bytes(2048 * 2048 * 4)
-        got = answers(image(width=2048, height=2048, channels=4, length=len(data), data=data))
+        asked = {1: client.build_request(1, "a cat", 2048, 2048, 1, 0.0, 1)}
+        got = answers(image(width=2048, height=2048, channels=4, length=len(data), data=data), asked)
         self.assertEqual(len(got[0].image_data), 16_777_216)
 
     def test_answers_in_any_order(self):

@@ -406,7 +406,7 @@ class Adapter(unittest.TestCase):
         message = b"steps is 101, must be 1 to 100"
         head = struct.pack(">4sHHIIQIIH", b"WEVE", 1, 0xFF, 18 + len(message), 0, 72623859790382856, 400, 6,
                            len(message))
-        self.assertEqual(frames[3], [{"answer": {"hex": (head + message).hex()}}])
+        self.assertEqual(frames[3], [{"answer": {"hex": (head + message).hex(), "field": "steps"}}])
         pixels = bytes_of(image["expect"]["frames"][0]["response"]["image_data"])
         self.assertEqual(frames[6], [{"response": {
             "request_id": "72623859790382856", "status": 200, "generation_time_ms": 1234, "image_width": 64,
