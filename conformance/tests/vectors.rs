@@ -17,6 +17,7 @@ const SEVERAL: &[(&str, &str)] = &[
     ("version-2-short", "there is no request_id to echo"),
     ("version-2-of-8", "there is nothing but a request_id"),
     ("msg-type-unknown-empty", "there is nothing to look into"),
+    ("magic-payload-len-0", "there is nothing to look into"),
     ("model-id-1-of-12", "what follows model_id belongs to the model"),
     ("prompt-data-6145-at-the-end", "the last range is in the byte that is too many"),
     ("response-product-overflows-to-0", "it takes two sides"),
@@ -157,9 +158,12 @@ fn mended_answer(frame: &Frame, because: &str, field: &str) -> Vec<Frame> {
     match (because, field) {
         ("W1-FRM-006", _) => vec![frame.with(&[], "magic", 0x5745_5645)],
         ("W1-FRM-007", _) => {
-            let has_fields = frame.payload().len() >= 32;
-            let len = if has_fields { frame.get(RESPONSE, "image_data_len") } else { 64 * 64 * 3 };
-            vec![frame.with(&[], "payload_len", 32 + len)]
+            let len = match frame.get(&[], "msg_type") {
+                0xFF => 18 + frame.get(ERROR, "error_msg_len"),
+                _ if frame.payload().len() >= 32 => 32 + frame.get(RESPONSE, "image_data_len"),
+                _ => 32 + 64 * 64 * 3,
+            };
+            vec![frame.with(&[], "payload_len", len)]
         }
         ("W1-FRM-010", "version") => vec![frame.with(&[], "version", 1)],
         ("W1-FRM-010", _) => [2, 0xFF].map(|kind| frame.with(&[], "msg_type", kind)).to_vec(),

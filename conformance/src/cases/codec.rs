@@ -47,20 +47,15 @@ pub(super) const CASES: &[Case] = &[
     required("W1-HDR-004c", "reserved of written frames is 0").codec(|adapter| written(adapter, "reserved")),
     required("W1-FRM-001b", "the longest request is written, a longer one refused").codec(|adapter| {
         let longest = "x".repeat(2048);
-        let told = expect(
-            &adapter.write(&question(same(&longest), &[]))?,
-            &Draft::request(1, &longest)
-                .set("width", 512)
-                .set("height", 512)
-                .set("steps", 28)
-                .set("cfg_scale", 0x40E0_0000)
-                .set("seed", 0)
-                .bytes(),
-        )?;
+        let told = expect(&adapter.write(&question(same(&longest), &[]))?, &example_of(&longest).bytes())?;
         let longer = "x".repeat(2049);
         let refused =
             adapter.write(&question([longest.as_bytes(), longest.as_bytes(), longer.as_bytes()], &[]))?;
-        expect_refusal(&refused, "a prompt of 2,049 bytes").map(|_| told)
+        expect_refusal(&refused, "a prompt of 2,049 bytes")?;
+        let of_two = "é".repeat(1024);
+        let written = adapter.write(&question(same(&of_two), &[]))?;
+        expect(&written, &example_of(&of_two).bytes())?;
+        Ok(told)
     }),
     // 4. The request
     recommended("W1-REQ-001g", "a request with a value out of range is not written").codec(|adapter| {
@@ -87,6 +82,12 @@ pub(super) const CASES: &[Case] = &[
         for (name, value) in wrong {
             let bytes = adapter.write(&question(same(EXAMPLE), &[(name, value.clone())]))?;
             told = expect_refusal(&bytes, &format!("{name} {value}"))?;
+        }
+        // A length is that of the bytes, not of the characters.
+        let longer = compact("é".repeat(1025).as_bytes());
+        for name in ["clip_l", "clip_g", "t5"] {
+            let bytes = adapter.write(&question(same(EXAMPLE), &[(name, json!(longer))]))?;
+            told = expect_refusal(&bytes, &format!("{name} of 1,025 characters of two bytes each"))?;
         }
         Ok(told)
     }),
@@ -248,6 +249,8 @@ const SHOWN: &[&[u8]] = &[
     b"cut \xe7\x8c",
     "one \u{fffd} that was sent".as_bytes(),
     "a\u{202e}b".as_bytes(),
+    // Longer than a server of version 1 sends.
+    &[b'm'; 300],
 ];
 
 const EXAMPLE: &str = "a cat in space";
@@ -271,7 +274,12 @@ fn same(prompt: &str) -> [&[u8]; 3] {
 
 /// The request of the example, as the suite writes it.
 fn example() -> Draft {
-    Draft::request(1, EXAMPLE)
+    example_of(EXAMPLE)
+}
+
+/// That request with another prompt.
+fn example_of(prompt: &str) -> Draft {
+    Draft::request(1, prompt)
         .set("width", 512)
         .set("height", 512)
         .set("steps", 28)

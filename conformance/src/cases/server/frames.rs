@@ -54,6 +54,7 @@ pub(super) const CASES: &[Case] = &[
         "magic-http",
         "magic-after-one-byte",
         "magic-header-only",
+        "magic-payload-len-0",
     ]),
     required("W1-FRM-004b", "wrong magic after valid frames: INVALID_MAGIC, and nothing after it is read")
         .server_vectors(&[

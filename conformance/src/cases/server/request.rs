@@ -82,6 +82,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     required("W1-REQ-005a", "prompt ranges may overlap, coincide and be in any order").server_vectors(&[
         "ranges-coincide*",
+        "ranges-from-one-offset",
         "ranges-overlap",
         "ranges-nest",
         "ranges-out-of-order",
