@@ -1,6 +1,7 @@
 //! Section 8 of the specification, connections: what is tried on a server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use rustix::process::Signal;
 use crate::case::{Case, informational, recommended, required, robustness};
 use crate::connection::{AfterWriting, Answer, Came, Connection};
 use crate::draft::Draft;
+use crate::secret::PROMPT;
 use crate::server::NO_DEADLINE;
 use crate::talk::{Expected, Talk, list};
 use crate::testee::{Address, how_it_ended, signal_of};
@@ -74,7 +76,7 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     informational("W1-CON-003a", "answers may come in any order").server(|server| {
-        let requests: Vec<Draft> = (1..=10).map(|id| Draft::request(id, "x")).collect();
+        let requests: Vec<Draft> = (1..=10).map(|id| Draft::request(id, PROMPT)).collect();
         let mut ids: Vec<u64> = server.ask(&requests)?.iter().map(Answer::id).collect();
         ids.sort_unstable();
         if ids.into_iter().eq(1..=10) {
@@ -85,12 +87,12 @@ pub(super) const CASES: &[Case] = &[
     }),
     required("W1-CON-004a", "request_ids may repeat").server_vectors(&["stream-same-id-twice"]),
     robustness("W1-CON-004b", "50 requests at once with the same request_id").talks(|| {
-        let frames = vec![Draft::request(77, "x"); 50];
+        let frames = vec![Draft::request(77, PROMPT); 50];
         vec![Talk::new("50 requests with the id 77", &frames, vec![Expected::small_image(77); 50])]
     }),
     required("W1-CON-004e", "requests of different sizes with the same request_id, all under way").talks(|| {
         let sizes = [(512, 512), (64, 128), (128, 64), (64, 64), (192, 64), (64, 192), (128, 128)];
-        let request = |(width, height)| Draft::request(5, "x").set("width", width).set("height", height);
+        let request = |(width, height)| Draft::request(5, PROMPT).set("width", width).set("height", height);
         let expected = |(width, height)| Expected::Image { id: 5, width, height };
         vec![Talk::new("seven with the id 5", &sizes.map(request), sizes.map(expected).to_vec())]
     }),
@@ -99,7 +101,7 @@ pub(super) const CASES: &[Case] = &[
         let mut told = Remark::Pass;
         for (width, height, steps) in [(64, 64, 1), (128, 64, 1), (64, 64, 0), (64, 128, 1), (64, 64, 0)] {
             let sized = [("width", width), ("height", height), ("steps", steps)];
-            let draft = sized.into_iter().fold(Draft::request(5, "x"), |draft, (name, value)| draft.set(name, value));
+            let draft = sized.into_iter().fold(Draft::request(5, PROMPT), |draft, (name, value)| draft.set(name, value));
             let expected = match steps {
                 0 => Expected::error(5, "INVALID_STEPS"),
                 _ => Expected::Image { id: 5, width, height },
@@ -127,7 +129,7 @@ pub(super) const CASES: &[Case] = &[
         let mut connection = server.connect()?;
         connection.read_at_most(4093);
         for id in 1..=3 {
-            connection.write(&Draft::request(id, "x").set("width", 1024).set("height", 1024).bytes());
+            connection.write(&Draft::request(id, PROMPT).set("width", 1024).set("height", 1024).bytes());
             connection.write(&Draft::unknown_model(100 + id).bytes());
         }
         let mut missing: Vec<u64> = vec![1, 2, 3, 101, 102, 103];
@@ -156,16 +158,17 @@ pub(super) const CASES: &[Case] = &[
         let count = server.room(CONNECTIONS);
         let each = server.affordable(320, 4000) / count as u64;
         let all = each * count as u64;
-        let requests: Vec<u8> = (1..=each).flat_map(|id| Draft::request(id, "x").bytes()).collect();
+        let requests: Vec<u8> = (1..=each).flat_map(|id| Draft::request(id, PROMPT).bytes()).collect();
         let mut connections = Vec::new();
         for _ in 0..count {
             connections.push(server.connect()?);
         }
+        let rush = Rush::begin(server.pace());
         let began = Instant::now();
         let told = thread::scope(|scope| {
             let readers: Vec<_> = connections
                 .iter_mut()
-                .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), each)))
+                .map(|connection| scope.spawn(|| served_or_busy(connection, requests.clone(), each, &rush)))
                 .collect();
             let joined =
                 readers.into_iter().map(|reader| reader.join().unwrap_or_else(|_| Ok(Times::default())));
@@ -184,7 +187,7 @@ pub(super) const CASES: &[Case] = &[
             let alone = server.affordable(10, 30);
             let mut denied = 0;
             for id in 1..=alone {
-                denied += usize::from(server.ask(&[Draft::request(id, "x")])?[0].pixels().is_none());
+                denied += usize::from(server.ask(&[Draft::request(id, PROMPT)])?[0].pixels().is_none());
             }
             let problem = format!(
                 "of {all} requests at once {} were answered with errors of status 500 other than BUSY, the first with {}",
@@ -258,35 +261,38 @@ pub(super) const CASES: &[Case] = &[
         let mut connection = server.connect()?;
         let count = server.affordable(5, 20);
         for id in 1..=count {
-            connection.write(&Draft::request(id, "x").set("width", 512).set("height", 512).bytes());
+            connection.write(&Draft::request(id, PROMPT).set("width", 512).set("height", 512).bytes());
         }
         // It has begun with them when the first image is there.
-        let mut answered = 0;
+        let mut missing: BTreeSet<u64> = (1..=count).collect();
         loop {
             match connection.receive()? {
+                Came::Answer(answer) if !missing.remove(&answer.id()) => {
+                    return fail("W1-CON-002", format!("nobody asked for {answer}"), "an answer to a request");
+                }
                 Came::Answer(Answer::Image { .. }) => break,
-                Came::Answer(_) if answered + 2 < count => answered += 1,
+                Came::Answer(_) if missing.len() > 2 => {}
                 _ => return skip(NO_IMAGE),
             }
         }
         if let Some(process) = server.process() {
             process.signal(Signal::TERM);
         }
-        answered += 1;
         let told = loop {
             match connection.receive() {
-                Ok(Came::Answer(Answer::Image { .. })) => answered += 1,
-                Ok(Came::Answer(Answer::Error { status: 500, .. })) => {
-                    answered += 1
+                Ok(Came::Answer(answer)) if !missing.remove(&answer.id()) => {
+                    let expected = "the request_id of a request that has no answer yet";
+                    break fail("W1-ERR-001", format!("nobody asked for {answer}"), expected);
                 }
+                Ok(Came::Answer(Answer::Image { .. } | Answer::Error { status: 500, .. })) => {}
                 Ok(Came::Answer(answer)) => {
                     break fail("W1-CON-009", format!("the answer is {answer}"), "an image, SHUTTING_DOWN, or another error of status 500");
                 }
-                Ok(Came::Close) if answered == count => break Ok(Remark::Pass),
+                Ok(Came::Close) if missing.is_empty() => break Ok(Remark::Pass),
                 Ok(Came::Close) => {
                     break fail(
                         "W1-CON-009",
-                        format!("a close after {answered} of {count} answers"),
+                        format!("a close with {} of {count} answers missing", missing.len()),
                         "all answers",
                     );
                 }
@@ -313,11 +319,11 @@ pub(super) const CASES: &[Case] = &[
     required("W1-CON-010a", "half-close: the client gets its answers, then a close").talks(|| {
         let (frames, expected) = mixture(12);
         vec![
-            Talk::new("one request", &[Draft::request(6, "x")], vec![Expected::small_image(6)])
+            Talk::new("one request", &[Draft::request(6, PROMPT)], vec![Expected::small_image(6)])
                 .ends(End::InsideAFrame),
             Talk::new(
                 "a refused one",
-                &[Draft::request(6, "x").set("steps", 0)],
+                &[Draft::request(6, PROMPT).set("steps", 0)],
                 vec![Expected::error(6, "INVALID_STEPS")],
             )
             .ends(End::InsideAFrame),
@@ -327,7 +333,7 @@ pub(super) const CASES: &[Case] = &[
     robustness("W1-CON-011a", "a client that reads no answers doesn't block others").server(|server| {
         let mut deaf = server.connect()?;
         for id in 1..=4 {
-            deaf.write(&Draft::request(id, "x").set("width", 1024).set("height", 1024).bytes());
+            deaf.write(&Draft::request(id, PROMPT).set("width", 1024).set("height", 1024).bytes());
         }
         // It may take until the server has given the deaf one up, but not longer than any answer may take.
         for _ in 0..20 {
@@ -337,15 +343,15 @@ pub(super) const CASES: &[Case] = &[
         server.still_serves().map(|()| Remark::Pass)
     }),
     required("W1-CON-012a", "an invalid or broken connection doesn't harm another").server(|server| {
-        let request = Draft::request(1, "a cat in space").bytes();
+        let request = Draft::request(1, PROMPT).bytes();
         let (first, second) = request.split_at(60);
         let mut good = server.connect()?;
         good.write(first);
         let troubles: [&[u8]; 4] = [
             b"GET / HTTP/1.1\r\n\r\n",
-            &Draft::request(1, "x").set("payload_len", u32::MAX.into()).bytes(),
-            &Draft::request(1, "x").set("steps", 0).bytes(),
-            &Draft::request(1, "x").bytes()[..50],
+            &Draft::request(1, PROMPT).set("payload_len", u32::MAX.into()).bytes(),
+            &Draft::request(1, PROMPT).set("steps", 0).bytes(),
+            &Draft::request(1, PROMPT).bytes()[..50],
         ];
         for trouble in troubles {
             let mut bad = server.connect()?;
@@ -364,7 +370,7 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     robustness("W1-CON-012b", "a client that sends byte by byte doesn't block others").server(|server| {
-        let request = Draft::request(1, "drop by drop").bytes();
+        let request = Draft::request(1, PROMPT).bytes();
         let mut slow = server.connect()?;
         for byte in &request {
             slow.write(std::slice::from_ref(byte));
@@ -383,7 +389,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     robustness("W1-CON-012c", "idle connections and unfinished frames don't block others").server(|server| {
         let mut open = Vec::new();
-        let header = Draft::request(1, "x").bytes();
+        let header = Draft::request(1, PROMPT).bytes();
         for n in 0..server.room(100) {
             let mut connection = server.connect()?;
             connection.write(&header[..[0, 1, 8, 15, 16, 40][n % 6]]);
@@ -400,9 +406,9 @@ pub(super) const CASES: &[Case] = &[
             for n in 0..40 {
                 let mut connection = server.connect()?;
                 let side = [64, 512, 1024][n % 3];
-                connection.write(&Draft::request(1, "x").set("width", side).set("height", side).bytes());
+                connection.write(&Draft::request(1, PROMPT).set("width", side).set("height", side).bytes());
                 if n % 2 == 0 {
-                    connection.write(&Draft::request(2, "x").bytes());
+                    connection.write(&Draft::request(2, PROMPT).bytes());
                 }
                 // In the middle of the image rather than before it.
                 if n % 4 == 1 && connection.await_beginning()? {
@@ -503,7 +509,7 @@ pub(super) const CASES: &[Case] = &[
             }
             for (connection, number) in connections.iter_mut().zip(0..) {
                 // The first one takes longer, so that the others wait for it.
-                let large = Draft::request(DEPTH + 1, "x").set("width", 512).set("height", 512);
+                let large = Draft::request(DEPTH + 1, PROMPT).set("width", 512).set("height", 512);
                 let mut bytes = large.bytes();
                 bytes.extend((1..=DEPTH).flat_map(|id| request(number, id).bytes()));
                 connection.write(&bytes);
@@ -533,9 +539,9 @@ pub(super) const CASES: &[Case] = &[
             // A server whose engine waits for a client that reads nothing may soon have others waiting for that.
             const DEAF: Duration = Duration::from_secs(1);
             const IDLE: Duration = Duration::from_secs(2);
-            let request = Draft::request(1, "x").bytes();
+            let request = Draft::request(1, PROMPT).bytes();
             let (first, second) = request.split_at(60);
-            let large = Draft::request(1, "x").set("width", 1024).set("height", 1024).bytes();
+            let large = Draft::request(1, PROMPT).set("width", 1024).set("height", 1024).bytes();
             // What is sent before, how many answers come to that, and what is sent afterwards.
             let kinds: [(&str, &[u8], usize, &[u8]); 4] = [
                 ("a client that reads nothing", &large, 0, &[]),
@@ -573,16 +579,17 @@ pub(super) const CASES: &[Case] = &[
     robustness("W1-CON-014a", "500 requests at once on one connection: read later, or BUSY").server(
         |server| {
             let count = server.affordable(50, 500);
-            let requests = (1..=count).flat_map(|id| Draft::request(id, "x").bytes()).collect();
+            let requests = (1..=count).flat_map(|id| Draft::request(id, PROMPT).bytes()).collect();
+            let rush = Rush::begin(server.pace());
             let mut connection = server.connect()?;
-            served_or_busy(&mut connection, requests, count)?;
+            served_or_busy(&mut connection, requests, count, &rush)?;
             server.barrier(&mut connection).map(|()| Remark::Pass)
         },
     ),
     recommended("W1-CON-015a", "a stream that is given up ends without a reset, whatever is still unread").server(
         |server| {
             const UNREAD: usize = 30_000;
-            let header = |name, value| Draft::request(1, "x").set(name, value).bytes();
+            let header = |name, value| Draft::request(1, PROMPT).set(name, value).bytes();
             let given_up = [
                 ("INVALID_MAGIC", header("magic", 0)),
                 ("TOO_LARGE", header("payload_len", u64::from(u32::MAX))),
@@ -632,18 +639,79 @@ struct Times {
     errors: Vec<u64>,
 }
 
+/// What a queue that is filled from several connections does meanwhile.
+///
+/// While it is full its engine draws, so an answer comes after every few images' time. Where none comes for long, and then
+/// BUSY, the queue was empty by then. That a machine stood still looks the same, but not several times, and not if
+/// an earlier request of the connection gets its answer later than BUSY: that one was in the queue.
+struct Rush {
+    /// So long no full queue is silent.
+    long: Duration,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    last_answer: Instant,
+    has_drawn: bool,
+    late: u32,
+    longest: Duration,
+    overtook: bool,
+}
+
+impl Rush {
+    fn begin(pace: Duration) -> Self {
+        const LEAST: Duration = Duration::from_millis(500);
+        const IMAGES: u32 = 20;
+        let last_answer = Instant::now();
+        let seen = Seen { last_answer, has_drawn: false, late: 0, longest: Duration::ZERO, overtook: false };
+        Self { long: LEAST.max(IMAGES * pace), seen: Mutex::new(seen) }
+    }
+
+    /// Notes an answer, and whether BUSY for a later request of its connection came before it. Says what is wrong once
+    /// that is certain.
+    fn note(&self, is_busy: bool, was_overtaken: bool) -> Option<String> {
+        const CERTAIN: u32 = 3;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let silence = seen.last_answer.elapsed();
+        seen.last_answer = Instant::now();
+        if is_busy && seen.has_drawn && silence >= self.long {
+            seen.late += 1;
+            seen.longest = seen.longest.max(silence);
+        }
+        seen.has_drawn |= !is_busy;
+        seen.overtook |= was_overtaken;
+        (seen.late >= CERTAIN && !seen.overtook).then(|| {
+            format!("BUSY came up to {:.1?} after all that the queue had room for was answered", seen.longest)
+        })
+    }
+}
+
 /// Sends requests with the ids from 1 to `count`, each of which has to be answered once, with an image or with BUSY;
 /// errors of status 500 are for the caller to judge.
-fn served_or_busy(connection: &mut Connection, requests: Vec<u8>, count: u64) -> Result<Times, Box<Failure>> {
+fn served_or_busy(
+    connection: &mut Connection,
+    requests: Vec<u8>,
+    count: u64,
+    rush: &Rush,
+) -> Result<Times, Box<Failure>> {
     let (busy, timeout) = (code("BUSY"), code("TIMEOUT"));
     let began = Instant::now();
     let writer = connection.write_beside(vec![requests], AfterWriting::Go)?;
     let mut missing: BTreeSet<u64> = (1..=count).collect();
     let mut times = Times::default();
+    let mut last_busy = 0;
     while !missing.is_empty() {
         let came = connection.receive().inspect_err(|_| connection.close())?;
         let problem = match &came {
             Came::Answer(answer) if missing.remove(&answer.id()) => {
+                let is_busy = matches!(answer, Answer::Error { code, .. } if *code == busy);
+                if let Some(problem) = rush.note(is_busy, !is_busy && answer.id() < last_busy) {
+                    connection.close();
+                    return fail_with("W1-CON-007", problem, "BUSY at once");
+                }
+                if is_busy {
+                    last_busy = last_busy.max(answer.id());
+                }
                 match answer {
                     Answer::Error { code, .. } if *code == busy => {
                         times.first_busy.get_or_insert_with(Instant::now);
@@ -689,10 +757,10 @@ fn one_of_many(number: u64, id: u64) -> (Draft, Expected) {
         && let Some((field, value, error)) =
             REFUSED.into_iter().zip(0..).find_map(|(one, n)| (n == kind).then_some(one))
     {
-        return (Draft::request(id, "x").set(field, value), Expected::error(id, error));
+        return (Draft::request(id, PROMPT).set(field, value), Expected::error(id, error));
     }
     let (width, height) = if id == 1 { (512, 512 + 64 * kind) } else { (64 * (1 + kind), 64 * id) };
-    let draft = Draft::request(id, "x").set("width", width).set("height", height);
+    let draft = Draft::request(id, PROMPT).set("width", width).set("height", height);
     (draft, Expected::Image { id, width, height })
 }
 
@@ -729,9 +797,9 @@ fn fail_with<T>(requirement: &str, problem: String, expected: impl Into<String>)
 fn mixture(count: u64) -> (Vec<Draft>, Vec<Expected>) {
     (1..=count)
         .map(|id| match id % 4 {
-            0 => (Draft::request(id, "x"), Expected::small_image(id)),
+            0 => (Draft::request(id, PROMPT), Expected::small_image(id)),
             1 => (Draft::unknown_model(id), Expected::error(id, "INVALID_MODEL_ID")),
-            2 => (Draft::request(id, "x").set("steps", 0), Expected::error(id, "INVALID_STEPS")),
+            2 => (Draft::request(id, PROMPT).set("steps", 0), Expected::error(id, "INVALID_STEPS")),
             _ => (Draft::other(9, &id.to_be_bytes()), Expected::error(id, "UNSUPPORTED_TYPE")),
         })
         .unzip()

@@ -87,6 +87,9 @@ pub(super) const CASES: &[Case] = &[
         frames
             .extend((0..3).flat_map(|encoder| [with(encoder, 0xFF), with(encoder, 0), with(encoder, 0xC3)]));
         frames.push(Draft::request(1, &PROMPT.repeat(2049 / PROMPT.len() + 1)).bytes());
+        // Longer than any request, so that it is skipped: what is kept of it begins with the prompt.
+        frames.push(Draft::other(1, PROMPT.repeat(6_205 / PROMPT.len() + 1).as_bytes()).bytes());
+        frames.push(Draft::request(1, &PROMPT.repeat(6_205 / PROMPT.len() + 1)).bytes());
         frames.push(set(&[("height", 0)]));
         frames.push(set(&[("steps", 0)]));
         frames.push(set(&[("cfg_scale", 0x7FC0_0000)]));

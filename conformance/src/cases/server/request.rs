@@ -114,24 +114,36 @@ pub(super) const CASES: &[Case] = &[
         }
     }),
     required("W1-REQ-008a", "with three different prompts, CLIP-L's is used").server(|server| {
-        let texts = ["one", "two", "thr"];
-        // The others follow the three copies of the first.
-        let different = Draft::request(1, texts[0])
-            .tail("prompt_data", texts[1..].concat().as_bytes())
-            .set("clip_g_offset", 9)
-            .set("t5_offset", 12);
-        let Some(got) = picture(server, &different)? else { return skip(NO_IMAGE) };
-        match pictures(server, &texts.map(|text| Draft::request(1, text)))? {
-            Some(pictures) if pictures[0] == pictures[1] && pictures[0] == pictures[2] => {
-                skip("this server's images don't depend on the prompt")
+        // Whoever takes the longest or the shortest must not get it right by chance.
+        let kinds = [
+            ["one", "two", "thr"],
+            ["short", "a longer one", "the longest one"],
+            ["the longest", "a long one", "one"],
+        ];
+        for texts in kinds {
+            // The others follow the three copies of the first.
+            let [first, second, third] = texts.map(|text| text.len() as u64);
+            let different = Draft::request(1, texts[0])
+                .tail("prompt_data", texts[1..].concat().as_bytes())
+                .set("clip_g_offset", 3 * first)
+                .set("clip_g_length", second)
+                .set("t5_offset", 3 * first + second)
+                .set("t5_length", third);
+            let Some(got) = picture(server, &different)? else { return skip(NO_IMAGE) };
+            match pictures(server, &texts.map(|text| Draft::request(1, text)))? {
+                Some(pictures) if pictures[0] == pictures[1] && pictures[0] == pictures[2] => {
+                    return skip("this server's images don't depend on the prompt");
+                }
+                Some(pictures) if pictures[0] == got => {}
+                Some(pictures) if pictures.contains(&got) => {
+                    let problem = "the image is not that of the prompt for CLIP-L";
+                    return fail("W1-REQ-008", problem, format!("the image of {:?}", texts[0]));
+                }
+                Some(_) => return not_applicable("this server's engine takes more than one prompt"),
+                None => return skip(NO_IMAGE),
             }
-            Some(pictures) if pictures[0] == got => Ok(Remark::Pass),
-            Some(pictures) if pictures.contains(&got) => {
-                fail("W1-REQ-008", "the image is not that of the prompt for CLIP-L", "the image of \"one\"")
-            }
-            Some(_) => not_applicable("this server's engine takes more than one prompt"),
-            None => skip(NO_IMAGE),
         }
+        Ok(Remark::Pass)
     }),
     required("W1-REQ-008b", "the three prompts may differ").server_vectors(&["request-prompts-differ"]),
     required("W1-REQ-009a", "seed 0 gives a different image each time").server(|server| {
@@ -149,6 +161,47 @@ pub(super) const CASES: &[Case] = &[
             return fail("W1-REQ-009", problem, "8");
         }
         Ok(Remark::Pass)
+    }),
+    required("W1-REQ-009b", "seed 0 gives other images after a restart").server(|server| {
+        const TIMES: usize = 4;
+        if server.process().is_none() {
+            return not_applicable(NOT_OURS);
+        }
+        match differs_by_seed(server)? {
+            None => return skip(NO_IMAGE),
+            Some(false) => return skip(SEEDS_DO_NOT_SHOW),
+            Some(true) => {}
+        }
+        let mut seen = BTreeSet::new();
+        for _ in 0..2 {
+            server.restart()?;
+            let drawn = [0; TIMES].map(|seed| Draft::request(1, "a seed that shows").set("seed", seed));
+            let Some(pictures) = pictures(server, &drawn)? else { return skip(NO_IMAGE) };
+            if pictures.iter().any(|picture| seen.contains(picture)) {
+                let problem = "after a restart seed 0 gave an image that it had given before it";
+                return fail("W1-REQ-009", problem, "a seed that clients can't foresee");
+            }
+            seen.extend(pictures);
+        }
+        Ok(Remark::Pass)
+    }),
+    required("W1-REQ-009c", "seed 0 gives none of the first seeds' images").server(|server| {
+        const FIRST: u64 = 20;
+        match differs_by_seed(server)? {
+            None => return skip(NO_IMAGE),
+            Some(false) => return skip(SEEDS_DO_NOT_SHOW),
+            Some(true) => {}
+        }
+        let request = |seed| Draft::request(1, "a seed that shows").set("seed", seed);
+        let drawn: Vec<Draft> = (0..=FIRST).map(request).collect();
+        let Some(pictures) = pictures(server, &drawn)? else { return skip(NO_IMAGE) };
+        match pictures[1..].iter().zip(1..).find(|(picture, _)| **picture == pictures[0]) {
+            Some((_, seed)) => {
+                let problem = format!("seed 0 gave the image of seed {seed}");
+                fail("W1-REQ-009", problem, "a seed that clients can't foresee")
+            }
+            None => Ok(Remark::Pass),
+        }
     }),
     required("W1-REQ-010a", "the same request gives the same pixels").server(|server| {
         for seed in SEEDS {
