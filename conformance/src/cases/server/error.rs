@@ -89,7 +89,7 @@ pub(super) const CASES: &[Case] = &[
         frames.push(Draft::request(1, &PROMPT.repeat(2049 / PROMPT.len() + 1)).bytes());
         // Longer than any request, so that it is skipped: what is kept of it begins with the prompt.
         frames.push(Draft::other(1, PROMPT.repeat(6_205 / PROMPT.len() + 1).as_bytes()).bytes());
-        frames.push(Draft::request(1, &PROMPT.repeat(6_205 / PROMPT.len() + 1)).bytes());
+        frames.push(Draft::request(1, PROMPT).tail("prompt_data", &[b'-'; 6_205]).bytes());
         frames.push(set(&[("height", 0)]));
         frames.push(set(&[("steps", 0)]));
         frames.push(set(&[("cfg_scale", 0x7FC0_0000)]));

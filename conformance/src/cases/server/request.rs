@@ -96,6 +96,15 @@ pub(super) const CASES: &[Case] = &[
         "ranges-before-a-rest",
         "ranges-uncovered-*",
     ]),
+    required("W1-REQ-006b", "bytes of prompt_data outside all ranges change no pixel").server(|server| {
+        let alone = Draft::request(1, "one").set("seed", 7);
+        let followed = alone.clone().tail("prompt_data", b" and more");
+        match pictures(server, &[alone, followed])? {
+            Some(pictures) if pictures[0] == pictures[1] => Ok(Remark::Pass),
+            Some(_) => fail("W1-REQ-006", "bytes behind the prompts give another image", "the same image"),
+            None => skip(NO_IMAGE),
+        }
+    }),
     required("W1-REQ-007a", "cfg_scale: -0.0 is served, NaN and infinities are refused").server_vectors(&[
         "request-cfg-scale-minus-zero",
         "cfg-scale-nan*",
