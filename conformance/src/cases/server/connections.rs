@@ -13,7 +13,7 @@ use crate::draft::Draft;
 use crate::secret::PROMPT;
 use crate::server::NO_DEADLINE;
 use crate::talk::{Expected, Talk, list};
-use crate::testee::{Address, how_it_ended, signal_of};
+use crate::testee::{how_it_ended, signal_of};
 use crate::verdict::{Failure, Remark, Verdict, fail, not_applicable, skip};
 use crate::wire::{End, code, code_name};
 
@@ -615,13 +615,7 @@ pub(super) const CASES: &[Case] = &[
                 }
                 if was_reset {
                     let problem = format!("after {error} the connection was reset, with bytes of the client unread");
-                    // A Unix socket's peer can still read what was sent before.
-                    return match server.address() {
-                        Address::Unix(_) => Ok(Remark::Warn(problem)),
-                        Address::Tcp(_) => {
-                            fail("W1-CON-015", problem, "the end of the server's direction, and no reset")
-                        }
-                    };
+                    return fail("W1-CON-015", problem, "the end of the server's direction, and no reset");
                 }
             }
             Ok(Remark::Pass)
