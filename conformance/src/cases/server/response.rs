@@ -183,10 +183,17 @@ fn more_steps(server: &mut Server) -> Told {
 fn order_of_pixels(server: &mut Server, order: Order) -> Told {
     let mut seen = false;
     for (width, height) in [(128, 64), (64, 192)] {
-        let request = Draft::request(1, PROMPT).set("width", width).set("height", height);
-        let Answer::Image { channels, data, .. } = server.ask(&[request])?.remove(0) else {
-            return skip(NO_IMAGE);
-        };
+        // An engine may fail once.
+        const TRIES: usize = 3;
+        let request = [Draft::request(1, PROMPT).set("width", width).set("height", height)];
+        let mut image = None;
+        for _ in 0..TRIES {
+            if let Answer::Image { channels, data, .. } = server.ask(&request)?.remove(0) {
+                image = Some((channels, data));
+                break;
+            }
+        }
+        let Some((channels, data)) = image else { return skip(NO_IMAGE) };
         match judge(&data, width, height, channels) {
             Judgement::Wrong(what, how) if what == order => {
                 let problem = format!("the picture of {width}×{height} is the reference, but {how}");
