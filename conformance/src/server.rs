@@ -239,8 +239,8 @@ impl Server {
                 let Ok(mut connection) = self.connect() else { break };
                 connection.write(&Draft::unknown_model(1).bytes());
                 match connection.receive() {
-                    Ok(_) => served.push(connection),
-                    Err(_) => break,
+                    Ok(Came::Answer(_)) => served.push(connection),
+                    _ => break,
                 }
             }
             match served.len() {
@@ -732,9 +732,13 @@ impl Server {
             if server.one_by_one {
                 connection.set_deadline(Instant::now() + server.timeout.min(SHORT));
             }
-            server.barrier(&mut connection).map_err(|failure| match failure.verdict {
+            server.barrier(&mut connection).map_err(|mut failure| match failure.verdict {
                 Verdict::Hang if others > 0 => server.keeps_waiting(others),
-                _ => server.with_crash(failure),
+                _ => {
+                    // One that has many may have no room even to say BUSY. If it has places, that is found out now.
+                    failure.no_place |= others > 0 && failure.requirement == "W1-CON-005";
+                    server.with_crash(failure)
+                }
             })
         })
     }
